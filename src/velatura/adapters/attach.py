@@ -1,0 +1,155 @@
+"""Putting LoRA layers on a denoiser, taking them off, merging them into the weights."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from velatura.adapters.lora import Down, LoraLinear, fresh_down
+from velatura.draws import generator_for
+from velatura.errors import CheckpointError
+from velatura.interfaces import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraValues:
+    """The values of one layer: down `[r, in]`, up `[out, r]`, alpha. Layers that share `down` hold the same tensor."""
+
+    down: Tensor
+    up: Tensor
+    alpha: float
+
+
+class Adapter:
+    """A set of LoRA layers on one module, addressed by the paths of the layers they sit on."""
+
+    def __init__(self, host: nn.Module, layers: dict[str, LoraLinear]) -> None:
+        self.host = host
+        self.layers = layers
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Trained values by stable names; a shared down projection appears once, under its first layer."""
+        found: dict[str, nn.Parameter] = {}
+        seen: set[int] = set()
+        for path, layer in self.layers.items():
+            if id(layer.down.weight) not in seen:
+                seen.add(id(layer.down.weight))
+                found[f"{path}.down"] = layer.down.weight
+            found[f"{path}.up"] = layer.up
+        return found
+
+    def set_strength(self, strength: float | Tensor) -> None:
+        """Of all layers: a number, `[B]` or `[B, L]`."""
+        for layer in self.layers.values():
+            layer.strength = strength
+
+    def values(self) -> dict[str, LoraValues]:
+        """What a file needs, by layer path."""
+        return {
+            path: LoraValues(down=layer.down.weight.detach(), up=layer.up.detach(), alpha=layer.alpha)
+            for path, layer in self.layers.items()
+        }
+
+    def take_off(self) -> None:
+        """Put the bare layers back. Adapters come off in the reverse order in which they were put on."""
+        for path, layer in self.layers.items():
+            _replace(self.host, path, layer, layer.base)
+
+    @torch.no_grad()
+    def merge(self, strength: float = 1.0) -> None:
+        """Add strength * delta to the base weights (computed in float32, rounded once) and take the adapter off."""
+        for layer in self.layers.values():
+            base: Tensor = layer.base.weight  # type: ignore[assignment]
+            base.copy_(base.float() + strength * layer.delta().to(base.device))
+        self.take_off()
+
+
+def put_on_fresh(
+    host: nn.Module, targets: Sequence[Target], *, rank: int, alpha: float, seed: int, share_down: bool = True
+) -> Adapter:
+    """New LoRA layers in float32: A random by `seed` and the layer's name, B zero, so the model is unchanged."""
+    values: dict[str, LoraValues] = {}
+    downs: dict[str, Tensor] = {}
+    for target in targets:
+        base = host.get_submodule(target.module)
+        out_features, in_features = _linear_shape(base, target.module)
+        own = min(rank, in_features, out_features)
+        key = target.shares if share_down and target.shares else target.module
+        if key not in downs:
+            generator = generator_for(seed, f"lora/{key}")
+            downs[key] = fresh_down(own, in_features, generator)
+        down = downs[key]
+        values[target.module] = LoraValues(
+            down=down, up=torch.zeros(out_features, down.shape[0]), alpha=alpha * down.shape[0] / rank
+        )
+    return put_on(host, values)
+
+
+def put_on(host: nn.Module, values: Mapping[str, LoraValues]) -> Adapter:
+    """LoRA layers with given values (kept in their dtype, moved to the host's device).
+
+    Raises CheckpointError where a layer does not exist or a shape does not fit.
+    """
+    readers = Counter(id(value.down) for value in values.values())
+    downs: dict[int, Down] = {}
+    layers: dict[str, LoraLinear] = {}
+    for path, value in values.items():
+        base = _find(host, path)
+        _check(path, base, value)
+        device = base.weight.device  # type: ignore[union-attr]
+        key = id(value.down)
+        if key not in downs:
+            downs[key] = Down(value.down.to(device), readers=readers[key])
+        layers[path] = LoraLinear(base, downs[key], value.up.to(device), alpha=value.alpha)
+    for path, layer in layers.items():
+        _replace(host, path, layer.base, layer)
+    return Adapter(host, layers)
+
+
+def adapters_on(host: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
+    """All LoRA layers on a module, with their paths."""
+    for path, module in host.named_modules():
+        if isinstance(module, LoraLinear):
+            yield path, module
+
+
+def _find(host: nn.Module, path: str) -> nn.Module:
+    try:
+        return host.get_submodule(path)
+    except AttributeError:
+        raise CheckpointError(
+            f"the LoRA has a layer for '{path}', which {type(host).__name__} does not have: "
+            "it was made for another model family or size"
+        ) from None
+
+
+def _linear_shape(base: nn.Module, path: str) -> tuple[int, int]:
+    weight = getattr(base, "weight", None)
+    if not isinstance(weight, Tensor) or weight.ndim != 2:
+        raise CheckpointError(f"'{path}' is a {type(base).__name__}; LoRA layers sit on linear layers only")
+    return weight.shape[0], weight.shape[1]
+
+
+def _check(path: str, base: nn.Module, value: LoraValues) -> None:
+    out_features, in_features = _linear_shape(base, path)
+    if value.down.shape[1] != in_features or value.up.shape[0] != out_features:
+        raise CheckpointError(
+            f"LoRA layer '{path}' maps {value.down.shape[1]} -> {value.up.shape[0]} features, "
+            f"the model's layer {in_features} -> {out_features}: it was made for another model"
+        )
+    if value.down.shape[0] != value.up.shape[1]:
+        raise CheckpointError(
+            f"LoRA layer '{path}': down has rank {value.down.shape[0]} and up has rank {value.up.shape[1]}"
+        )
+
+
+def _replace(host: nn.Module, path: str, old: nn.Module, new: nn.Module) -> None:
+    parent_path, _, name = path.rpartition(".")
+    parent = host.get_submodule(parent_path)
+    if parent._modules.get(name) is not old:
+        raise RuntimeError(f"'{path}' carries another adapter; take adapters off in reverse order")
+    parent._modules[name] = new

@@ -1,0 +1,108 @@
+"""The LoRA layer: a frozen linear layer plus a trained low-rank update (arXiv:2106.09685).
+
+Layers that read the same input (q, k, v and the MLP of a FLUX block) share one down projection, as the fused layout
+of sd-scripts has it: half the values, and the projection is computed once.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# B items, L tokens, r rank
+
+
+class Down(nn.Module):
+    """The down projection A `[r, in]` of one layer, or of several that read the same input."""
+
+    def __init__(self, weight: Tensor, readers: int = 1) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        self.readers = readers
+        self._kept: tuple[Tensor, bool, int, Tensor] | None = None
+        self._reads = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., in]` -> `[..., r]` in the dtype of x; computed once for all readers of one input."""
+        weight = self.weight.to(x.dtype)
+        if self.readers == 1 or torch.compiler.is_compiling():  # a compiler merges equal products by itself
+            return F.linear(x, weight)
+        grad, version = torch.is_grad_enabled(), self.weight._version
+        if self._kept is None or self._kept[0] is not x or self._kept[1:3] != (grad, version):
+            self._kept, self._reads = (x, grad, version, F.linear(x, weight)), 0
+        hidden = self._kept[3]
+        self._reads += 1
+        if self._reads == self.readers:
+            self._kept, self._reads = None, 0  # hold no activation longer than its readers need it
+        return hidden
+
+
+class LoraLinear(nn.Module):
+    """y = base(x) + strength * (alpha / r) * (x A^T) B^T; A and B are computed in the dtype of x.
+
+    `strength` is a number, a `[B]` tensor (per item) or a `[B, L]` tensor (per token). The base may itself carry
+    another LoRA.
+    """
+
+    def __init__(self, base: nn.Module, down: Down, up: Tensor, *, alpha: float) -> None:
+        super().__init__()
+        self.base = base
+        self.down = down
+        self.up = nn.Parameter(up)
+        self.alpha = alpha
+        self.strength: float | Tensor = 1.0
+
+    @property
+    def rank(self) -> int:
+        """Rank r of the update."""
+        return self.up.shape[1]
+
+    @property
+    def scale(self) -> float:
+        """alpha / r."""
+        return self.alpha / self.rank
+
+    @property
+    def weight(self) -> Tensor:
+        """The base layer's weight, for code that looks at its dtype or shape."""
+        weight: Tensor = self.base.weight  # type: ignore[assignment]
+        return weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The base layer's bias."""
+        bias: Tensor | None = self.base.bias  # type: ignore[assignment]
+        return bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., in]` -> `[..., out]`."""
+        out: Tensor = self.base(x)
+        if isinstance(self.strength, float) and self.strength == 0.0:
+            return out
+        hidden = self.down(x)
+        up = self.up.to(out.dtype)
+        if isinstance(self.strength, Tensor):
+            hidden = hidden * _per_token(self.strength, hidden) * self.scale
+        else:
+            up = up * (self.scale * self.strength)
+        flat = torch.addmm(out.reshape(-1, out.shape[-1]), hidden.reshape(-1, hidden.shape[-1]).to(out.dtype), up.t())
+        return flat.view_as(out)
+
+    def delta(self) -> Tensor:
+        """The update of the base weight at strength 1, float32 `[out, in]`."""
+        return (self.up.float() @ self.down.weight.float()) * self.scale
+
+
+def fresh_down(rank: int, features: int, generator: torch.Generator) -> Tensor:
+    """Kaiming-uniform with a = sqrt(5), as `nn.Linear` starts: uniform in +-1/sqrt(in)."""
+    bound = 1 / math.sqrt(features)
+    return (torch.rand(rank, features, generator=generator) * 2 - 1) * bound
+
+
+def _per_token(strength: Tensor, hidden: Tensor) -> Tensor:
+    """`[B]` or `[B, L]` -> a shape that multiplies `[B, (L,) r]`."""
+    shaped = strength.to(hidden.device, hidden.dtype)
+    return shaped.reshape(*shaped.shape, *(1,) * (hidden.ndim - shaped.ndim))

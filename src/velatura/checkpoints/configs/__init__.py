@@ -1,0 +1,1 @@
+"""Configs of published models, so that their weights files load without the hub."""

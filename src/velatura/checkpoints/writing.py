@@ -1,0 +1,140 @@
+"""Writing safetensors so that a reader finds the old file or the new one, never half of one."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from velatura.checkpoints.checkpoint import NO_METADATA
+from velatura.checkpoints.header import DTYPE_NAMES, MAX_HEADER_BYTES, MAX_RANK
+from velatura.checkpoints.pending import Pending
+from velatura.errors import CheckpointError, StorageError
+
+_CHUNK = 16 * 1024 * 1024
+
+
+def write_safetensors(
+    path: Path | str, tensors: Mapping[str, Tensor | Pending], metadata: Mapping[str, str] = NO_METADATA
+) -> None:
+    """Write tensors to `path`, replacing what is there in one step once all bytes are on the disk.
+
+    The same tensors and metadata give the same bytes: names are sorted, nothing is stamped. A Pending is made
+    when its turn comes and let go afterwards, so a model can be written without a second copy of it in
+    memory. Raises StorageError when the disk has too little room or refuses, CheckpointError for what the
+    format cannot hold.
+    """
+    header = header_bytes(tensors, metadata)
+    total = len(header) + payload_size(tensors)
+
+    def write(file: BinaryIO) -> None:
+        file.write(header)
+        for chunk in payload(tensors):
+            file.write(chunk)
+
+    write_atomically(Path(path), write, size=total)
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], None], *, size: int) -> None:
+    """Let `write` fill a staged file of `size` bytes beside `path`, then put it in place.
+
+    Raises StorageError, with the bytes needed and free, before anything is written.
+    """
+    folder = path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: cannot be written to: {error.strerror}; choose another folder."
+        ) from error
+    if free < size:
+        raise StorageError(
+            f"{path} needs {size:,} bytes, {folder} has {free:,} free; make room or choose another folder."
+        )
+    staged = folder / f".{path.name}.{uuid.uuid4().hex}.partial"
+    try:
+        with staged.open("xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+        sync_folder(folder)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}.") from error
+    finally:
+        with suppress(OSError):
+            staged.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut, where the system has a way to ask for that."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def header_bytes(tensors: Mapping[str, Tensor | Pending], metadata: Mapping[str, str] = NO_METADATA) -> bytes:
+    """The length field and the JSON, padded with spaces so that the data starts at a multiple of 8."""
+    document: dict[str, object] = {}
+    if metadata:
+        document["__metadata__"] = {key: _text(metadata[key], key) for key in sorted(metadata)}
+    offset = 0
+    for name in sorted(tensors):
+        dtype, shape = _checked(name, tensors[name])
+        stop = offset + math.prod(shape) * dtype.itemsize
+        document[name] = {"dtype": DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [offset, stop]}
+        offset = stop
+    text = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER_BYTES:
+        raise CheckpointError(
+            f"The header takes {len(text):,} bytes, the format allows {MAX_HEADER_BYTES:,}."
+        )
+    return len(text).to_bytes(8, "little") + text
+
+
+def payload_size(tensors: Mapping[str, Tensor | Pending]) -> int:
+    """Bytes of all tensors."""
+    return sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in tensors.values())
+
+
+def payload(tensors: Mapping[str, Tensor | Pending]) -> Iterator[memoryview]:
+    """The tensors' bytes in the order of the file, in pieces of at most 16 MiB."""
+    for name in sorted(tensors):
+        item = tensors[name]
+        tensor = item.make() if isinstance(item, Pending) else item
+        if tuple(tensor.shape) != tuple(item.shape) or tensor.dtype != item.dtype:
+            made = f"{tensor.dtype} {tuple(tensor.shape)}"
+            raise CheckpointError(f"'{name}' was to be {item.dtype} {tuple(item.shape)}, it became {made}.")
+        flat = tensor.detach().contiguous().view(-1)
+        step = _CHUNK // tensor.dtype.itemsize
+        for begin in range(0, flat.numel(), step):
+            yield flat[begin : begin + step].cpu().view(torch.uint8).numpy().data
+
+
+def _text(value: object, key: str) -> str:
+    if not isinstance(value, str):
+        raise CheckpointError(f"Metadata '{key}' is a {type(value).__name__}, the format holds strings only.")
+    return value
+
+
+def _checked(name: str, tensor: Tensor | Pending) -> tuple[torch.dtype, tuple[int, ...]]:
+    if name == "__metadata__" or tensor.dtype not in DTYPE_NAMES or len(tensor.shape) > MAX_RANK:
+        raise CheckpointError(
+            f"'{name}' ({tensor.dtype}, shape {tuple(tensor.shape)}) cannot be held by safetensors."
+        )
+    return tensor.dtype, tuple(tensor.shape)

@@ -1,0 +1,117 @@
+"""`velatura generate`: a prompt becomes pictures."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from velatura.errors import RecipeError
+
+
+def _option(name: str, meta: str, text: str) -> object:
+    return typer.Option(name, metavar=meta, help=text, show_default=False)
+
+
+def generate(
+    out: Annotated[Path, _option("--out", "FILE.png", "Where the picture goes; more of them are numbered.")],
+    prompt: Annotated[str | None, _option("--prompt", "TEXT", "What to paint.")] = None,
+    model: Annotated[
+        str | None,
+        _option("--model", "ID", "A file, a folder or a hub id; pocket/flux when nothing else is said."),
+    ] = None,
+    negative: Annotated[
+        str | None, _option("--negative", "TEXT", "What not to paint; needs --cfg above 1.")
+    ] = None,
+    seed: Annotated[int | None, _option("--seed", "N", "Of the noise; default 0.")] = None,
+    steps: Annotated[int | None, _option("--steps", "N", "Sampling steps; default: the model's.")] = None,
+    size: Annotated[str | None, _option("--size", "WxH", "In pixels; default: the model's.")] = None,
+    guidance: Annotated[
+        float | None, _option("--guidance", "X", "Distilled guidance, where the model has it.")
+    ] = None,
+    cfg: Annotated[float | None, _option("--cfg", "X", "Classifier-free guidance; 1 is off.")] = None,
+    lora: Annotated[
+        list[str] | None,
+        _option("--lora", "FILE:WEIGHT", "A LoRA and its strength, 1 if left out; may be repeated."),
+    ] = None,
+    image: Annotated[Path | None, _option("--image", "FILE", "Start from this picture.")] = None,
+    strength: Annotated[
+        float | None, _option("--strength", "X", "How much of --image changes: 0 to 1.")
+    ] = None,
+    like: Annotated[
+        Path | None, _option("--like", "FILE.png", "Repeat what made this picture; other options change it.")
+    ] = None,
+    count: Annotated[int, typer.Option("--count", metavar="N", min=1, help="How many pictures.")] = 1,
+    batch: Annotated[
+        int, typer.Option("--batch", metavar="N", min=1, help="How many are painted at once.")
+    ] = 1,
+    device: Annotated[str, typer.Option("--device", help="cuda, cuda:1, mps, cpu or auto.")] = "auto",
+    precision: Annotated[
+        Literal["auto", "bf16", "fp16", "fp32"], typer.Option("--precision", help="Of the computation.")
+    ] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was painted as JSON.")] = False,
+) -> None:
+    """Paint pictures. The same options give the same bytes on one machine.
+
+    Each PNG remembers how it was made: --like FILE.png paints it again.
+    """
+    if prompt is None and like is None:
+        raise RecipeError("nothing to paint: give --prompt TEXT, or --like FILE.png to repeat a picture")
+    wanted = None if size is None else parse_size(size)
+    loras = [parse_lora(text) for text in lora or []]
+
+    from velatura.cli.progress import progress
+    from velatura.events import Events
+    from velatura.sampling.generate import Order
+    from velatura.sampling.generate import generate as paint
+
+    order = Order(
+        model=model,
+        prompt=prompt,
+        negative=negative,
+        seed=seed,
+        steps=steps,
+        size=wanted,
+        guidance=guidance,
+        cfg=cfg,
+        loras=tuple(loras),
+        image=image,
+        strength=strength,
+        like=like,
+        count=count,
+        batch=batch,
+        device=device,
+        precision=precision,
+        out=out,
+    )
+    with progress(sys.stderr) as listener:
+        painted = paint(order, Events(listener))
+    if as_json:
+        typer.echo(json.dumps([picture.record() for picture in painted], indent=2))
+    else:
+        for picture in painted:
+            typer.echo(str(picture.path))
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Width and height of `WxH`. Raises RecipeError."""
+    if found := re.fullmatch(r"(\d{1,5})[xX×](\d{1,5})", text.strip()):
+        return int(found[1]), int(found[2])
+    raise RecipeError(f'received --size "{text}"; allowed: WIDTHxHEIGHT in pixels, for example 1024x768')
+
+
+def parse_lora(text: str) -> tuple[Path, float]:
+    """File and strength of `FILE:WEIGHT` or `FILE`; a drive letter's colon is none of ours. Raises RecipeError."""
+    file, colon, weight = text.rpartition(":")
+    if not colon or re.match(r"[\\/]", weight):
+        return Path(text), 1.0
+    try:
+        return Path(file), float(weight)
+    except ValueError:
+        raise RecipeError(
+            f'received --lora "{text}"; allowed: FILE or FILE:WEIGHT, for example dog.safetensors:0.8'
+        ) from None

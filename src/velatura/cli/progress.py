@@ -1,0 +1,148 @@
+"""What goes on, shown as it goes on: a live bar on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from velatura.cli.figures import PhaseFigures, TrainingFigures, duration
+from velatura.events import (
+    Event,
+    FileSaved,
+    Listener,
+    Notice,
+    PhaseFinished,
+    PhaseProgress,
+    PhaseStarted,
+    PreviewSaved,
+    StepFinished,
+    ValidationFinished,
+)
+
+PLAIN_EVERY = 10.0  # seconds between lines where there is no terminal
+TRAIN = "train"  # this phase is shown by its steps
+
+
+@contextmanager
+def progress(stream: TextIO) -> Iterator[Listener]:
+    """A listener that shows a run's events on `stream` while the block runs."""
+    console = Console(file=stream, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        yield PlainProgress(console)
+        return
+    view = LiveProgress(console)
+    with view.live:
+        yield view
+
+
+class PlainProgress:
+    """Lines for a log: what begins, what ends, and how far it is every ten seconds."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._clock = clock
+        self._said = clock()
+        self._phase: PhaseFigures | None = None
+        self._training = TrainingFigures()
+
+    def __call__(self, event: Event) -> None:
+        """Take in an event; say what is worth a line."""
+        match event:
+            case PhaseStarted():
+                self._phase = _begun(event, self._clock())
+                self._say(": ".join([event.phase, *self._phase.parts(self._phase.started)]))
+            case PhaseProgress() if self._phase and event.phase == self._phase.phase:
+                self._phase.done = event.done
+                if self._due():
+                    self._say(f"{event.phase}: {', '.join(self._phase.parts(self._clock()))}")
+            case StepFinished():
+                self._training.add(event)
+                if self._due() or event.step in (1, event.steps):
+                    self._say(f"step {event.step}/{event.steps}: {', '.join(self._training.parts())}")
+            case _:
+                for text in _lines(event):
+                    self._say(text.plain)
+
+    def _due(self) -> bool:
+        return self._clock() - self._said >= PLAIN_EVERY
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, markup=False)
+        self._said = self._clock()
+
+
+class LiveProgress:
+    """A bar for the phase in hand and one for the training, below the lines that stay."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._phase: PhaseFigures | None = None
+        self._training = TrainingFigures()
+        self.live = Live(console=console, get_renderable=self._render, refresh_per_second=5, transient=True)
+
+    def __call__(self, event: Event) -> None:
+        """Take in an event; print what shall stay above the bar."""
+        match event:
+            case PhaseStarted():
+                self._phase = _begun(event, self._clock())
+            case PhaseProgress() if self._phase and event.phase == self._phase.phase:
+                self._phase.done = event.done
+            case StepFinished():
+                self._training.add(event)
+            case _:
+                if isinstance(event, PhaseFinished):
+                    self._phase = None
+                for line in _lines(event):
+                    self.live.console.print(line)
+
+    def _render(self) -> RenderableType:
+        rows: list[RenderableType] = []
+        if self._phase is not None and self._phase.phase != TRAIN:
+            phase = self._phase
+            rows.append(_bar(phase.phase, phase.done, phase.total, phase.parts(self._clock())))
+        if (last := self._training.last) is not None:
+            figures = self._training.parts()
+            rows.append(_bar("step", last.step, last.steps, [f"{last.step:,}/{last.steps:,}"]))
+            rows.append(Text("     " + " · ".join(figures), style="cyan", no_wrap=True, overflow="ellipsis"))
+        return Group(*rows)
+
+
+def _begun(event: PhaseStarted, now: float) -> PhaseFigures:
+    return PhaseFigures(phase=event.phase, total=event.total, unit=event.unit, started=now)
+
+
+def _bar(name: str, done: int, total: int, figures: list[str]) -> Table:
+    row = Table.grid(padding=(0, 1), expand=True)
+    row.add_column(no_wrap=True)
+    row.add_column(ratio=1, min_width=10)
+    row.add_column(no_wrap=True)
+    bar = ProgressBar(total=total or None, completed=done, pulse=not total)
+    row.add_row(Text(name), bar, Text(" · ".join(figures)))
+    return row
+
+
+def _lines(event: Event) -> list[Text]:
+    """What stays on the screen of an event; texts, since `[model]` in a message is no markup."""
+    match event:
+        case PhaseFinished() if event.phase != TRAIN:
+            return [Text(f"{event.phase}: done in {duration(event.seconds)}", style="dim")]
+        case ValidationFinished():
+            return [Text(f"validation loss after step {event.step}: {event.loss:.4f}")]
+        case PreviewSaved():
+            return [Text(f"preview after step {event.step}: {event.path}", style="dim")]
+        case FileSaved():
+            return [Text(f"{event.what} saved: {event.path}", style="green")]
+        case Notice() if event.level == "warning":
+            return [Text(f"warning: {event.message}", style="yellow")]
+        case Notice():
+            return [Text(event.message)]
+        case _:
+            return []

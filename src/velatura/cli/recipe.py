@@ -1,0 +1,75 @@
+"""`velatura recipe`: a starter to begin with, a check, and the schema for editors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from velatura.cli.train import RecipeFile, Sets
+
+app = typer.Typer(name="recipe", help="Write, check and describe recipes.", no_args_is_help=True)
+
+
+@app.command()
+def new(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND", help="flux-lora, flux-full, sd1-lora or pocket-lora.", show_default=False
+        ),
+    ],
+) -> None:
+    """Print a commented starter: `velatura recipe new flux-lora > my-dog.toml`."""
+    from velatura.recipe.starter import starter
+
+    typer.echo(starter(kind), nl=False)
+
+
+@app.command()
+def check(
+    recipe: RecipeFile,
+    sets: Sets = None,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Print the whole recipe with defaults filled in.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the mistakes as JSON.")] = False,
+) -> None:
+    """Check a recipe, and that the files it names are there; nothing is loaded.
+
+    Exit codes: 0 no mistake; 2 mistakes.
+    """
+    from velatura.recipe.problems import InvalidRecipe
+    from velatura.recipe.toml import dump_recipe, load_recipe
+
+    try:
+        loaded = load_recipe(recipe, sets or [])
+    except InvalidRecipe as error:
+        if not as_json:
+            raise
+        typer.echo(json.dumps({"valid": False, "mistakes": error.record()}, indent=2))
+        raise typer.Exit(error.exit_code) from None
+    if as_json:
+        typer.echo(json.dumps({"valid": True, "recipe": loaded.recipe.model_dump(mode="json")}, indent=2))
+    elif resolved:
+        typer.echo(dump_recipe(loaded.recipe), nl=False)
+    else:
+        typer.echo(f"{recipe}: no mistakes")
+
+
+@app.command()
+def schema(
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write to a file.", show_default=False)
+    ] = None,
+) -> None:
+    """Print the JSON schema of recipes, for editors that complete and check TOML."""
+    from velatura.recipe.json_schema import recipe_schema
+
+    text = json.dumps(recipe_schema(), indent=2) + "\n"
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        out.write_text(text, encoding="utf-8")

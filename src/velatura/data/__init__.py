@@ -1,0 +1,1 @@
+"""Sources to items to buckets to batches: what training sees, checked before it starts."""

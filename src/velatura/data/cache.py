@@ -1,0 +1,198 @@
+"""Latents and text embeddings on disk, addressed by everything that they depend on.
+
+A key is a hash of the image's bytes, its bucket, flip and background, the way it is scaled, the autoencoder's
+fingerprint and both dtypes; or of the text, the encoders' and tokenizers' fingerprints, and the dtype. So a
+changed image, caption, resolution or model can never meet an old entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from velatura.data.blocks import Group
+from velatura.data.buckets import Bucket
+from velatura.data.cache_place import digest, fingerprint
+from velatura.data.images import TRANSFORM
+from velatura.data.items import Item
+from velatura.data.memory import Kept
+from velatura.data.plan import Entry
+from velatura.data.shard_writer import ShardWriter
+from velatura.data.shards import ShardStore
+from velatura.errors import NumericError, StorageError
+from velatura.events import Events
+from velatura.interfaces import Conditioning, ModelInfo
+
+_MEMORY = 2 * 2**30
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class View:
+    """An item as the autoencoder sees it."""
+
+    item: Item
+    bucket: Bucket
+    flip: bool
+
+
+def views_of(entries: Iterable[Entry]) -> list[View]:
+    """Every view that training may ask for, once, grouped by bucket; both sides where flips may happen."""
+    found: dict[tuple[Bucket, str, str, bool], View] = {}
+    for entry in entries:
+        item = entry.item
+        for flip in (False,) if item.flip <= 0 else (True,) if item.flip >= 1 else (False, True):
+            key = (entry.bucket, item.content, item.background, flip)
+            found.setdefault(key, View(item=item, bucket=entry.bucket, flip=flip))
+    return sorted(found.values(), key=lambda view: view.bucket)
+
+
+class CachedLatents:
+    """Scaled latents of views: the posterior's mean, as `Family.encode_image` gives it.
+
+    `computed` is the dtype in which the autoencoder runs, `stored` that of the files; entries are kept in
+    memory up to `memory_limit` bytes. Raises ModelError when the autoencoder has no fingerprint.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        info: ModelInfo,
+        events: Events,
+        *,
+        computed: torch.dtype,
+        stored: torch.dtype = torch.float32,
+        memory_limit: int = _MEMORY,
+    ) -> None:
+        self._identity = digest(TRANSFORM, fingerprint(info, "autoencoder"), str(computed), str(stored))
+        self._info = info
+        self.stored = stored
+        self.store = ShardStore(folder / "latents" / self._identity[:16], events)
+        self._kept: Kept[str, Tensor] = Kept(memory_limit)
+
+    def shape(self, bucket: Bucket) -> tuple[int, int, int]:
+        """[C, H, W] of the latents of a bucket."""
+        scale = self._info.latent_scale
+        return self._info.latent_channels, bucket[1] // scale, bucket[0] // scale
+
+    def size(self, views: Iterable[View]) -> int:
+        """Bytes that the latents of these views take."""
+        return sum(torch.Size(self.shape(view.bucket)).numel() for view in views) * self.stored.itemsize
+
+    def missing(self, views: Sequence[View]) -> list[View]:
+        """The views that must be encoded. Entries that fit in memory are read, checked and kept meanwhile."""
+        keys = {self._key(view.item, view.bucket, view.flip): view for view in views}
+        self._preload([key for key in keys if self._kept.get(key) is None])
+        return [view for key, view in keys.items() if key not in self.store]
+
+    def put(self, writer: ShardWriter, view: View, latents: Tensor) -> None:
+        """Hand a view's latents `[C, H, W]` to a writer of this cache. Raises NumericError if not finite."""
+        if tuple(latents.shape) != self.shape(view.bucket):
+            raise ValueError(
+                f"latents of {view.item.name} are {tuple(latents.shape)}, not {self.shape(view.bucket)}"
+            )
+        stored = latents.to(self.stored).cpu().contiguous()
+        if not torch.isfinite(stored).all():
+            raise NumericError(
+                f"the autoencoder's latents of {view.item.name} are not finite in {self.stored}. "
+                "fp16 overflows in many autoencoders: use bf16 or fp32."
+            )
+        key = self._key(view.item, view.bucket, view.flip)
+        writer.put(key, {"latents": stored})
+        self._kept.offer(key, stored, stored.nbytes)
+
+    def of(self, item: Item, bucket: Bucket, *, flip: bool) -> Tensor:
+        """Latents `[C, H, W]` in the stored dtype. Raises StorageError when they are not there or damaged."""
+        key = self._key(item, bucket, flip)
+        kept = self._kept.get(key)
+        if kept is None:
+            kept = self._read(key, item, bucket)
+        return kept
+
+    def _key(self, item: Item, bucket: Bucket, flip: bool) -> str:
+        return digest(self._identity, item.content, bucket, flip, item.background)
+
+    def _read(self, key: str, item: Item, bucket: Bucket) -> Tensor:
+        for _, group in self.store.read([key]):
+            latents = group["latents"]
+            if tuple(latents.shape) == self.shape(bucket):
+                self._kept.offer(key, latents, latents.nbytes)
+                return latents
+        raise StorageError(
+            f"the cached latents of {item.name} at {bucket[0]}x{bucket[1]} are missing or damaged. "
+            "Start again with --resume: they are made anew."
+        )
+
+    def _preload(self, keys: Iterable[str]) -> None:
+        for key, group in self.store.read(keys):
+            if not self._kept.offer(key, group["latents"], group["latents"].nbytes):
+                return
+
+
+class CachedText:
+    """The conditioning of whole captions, B = 1, as `Family.encode` gives it.
+
+    `computed` is the dtype in which the encoders run; `tag` names what else decides about the result, such as
+    the text length. Raises ModelError when the encoders have no fingerprint.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        info: ModelInfo,
+        events: Events,
+        *,
+        computed: torch.dtype,
+        tag: str = "",
+        memory_limit: int = _MEMORY,
+    ) -> None:
+        encoders, tokenizers = fingerprint(info, "text_encoders"), info.fingerprints.get("tokenizers", "")
+        self._identity = digest(info.family, info.variant, encoders, tokenizers, tag, str(computed))
+        self.store = ShardStore(folder / "text" / self._identity[:16], events)
+        self._kept: Kept[str, Conditioning] = Kept(memory_limit)
+
+    def missing(self, texts: Iterable[str]) -> list[str]:
+        """The texts that must be encoded, each once. Those that fit in memory are read, checked and kept."""
+        keys = {self._key(text): text for text in texts}
+        self._preload([key for key in keys if self._kept.get(key) is None])
+        return [text for key, text in keys.items() if key not in self.store]
+
+    def put(self, writer: ShardWriter, text: str, conditioning: Conditioning) -> int:
+        """Hand a text's conditioning, B = 1, to a writer of this cache; its bytes. Raises NumericError."""
+        group: Group = {name: tensor.cpu().contiguous() for name, tensor in conditioning.tensors.items()}
+        broken = [name for name, tensor in group.items() if not torch.isfinite(tensor).all()]
+        if broken:
+            raise NumericError(
+                f"the text encoders give values that are not finite ({', '.join(broken)}) for '{text[:80]}'. "
+                "fp16 overflows in T5: use bf16 or fp32."
+            )
+        key, size = self._key(text), sum(tensor.nbytes for tensor in group.values())
+        writer.put(key, group)
+        self._kept.offer(key, Conditioning(tensors=group), size)
+        return size
+
+    def of(self, text: str) -> Conditioning:
+        """The conditioning of a text, B = 1. Raises StorageError when it is not there or damaged."""
+        key = self._key(text)
+        kept = self._kept.get(key)
+        if kept is not None:
+            return kept
+        for _, group in self.store.read([key]):
+            found = Conditioning(tensors=group)
+            self._kept.offer(key, found, sum(tensor.nbytes for tensor in group.values()))
+            return found
+        raise StorageError(
+            f"the cached text embedding of '{text[:80]}' is missing or damaged. "
+            "Start again with --resume: it is made anew."
+        )
+
+    def _key(self, text: str) -> str:
+        return digest(self._identity, text)
+
+    def _preload(self, keys: Iterable[str]) -> None:
+        for key, group in self.store.read(keys):
+            if not self._kept.offer(key, Conditioning(tensors=group), sum(t.nbytes for t in group.values())):
+                return

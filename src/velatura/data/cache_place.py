@@ -1,0 +1,59 @@
+"""Where caches are kept, and whether there is room for them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from velatura.errors import ModelError, StorageError
+from velatura.interfaces import ModelInfo
+
+
+def default_cache_folder() -> Path:
+    """The user's cache folder for velatura; the environment variable VELATURA_CACHE overrides it."""
+    chosen = os.environ.get("VELATURA_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        base = "~/Library/Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "velatura"
+
+
+def check_room(folder: Path, needed: int, what: str) -> None:
+    """Raise StorageError when the disk of `folder` (perhaps yet to be made) has less than `needed` bytes free."""
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise StorageError(
+            f"{what} need {_gib(needed)} in {folder}, where {_gib(free)} are free. Make room, set "
+            "memory.cache_folder to another disk, or set memory.cache = false."
+        )
+
+
+def fingerprint(info: ModelInfo, part: str) -> str:
+    """The identity of a part's weights. Raises ModelError when the family gives none."""
+    found = info.fingerprints.get(part)
+    if not found:
+        raise ModelError(
+            f"the {part} of this {info.family} model has no fingerprint, so it cannot be cached."
+        )
+    return found
+
+
+def digest(*fields: object) -> str:
+    """The name of a combination of values, 32 hex digits."""
+    return hashlib.blake2b(json.dumps(fields).encode(), digest_size=16).hexdigest()
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**29 else f"{count / 2**20:.1f} MiB"

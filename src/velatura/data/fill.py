@@ -1,0 +1,169 @@
+"""Filling the caches: what is missing is encoded once, in batches, and kept whatever happens next."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from velatura.data.cache import CachedLatents, CachedText, View, views_of
+from velatura.data.cache_place import check_room
+from velatura.data.decoded import load_pixels
+from velatura.data.images import normalise
+from velatura.data.plan import Entry
+from velatura.data.progress import Phase, phase
+from velatura.data.shard_writer import ShardWriter
+from velatura.errors import DataError, ModelError
+from velatura.events import Events
+from velatura.interfaces import Conditioning, Family, PartName, Parts, Prompt
+
+_SPARE = 1.05  # headers and the file system's blocks, as a factor on the bytes of the tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filled:
+    """What a fill did."""
+
+    encoded: int
+    reused: int
+    seconds: float
+
+
+def texts_of(entries: Iterable[Entry], caption_dropout: float, others: Iterable[str] = ()) -> list[str]:
+    """Every text that training may ask for, once: captions, the empty one if some are dropped, `others`."""
+    empty = [""] if caption_dropout > 0 else []
+    return list(dict.fromkeys([*(entry.item.caption for entry in entries), *empty, *others]))
+
+
+def fill_latents(
+    entries: Sequence[Entry],
+    family: Family,
+    parts: Parts,
+    cache: CachedLatents,
+    events: Events,
+    *,
+    batch_size: int = 4,
+    workers: int | None = None,
+) -> Filled:
+    """Encode the views of `entries` that the cache lacks; needs the autoencoder only if some are missing.
+
+    Raises StorageError when the disk has too little room (before anything is encoded), DataError that lists
+    the images that cannot be decoded (after all others were encoded and kept), NumericError for latents that
+    are not finite. Interrupted at any point, it goes on from there when called again.
+    """
+    views = views_of(entries)
+    missing = cache.missing(views)
+    if not missing:
+        return Filled(encoded=0, reused=len(views), seconds=0.0)
+    check_room(cache.store.folder, int(cache.size(missing) * _SPARE), f"the latents of {len(missing)} images")
+    device = _device(parts, "autoencoder")
+    bad: list[str] = []
+    with phase(events, "cache latents", len(missing)) as progress, ShardWriter(cache.store) as writer:
+        for chunk, pixels in _decoded(_chunks(missing, batch_size), workers, bad, progress):
+            with torch.no_grad():
+                latents = family.encode_image(parts, normalise(pixels).to(device))
+            for view, one in zip(chunk, latents, strict=True):
+                cache.put(writer, view, one)
+            progress.advance(len(chunk))
+    if bad:
+        shown = "\n".join(f"  {reason}" for reason in bad[:10])
+        raise DataError(f"{len(bad)} of {len(missing)} images could not be encoded:\n{shown}")
+    return _filled(events, "images", len(missing), len(views), progress.seconds)
+
+
+def fill_text(
+    texts: Sequence[str],
+    family: Family,
+    parts: Parts,
+    cache: CachedText,
+    events: Events,
+    *,
+    batch_size: int = 8,
+) -> Filled:
+    """Encode those of `texts` that the cache lacks; needs the text encoders only if some are missing.
+
+    Raises as `fill_latents` does; the room on the disk is checked once the first batch has shown the size.
+    """
+    different = list(dict.fromkeys(texts))
+    missing = cache.missing(different)
+    if not missing:
+        return Filled(encoded=0, reused=len(different), seconds=0.0)
+    _device(parts, "text_encoders")
+    with (
+        phase(events, "cache text", len(missing), "captions") as progress,
+        ShardWriter(cache.store) as writer,
+    ):
+        for start in range(0, len(missing), batch_size):
+            chunk = missing[start : start + batch_size]
+            sizes = _encode_texts(chunk, family, parts, cache, writer)
+            if start == 0:
+                needed = int(max(sizes) * len(missing) * _SPARE)
+                check_room(cache.store.folder, needed, f"the embeddings of {len(missing)} captions")
+            progress.advance(len(chunk))
+    return _filled(events, "captions", len(missing), len(different), progress.seconds)
+
+
+def _encode_texts(
+    texts: Sequence[str], family: Family, parts: Parts, cache: CachedText, writer: ShardWriter
+) -> list[int]:
+    """Encode one batch; the bytes that each text takes."""
+    with torch.no_grad():
+        conditioning: Conditioning = family.encode(parts, [Prompt(text=text) for text in texts])
+    return [cache.put(writer, text, conditioning.select([i])) for i, text in enumerate(texts)]
+
+
+def _chunks(views: Sequence[View], batch_size: int) -> list[list[View]]:
+    """Batches of one bucket."""
+    chunks = []
+    for _, group in groupby(views, key=lambda view: view.bucket):
+        same = list(group)
+        chunks += [same[i : i + batch_size] for i in range(0, len(same), batch_size)]
+    return chunks
+
+
+def _decoded(
+    chunks: Sequence[list[View]], workers: int | None, bad: list[str], progress: Phase
+) -> Iterator[tuple[list[View], Tensor]]:
+    """Batches with their pixels `[B, 3, H, W]` uint8, decoded ahead by threads; what fails goes to `bad`."""
+    pool = ThreadPoolExecutor(max_workers=workers or min(8, os.cpu_count() or 1), thread_name_prefix="decode")
+    ahead: list[list[Future[Tensor]]] = []
+    try:
+        for position, chunk in enumerate(chunks):
+            while len(ahead) < 3 and position + len(ahead) < len(chunks):
+                ahead.append([pool.submit(_pixels, view) for view in chunks[position + len(ahead)]])
+            good, pixels = [], []
+            for view, future in zip(chunk, ahead.pop(0), strict=True):
+                try:
+                    pixels.append(future.result())
+                    good.append(view)
+                except DataError as error:
+                    bad.append(str(error))
+                    progress.advance()
+            if good:
+                yield good, torch.stack(pixels)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _pixels(view: View) -> Tensor:
+    pixels = load_pixels(view.item, view.bucket)
+    return pixels.flip(-1) if view.flip else pixels
+
+
+def _device(parts: Parts, part: PartName) -> torch.device:
+    modules = parts.modules(part)
+    if not modules:
+        raise ModelError(f"the cache lacks entries and the {part} that make them are not loaded.")
+    return next(modules[0].parameters()).device
+
+
+def _filled(events: Events, what: str, encoded: int, total: int, seconds: float) -> Filled:
+    rate = encoded / max(seconds, 1e-9)
+    reused = f"; {total - encoded} were in the cache" if total > encoded else ""
+    events.notice(f"encoded {encoded} {what} at {rate:.1f} per second{reused}")
+    return Filled(encoded=encoded, reused=total - encoded, seconds=seconds)

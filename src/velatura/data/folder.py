@@ -1,0 +1,115 @@
+"""`[[data]] folder = …`: find the images and captions of a folder."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from velatura.data.images import EXTENSIONS
+from velatura.errors import DataError
+from velatura.recipe.data.folder import FolderData
+
+KINDS = "png, jpg, jpeg, webp, bmp, tif, tiff, gif, avif"
+
+
+@dataclass(kw_only=True)
+class Listing:
+    """The files of a folder, as POSIX paths relative to it, in order of name."""
+
+    root: Path
+    images: list[str] = field(default_factory=list)
+    captions: dict[str, str] = field(default_factory=dict)  # stem -> caption file
+    other: Counter[str] = field(default_factory=Counter)  # extensions of all other files
+    stray: dict[str, str] = field(default_factory=dict)  # stem -> a text file of another extension
+    hidden: int = 0
+    subfolders: int = 0
+
+
+def stem_of(relative: str) -> str:
+    """A file's path without its extension: what an image and its caption share."""
+    return posixpath.splitext(relative)[0]
+
+
+def list_folder(section: FolderData, base: Path) -> Listing:
+    """List a source's folder; raises DataError when it is missing or holds no image."""
+    root = base / Path(section.folder).expanduser()
+    _check_is_folder(section.folder, root)
+    listing = _sorted(root, section.caption_extension, recursive=section.recursive)
+    if not listing.images:
+        raise DataError(_why_empty(section, listing))
+    return listing
+
+
+def _check_is_folder(name: str, root: Path) -> None:
+    if root.is_dir():
+        return
+    if root.exists():
+        raise DataError(f"data folder '{name}' is a file; expected a folder of images.")
+    raise DataError(
+        f"data folder '{name}' does not exist (looked for {root.absolute()}). "
+        "Relative paths start at the recipe's own folder."
+    )
+
+
+def _sorted(root: Path, caption_extension: str, *, recursive: bool) -> Listing:
+    listing = Listing(root=root)
+    extension = caption_extension.lower()
+    extension = extension if extension.startswith(".") else f".{extension}"
+    for relative in sorted(_walk(root, "", listing, {os.path.realpath(root)}, recursive=recursive)):
+        suffix = posixpath.splitext(relative)[1].lower()
+        if suffix in EXTENSIONS:
+            listing.images.append(relative)
+        elif relative.lower().endswith(extension):
+            listing.captions.setdefault(relative[: -len(extension)], relative)
+        else:
+            listing.other[suffix or "no extension"] += 1
+            if suffix in (".txt", ".caption", ".cap"):
+                listing.stray.setdefault(stem_of(relative), relative)
+    return listing
+
+
+def _walk(folder: Path, prefix: str, listing: Listing, seen: set[str], *, recursive: bool) -> Iterator[str]:
+    """Relative paths of all visible files; each real folder is entered once, so links cannot loop."""
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise DataError(f"data folder '{folder}' cannot be read: {error.strerror or error}.") from error
+    for entry in sorted(entries, key=lambda found: found.name):
+        if entry.name.startswith("."):
+            listing.hidden += 1
+        elif not entry.is_dir():
+            yield prefix + entry.name
+        else:
+            listing.subfolders += 1
+            real = os.path.realpath(entry.path)
+            if recursive and real not in seen:
+                seen.add(real)
+                yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", listing, seen, recursive=True)
+
+
+def _why_empty(section: FolderData, listing: Listing) -> str:
+    """What was found instead of images, and what to do."""
+    name = section.folder
+    if listing.subfolders and not section.recursive:
+        below = _sorted(listing.root, section.caption_extension, recursive=True)
+        if below.images:
+            return (
+                f"data folder '{name}' has no images of its own, but {len(below.images)} in "
+                f"{below.subfolders} sub-folders. Set recursive = true, or name one of them."
+            )
+    if listing.captions:
+        return (
+            f"data folder '{name}' holds {len(listing.captions)} caption files but no images. "
+            f"Put the images ({KINDS}) beside their captions."
+        )
+    if listing.other:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in listing.other.most_common(5))
+        return (
+            f"data folder '{name}' holds no images that are read ({KINDS}); found {kinds}. "
+            "Convert them to png or jpg."
+        )
+    return f"data folder '{name}' is empty. Put images ({KINDS}) into it."

@@ -1,0 +1,101 @@
+"""Is this file an image that training can use? Answered before the first step, from its bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from PIL import Image, UnidentifiedImageError
+
+from velatura.data.images import open_image, orientation
+
+MAX_BYTES = 2**30
+_TURNED = range(5, 9)  # EXIF orientations that swap width and height
+_PNG_TURNS = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type")  # where a PNG can hide an orientation
+
+
+class BadImageError(Exception):
+    """A file that cannot be used as an image; the message is the reason."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """What is known of a usable image file."""
+
+    width: int  # pixels, as displayed
+    height: int
+    content: str  # as `Item.content`
+    frames: int = 1  # more than 1: animated, only the first is used; counted up to 2
+
+
+def content_hash(data: bytes) -> str:
+    """The identity of a file's content: blake2b, 32 hex digits."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def probe(data: bytes, *, thorough: bool) -> Probe:
+    """Check an image file's bytes.
+
+    `thorough` decodes all pixels; otherwise the header is read and the end marker looked for, and only files
+    whose format has none, or that miss theirs, are decoded. Raises BadImageError with the reason.
+    """
+    if not data:
+        raise BadImageError("empty file (0 bytes)")
+    try:
+        return _probe(data, thorough)
+    except UnidentifiedImageError:
+        raise BadImageError(
+            "not an image, or of a kind that is not read (png, jpg, webp, bmp, tiff, gif and avif are)"
+        ) from None
+    except Image.DecompressionBombError as error:
+        raise BadImageError(f"too many pixels: {error}") from None
+    except MemoryError:
+        raise BadImageError("too large to decode in memory") from None
+    except (
+        Exception
+    ) as error:  # decoders raise anything on damaged data: SyntaxError, struct.error, IndexError…
+        raise BadImageError(f"damaged: {error or type(error).__name__}") from None
+
+
+def _probe(data: bytes, thorough: bool) -> Probe:
+    image = open_image(data)
+    size = image.size
+    turn = 1 if _surely_upright(image, data) else None
+    if thorough or not _has_end(image, data):
+        if image.format == "JPEG" or image.format == "MPO":
+            image.draft(None, (1, 1))  # an eighth of the size; still reads every byte
+            image.load()
+        else:
+            image.load()
+            size = image.size  # TIFF turns itself while it loads
+    if turn is None:
+        turn = orientation(image)
+    width, height = size if turn not in _TURNED else (size[1], size[0])
+    if min(width, height) < 1:
+        raise BadImageError(f"has no pixels ({width}x{height})")
+    return Probe(width=width, height=height, content=content_hash(data), frames=_frames(image))
+
+
+def _surely_upright(image: Image.Image, data: bytes) -> bool:
+    """Reading a PNG's EXIF decodes the picture: avoid it where there can be none."""
+    return image.format == "PNG" and not any(mark in data for mark in _PNG_TURNS)
+
+
+def _has_end(image: Image.Image, data: bytes) -> bool:
+    """True when the file's own end marker is there, so that nothing was cut off."""
+    if image.format in ("JPEG", "MPO"):
+        return data.rstrip(b"\0\r\n").endswith(b"\xff\xd9")
+    if image.format == "PNG":
+        return data.endswith(b"IEND\xaeB`\x82")
+    if image.format == "WEBP":
+        return len(data) >= 8 + int.from_bytes(data[4:8], "little")
+    if image.format == "GIF":
+        return data.endswith(b";")
+    return False
+
+
+def _frames(image: Image.Image) -> int:
+    """1 for a still picture; MPO's second picture is a camera's depth or gain map, not an animation."""
+    if image.format == "MPO":
+        return 1
+    return 2 if getattr(image, "is_animated", False) else 1

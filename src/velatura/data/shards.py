@@ -1,0 +1,127 @@
+"""Groups of tensors in append-only safetensors files: what the caches are made of.
+
+Shards (laid out as `blocks` says) appear by an atomic rename and never change, so any number of processes may
+read and write at once; the index is rebuilt from the headers. A file that was cut off by a crash has no name that is
+looked at.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+
+from velatura.checkpoints.header import read_header
+from velatura.checkpoints.writing import write_safetensors
+from velatura.data.blocks import Block, Group, blocks_of, pack, read_rows
+from velatura.errors import CheckpointError, StorageError
+from velatura.events import Events
+
+_ABANDONED = 24 * 3600  # seconds after which a staged file is taken to be a crash's remains
+
+
+_ABANDONED = 24 * 3600  # seconds after which a staged file is taken to be a crash's remains
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Place:
+    """Where a group lies."""
+
+    shard: Path
+    block: Block
+    row: int
+
+
+class ShardStore:
+    """The groups in the shards of a folder. A damaged shard is deleted, so that its groups are made again."""
+
+    def __init__(self, folder: Path, events: Events) -> None:
+        self.folder = folder
+        self._events = events
+        self._places: dict[str, _Place] = {}
+        self._known: set[str] = set()
+        self._sweep()
+        self.refresh()
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def refresh(self) -> None:
+        """Take notice of shards that other processes wrote meanwhile."""
+        for path in sorted(self.folder.glob("*.safetensors")):
+            if path.name not in self._known:
+                self._known.add(path.name)
+                self._index(path)
+
+    def read(self, keys: Iterable[str]) -> Iterator[tuple[str, Group]]:
+        """The groups of those keys that are there and sound, in the order in which they lie on the disk."""
+        by_shard: dict[Path, list[str]] = {}
+        for key in keys:
+            if key in self._places:
+                by_shard.setdefault(self._places[key].shard, []).append(key)
+        for shard, wanted in by_shard.items():
+            yield from self._read_shard(shard, wanted)
+
+    def write(self, groups: Mapping[str, Group]) -> None:
+        """Append groups as one new shard; those that are there already are skipped. Raises StorageError."""
+        self.refresh()
+        new = {key: group for key, group in groups.items() if key not in self._places}
+        if not new:
+            return
+        path = self.folder / f"{uuid.uuid4().hex}.safetensors"
+        write_safetensors(path, *pack(new))
+        self.refresh()
+
+    def _sweep(self) -> None:
+        """Remove staged files that a crash left behind a day ago or earlier."""
+        for path in self.folder.glob(".*.partial"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > _ABANDONED:
+                    path.unlink()
+
+    def _index(self, path: Path) -> None:
+        try:
+            with FileIO(path, "rb") as file:
+                blocks = blocks_of(read_header(file, path))
+        except FileNotFoundError:
+            return  # another process found it damaged
+        except CheckpointError as error:
+            self._discard(path, str(error))
+            return
+        except OSError as error:
+            raise StorageError(f"cache file {path} cannot be read: {error.strerror or error}.") from error
+        for block in blocks:
+            for row, key in enumerate(block.keys):
+                self._places.setdefault(key, _Place(shard=path, block=block, row=row))
+
+    def _read_shard(self, shard: Path, keys: list[str]) -> Iterator[tuple[str, Group]]:
+        rows: dict[int, tuple[Block, list[int]]] = {}
+        for key in keys:
+            place = self._places[key]
+            rows.setdefault(id(place.block), (place.block, []))[1].append(place.row)
+        try:
+            with FileIO(shard, "rb") as file:
+                for block, wanted in rows.values():
+                    yield from read_rows(file, block, sorted(wanted))
+        except FileNotFoundError:
+            self._forget(shard)
+        except PermissionError as error:
+            raise StorageError(f"cache file {shard} cannot be read: {error.strerror}.") from error
+        except (OSError, CheckpointError) as error:
+            self._discard(shard, str(error))
+
+    def _discard(self, shard: Path, reason: str) -> None:
+        self._forget(shard)
+        with suppress(OSError):
+            shard.unlink()
+        self._events.warn(f"cache file {shard.name} was damaged ({reason}); what it held is made again.")
+
+    def _forget(self, shard: Path) -> None:
+        self._places = {key: place for key, place in self._places.items() if place.shard != shard}

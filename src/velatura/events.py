@@ -1,0 +1,114 @@
+"""What goes on in a run, as typed events; the progress bar, the JSONL log and TensorBoard are listeners."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Base of all events; `kind` is the class name in the log."""
+
+    def record(self) -> dict[str, Any]:
+        """The event as plain data for JSON."""
+        return {"kind": type(self).__name__, **asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseStarted(Event):
+    """A named phase begins ("scan", "cache latents", "load denoiser", "train"…); `total` units, 0 if unknown."""
+
+    phase: str
+    total: int = 0
+    unit: str = "items"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseProgress(Event):
+    """`done` of the current phase's units are finished."""
+
+    phase: str
+    done: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseFinished(Event):
+    """The phase ended after `seconds`."""
+
+    phase: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepFinished(Event):
+    """One optimizer step: loss (weighted mean over the global batch), pre-clip gradient norm, learning rate."""
+
+    step: int
+    steps: int
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    seconds: float
+    images: int
+    memory: int  # bytes: the device allocator's peak, or the process's resident set on the CPU
+    skipped: int = 0  # steps that fp16's loss scaling skipped so far
+    terms: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationFinished(Event):
+    """Validation loss at fixed noise and times."""
+
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviewSaved(Event):
+    """A preview image was painted."""
+
+    step: int
+    prompt: str
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileSaved(Event):
+    """Something a user takes away, or a state, was written completely."""
+
+    step: int
+    what: str  # "adapter", "model", "state", "report"
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice(Event):
+    """A line for the user and the report: `level` is "info" or "warning"."""
+
+    message: str
+    level: str = "info"
+
+
+Listener = Callable[[Event], None]
+
+
+class Events:
+    """Passes each event to all listeners, in the order they were added."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self.listeners = list(listeners)
+
+    def __call__(self, event: Event) -> None:
+        """Tell every listener."""
+        for listener in self.listeners:
+            listener(event)
+
+    def notice(self, message: str) -> None:
+        """Tell the user something worth knowing."""
+        self(Notice(message=message))
+
+    def warn(self, message: str) -> None:
+        """Tell the user something that may be wrong."""
+        self(Notice(message=message, level="warning"))

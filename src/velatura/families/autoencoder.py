@@ -1,0 +1,87 @@
+"""The KL autoencoder that FLUX and Stable Diffusion share in kind: inspecting and loading it from any source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from velatura.checkpoints.loading import load_into, skeleton
+from velatura.checkpoints.opening import open_checkpoint
+from velatura.checkpoints.published import load_config
+from velatura.checkpoints.vae_keys import autoencoder, vae_config
+from velatura.draws import Draw
+from velatura.families.locate import config_fields, part_path, read_json, weights_identity
+from velatura.families.scratch import from_scratch
+from velatura.interfaces import ModelFiles
+
+WHAT = "autoencoder"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderFacts:
+    """What the config says."""
+
+    scale: int  # pixels per latent pixel
+    size: int  # pixels, the edge that it was trained at
+    fingerprint: str
+
+
+def inspect_autoencoder(files: ModelFiles, published: str) -> AutoencoderFacts:
+    """Read the config (or the shapes of a single file); no weights."""
+    path = _path(files)
+    config = _config(path, published)
+    mark = "" if "autoencoder" in files.from_scratch else weights_identity([path])
+    return AutoencoderFacts(
+        scale=2 ** (len(config["block_out_channels"]) - 1),
+        size=int(config["sample_size"]),
+        fingerprint=f"{mark}/{config['scaling_factor']}/{config.get('shift_factor')}" if mark else "",
+    )
+
+
+def load_autoencoder(
+    files: ModelFiles, published: str, *, device: torch.device, dtype: torch.dtype, seed: int
+) -> AutoencoderKL:
+    """A frozen `AutoencoderKL` in eval mode. `published`: the config that fills in what a single file cannot say."""
+    path = _path(files)
+    config = config_fields(AutoencoderKL, _config(path, published))
+    if "autoencoder" in files.from_scratch:
+        return from_scratch(lambda: AutoencoderKL(**config), seed, WHAT, device)
+    module = skeleton(lambda: AutoencoderKL(**config))
+    checkpoint = open_checkpoint(path)
+    inner, key_map = autoencoder(checkpoint)
+    load_into(module, inner, key_map, dtype=dtype, device=device, what=WHAT)
+    return module.requires_grad_(False).eval()
+
+
+def encode_image(module: Any, images: Tensor, draw: Draw | None) -> Tensor:
+    """`[B, 3, H, W]` in [-1, 1] -> (value - shift) * scale of the posterior's mean, or of a sample by `draw`."""
+    posterior = module.encode(images.to(module.dtype)).latent_dist
+    latents = posterior.mean.float()
+    if draw is not None:
+        noise = draw.normal("posterior", latents.shape[1:]).to(latents.device)
+        latents = latents + posterior.std.float() * noise
+    scaled: Tensor = (latents - (module.config.shift_factor or 0.0)) * module.config.scaling_factor
+    return scaled
+
+
+def decode_latents(module: Any, latents: Tensor) -> Tensor:
+    """Scaled latents -> `[B, 3, H, W]` float32, about [-1, 1]."""
+    raw = latents / module.config.scaling_factor + (module.config.shift_factor or 0.0)
+    decoded: Tensor = module.decode(raw.to(module.dtype)).sample
+    return decoded.float()
+
+
+def _path(files: ModelFiles) -> Path:
+    return part_path(files, files.autoencoder, "vae", WHAT)
+
+
+def _config(path: Path, published: str) -> dict[str, Any]:
+    if path.is_dir():
+        return read_json(path / "config.json")
+    checkpoint = open_checkpoint(path)
+    return {**load_config(published), **vae_config(checkpoint)}

@@ -1,0 +1,251 @@
+"""The shared types between rooms: what a family, an objective and a batch are. No behaviour lives here.
+
+Shape legend: B items, C latent channels, H x W latent or image size, L tokens.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from velatura.draws import Draw
+
+Prediction = Literal["velocity", "noise", "v"]
+PartName = Literal["denoiser", "autoencoder", "text_encoders"]
+PARTS: tuple[PartName, ...] = ("text_encoders", "autoencoder", "denoiser")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """What the user asks for, before any encoder has seen it."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditioning:
+    """What steers the denoiser besides latents and t: tensors named by the family, each with a leading B."""
+
+    tensors: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        return next(iter(self.tensors.values())).shape[0]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
+        """The same names with every tensor changed."""
+        return Conditioning(tensors={name: change(tensor) for name, tensor in self.tensors.items()})
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Conditioning:
+        """Move all; floating tensors take `dtype`."""
+        return self.map(lambda t: t.to(device, dtype if t.is_floating_point() else None))
+
+    def select(self, positions: Sequence[int]) -> Conditioning:
+        """The items at `positions`."""
+        return self.map(lambda t: t[list(positions)])
+
+    @staticmethod
+    def join(parts: Sequence[Conditioning]) -> Conditioning:
+        """All items of several conditionings of equal shapes, in order."""
+        names = parts[0].tensors.keys()
+        return Conditioning(tensors={name: torch.cat([part.tensors[name] for part in parts]) for name in names})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFiles:
+    """Where each part comes from: a file, a folder or a hub id; unset parts come from `model`."""
+
+    model: str | None = None
+    denoiser: str | None = None
+    autoencoder: str | None = None
+    text_encoders: tuple[str, ...] = ()
+    tokenizers: str | None = None
+    from_scratch: tuple[PartName, ...] = ()
+    base: Path = field(default_factory=Path)  # relative paths start here
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingDefaults:
+    """What a model is sampled with where the user says nothing."""
+
+    size: int  # pixels, edge of a square
+    steps: int
+    guidance: float = 3.5  # distilled guidance, where the model reads it
+    cfg: float = 1.0  # classifier-free guidance; 1 is off
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What the headers say, before a weight is read."""
+
+    family: str
+    variant: str  # "dev", "schnell", …: for people and metadata
+    architecture: str  # SAI model-spec architecture, "flux-1-dev"
+    latent_channels: int
+    latent_scale: int  # pixels per latent pixel, 8
+    size_step: int  # image edges must be multiples of this, 16
+    prediction: Prediction
+    shifted: bool  # sampling times depend on the image's size
+    defaults: SamplingDefaults
+    fingerprints: Mapping[str, str]  # part -> identity of its weights, for cache keys and metadata
+
+
+@dataclass(kw_only=True)
+class Parts:
+    """A loaded family. A part that is not loaded, or was released, is None."""
+
+    info: ModelInfo
+    denoiser: nn.Module | None = None
+    autoencoder: nn.Module | None = None
+    text_encoders: tuple[nn.Module, ...] | None = None
+    tokenizers: tuple[Any, ...] | None = None
+
+    def modules(self, part: PartName) -> tuple[nn.Module, ...]:
+        """The modules of one part; empty when it is not loaded."""
+        if part == "text_encoders":
+            return self.text_encoders or ()
+        module = self.denoiser if part == "denoiser" else self.autoencoder
+        return () if module is None else (module,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A linear layer that an adapter may sit on: `module` is its full path in the denoiser."""
+
+    module: str
+    group: str  # "attention", "mlp", "modulation", "other"
+    shares: str | None = None  # layers with one name here read the same input and share the down projection
+    kohya: str = ""  # the file key of the layer, or of the fused layer it is a slice of
+    slice: tuple[int, int] | None = None  # rows of the fused layer that are this one
+
+
+class Schedule(ABC):
+    """Noise schedule over t in [0, 1]: 0 is the clean image, 1 the noisiest."""
+
+    @abstractmethod
+    def alpha(self, t: Tensor) -> Tensor:
+        """Weight of the clean latents at t, same shape as t."""
+
+    @abstractmethod
+    def sigma(self, t: Tensor) -> Tensor:
+        """Weight of the noise at t, same shape as t."""
+
+    @abstractmethod
+    def times(self, steps: int, tokens: int) -> Tensor:
+        """Sampling times, float32 `[steps + 1]`, decreasing to 0; `tokens` is the image's token count."""
+
+    def shift(self, t: Tensor, tokens: int) -> Tensor:
+        """Times moved towards noise for images of many tokens; families without such a shift leave them."""
+        return t
+
+
+class Family(ABC):
+    """A model architecture with its parts and conventions. Latents at this interface are scaled `[B, C, H, W]`."""
+
+    name: str
+    schedule: Schedule
+
+    @abstractmethod
+    def inspect(self, files: ModelFiles) -> ModelInfo:
+        """Variant, shapes and fingerprints from headers and configs. Raises ModelError."""
+
+    @abstractmethod
+    def load(
+        self, files: ModelFiles, parts: Sequence[PartName], *, device: torch.device, dtype: torch.dtype, seed: int = 0
+    ) -> Parts:
+        """Load some parts, each by itself, frozen and in eval mode. `seed` initialises parts made from scratch."""
+
+    @abstractmethod
+    def save(
+        self, parts: Parts, files: ModelFiles, folder: Path, saved: Sequence[PartName], *, dtype: torch.dtype
+    ) -> None:
+        """Write the parts in `saved` as a folder that `load` and diffusers read, with tokenizers and configs."""
+
+    @abstractmethod
+    def encode(self, parts: Parts, prompts: Sequence[Prompt]) -> Conditioning:
+        """Run the text encoders; differentiable where they are trained."""
+
+    @abstractmethod
+    def token_counts(self, parts: Parts, text: str) -> tuple[tuple[int, int], ...]:
+        """Per text encoder: tokens of `text`, and the most that it reads (more are cut off)."""
+
+    @abstractmethod
+    def encode_image(self, parts: Parts, images: Tensor, draw: Draw | None = None) -> Tensor:
+        """`[B, 3, H, W]` in [-1, 1] -> scaled latents; the posterior's mean, or a sample when `draw` is given."""
+
+    @abstractmethod
+    def decode_latents(self, parts: Parts, latents: Tensor) -> Tensor:
+        """Scaled latents -> `[B, 3, H, W]`, about [-1, 1], not clamped."""
+
+    @abstractmethod
+    def predict(
+        self, parts: Parts, latents: Tensor, t: Tensor, conditioning: Conditioning, *, guidance: float = 1.0
+    ) -> Tensor:
+        """The denoiser's prediction `[B, C, H, W]` for noisy latents at t `[B]` (float32): pack, run, unpack."""
+
+    @abstractmethod
+    def blocks(self, denoiser: nn.Module) -> Sequence[nn.Module]:
+        """The repeated blocks in order of execution: what is compiled, recomputed and streamed."""
+
+    @abstractmethod
+    def targets(self, denoiser: nn.Module) -> Sequence[Target]:
+        """Every linear layer that an adapter may sit on, grouped and named."""
+
+    @abstractmethod
+    def tokens(self, latents: Tensor) -> int:
+        """Image tokens of latents `[B, C, H, W]`: what a resolution-dependent schedule goes by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What a micro-step eats. `conditioning` is None when prompts must be encoded now; likewise latents."""
+
+    names: tuple[str, ...]  # items, for messages
+    prompts: tuple[Prompt, ...]
+    weights: Tensor  # [B]
+    slots: tuple[int, ...]  # positions in the step's global batch
+    latents: Tensor | None = None  # [B, C, H, W] scaled
+    images: Tensor | None = None  # [B, 3, H, W] in [-1, 1]
+    conditioning: Conditioning | None = None
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
+        """Move tensors; latents and images stay float32 (they are mixed with noise in float32)."""
+        return replace(
+            self,
+            weights=self.weights.to(device),
+            latents=None if self.latents is None else self.latents.to(device),
+            images=None if self.images is None else self.images.to(device),
+            conditioning=None if self.conditioning is None else self.conditioning.to(device, dtype),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """One loss to run backward on: per item `[B]` float32, its weights `[B]`, and named parts for the log."""
+
+    per_item: Tensor
+    weight: Tensor
+    terms: Mapping[str, float] = field(default_factory=dict)
+
+
+class Objective(ABC):
+    """What one training step minimises."""
+
+    needs: tuple[PartName, ...] = ("denoiser",)  # parts that stay loaded
+    reads: Literal["latents", "images"] = "latents"  # what a batch must hold
+
+    @abstractmethod
+    def losses(self, family: Family, parts: Parts, batch: Batch, draw: Draw) -> Iterator[Loss]:
+        """Yield losses one by one; the trainer runs backward on each before it asks for the next."""
+
+    @abstractmethod
+    def at(self, family: Family, parts: Parts, batch: Batch, draw: Draw, t: float) -> Tensor:
+        """Unweighted error per item `[B]` at noise level t, for validation."""
+
+    def finish(self, family: Family, parts: Parts, batches: Iterator[Batch]) -> None:
+        """Last touches on what was trained, before it is saved; `batches` are a few of the training data."""

@@ -1,0 +1,77 @@
+"""Values of a recipe that are right one by one and must also go together; no file is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from velatura.recipe.problems import Inconsistent, Problem
+from velatura.recipe.schema import listing
+
+if TYPE_CHECKING:
+    from velatura.recipe.recipe import Recipe
+
+
+def require_consistent(recipe: Recipe) -> None:
+    """Raise Inconsistent with all that does not go together."""
+    checks = (_one_thing_to_train, _objective_fits, _parts_have_a_source, _from_scratch, _one_validation)
+    if problems := [problem for check in checks for problem in check(recipe)]:
+        raise Inconsistent(problems)
+
+
+def _one_thing_to_train(recipe: Recipe) -> Iterator[Problem]:
+    if (recipe.adapter is None) == (recipe.full is None):
+        received = "neither" if recipe.adapter is None else "both"
+        what = f"received {received} of [adapter] and [full]; allowed: one of them"
+        yield Problem(
+            path=("adapter",), what=what, hint="[adapter] trains a LoRA, [full] the weights themselves"
+        )
+
+
+def _objective_fits(recipe: Recipe) -> Iterator[Problem]:
+    kind, path = recipe.objective.kind, ("objective", "kind")
+    trained = recipe.full.parts if recipe.full else ["denoiser"]
+    if kind == "autoencoder":
+        if trained != ["autoencoder"]:
+            what = f'received "autoencoder", which does not train {listing(trained, "and")}'
+            yield Problem(path=path, what=what, hint='it goes with [full] parts = ["autoencoder"]')
+    elif "autoencoder" in trained:
+        what = f'received "{kind}", which does not train the autoencoder; allowed: "autoencoder"'
+        yield Problem(path=path, what=what, hint="train the autoencoder in a run of its own")
+    elif kind not in recipe.model.objectives:
+        what = (
+            f'received "{kind}"; the family {recipe.model.family} allows {listing(recipe.model.objectives)}'
+        )
+        yield Problem(path=path, what=what)
+
+
+def _parts_have_a_source(recipe: Recipe) -> Iterator[Problem]:
+    model = recipe.model
+    if model.model is not None:
+        return
+    needed: dict[str, object] = {"autoencoder": model.autoencoder}
+    if recipe.objective.kind != "autoencoder":
+        needed |= {"denoiser": model.denoiser, "text_encoders": model.text_encoders or None}
+    if missing := [name for name, given in needed.items() if given is None]:
+        what = f"no source for {listing(missing, 'and')}: neither a key of its own nor model is given"
+        yield Problem(
+            path=("model",), what=what, hint="model = a folder or hub id gives all parts that are not named"
+        )
+
+
+def _from_scratch(recipe: Recipe) -> Iterator[Problem]:
+    model = recipe.model
+    path = ("model", "from_scratch")
+    if model.from_scratch and model.model is None:
+        yield Problem(path=path, what="needs model: the folder whose configs give the shapes")
+    for part in model.from_scratch:
+        if getattr(model, part):
+            yield Problem(
+                path=path, what=f"{part} starts from random weights and from a file at once; choose one"
+            )
+
+
+def _one_validation(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.validation.share and recipe.validation.folder:
+        what = "received both share and folder; allowed: a share of the training images, or a folder of their own"
+        yield Problem(path=("validation", "share"), what=what)

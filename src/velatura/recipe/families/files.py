@@ -1,0 +1,35 @@
+"""`[model]` keys that all families share: where each part comes from."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from velatura.recipe.section import Section
+
+Part = Literal["denoiser", "autoencoder", "text_encoders"]
+
+
+class ModelSection(Section):
+    """Where the parts come from; each may be a file, a folder or a hub id."""
+
+    pipelines: ClassVar[tuple[str, ...]]  # classes in a diffusers folder's model_index.json
+    objectives: ClassVar[tuple[str, ...]]  # objectives that teach the denoiser, the default first
+
+    model: str | None = Field(
+        None, min_length=1, description="All parts: 'pocket/flux', a diffusers folder or a hub id."
+    )
+    denoiser: str | None = Field(
+        None, min_length=1, description="The denoiser alone: a single file, a folder or a hub id."
+    )
+    autoencoder: str | None = Field(
+        None, min_length=1, description="The autoencoder alone: a single file, a folder or a hub id."
+    )
+    text_encoders: list[str] = Field([], description="Text encoder files or folders, in any order.")
+    tokenizers: str | None = Field(
+        None, min_length=1, description="Folder or hub id that holds the tokenizers."
+    )
+    from_scratch: list[Part] = Field(
+        [], description="Parts that start from random weights, shaped by the config in `model`."
+    )

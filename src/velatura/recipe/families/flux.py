@@ -1,0 +1,26 @@
+"""`[model]` of the `flux` family: FLUX.1 dev, schnell and Krea."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from velatura.recipe.families.files import ModelSection
+
+
+class FluxModel(ModelSection):
+    """FLUX.1; guidance-distilled or not is told from the weights."""
+
+    pipelines: ClassVar = ("FluxPipeline",)
+    objectives: ClassVar = ("flow",)
+
+    family: Literal["flux"] = Field("flux", description="The architecture; left out, `model` tells it.")
+    text_length: int | None = Field(
+        None, ge=8, le=512, description="T5 tokens per prompt; default 512, schnell 256, pocket 32."
+    )
+    guidance: float = Field(
+        1.0,
+        ge=0,
+        description="Distilled guidance fed to the denoiser in training; ignored where the model has none.",
+    )

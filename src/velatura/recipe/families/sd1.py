@@ -1,0 +1,18 @@
+"""`[model]` of the `sd1` family: Stable Diffusion 1.x."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from velatura.recipe.families.files import ModelSection
+
+
+class Sd1Model(ModelSection):
+    """Stable Diffusion 1.x: a UNet, noise prediction, one CLIP encoder."""
+
+    pipelines: ClassVar = ("StableDiffusionPipeline",)
+    objectives: ClassVar = ("diffusion",)
+
+    family: Literal["sd1"] = Field("sd1", description="The architecture; left out, `model` tells it.")

@@ -1,0 +1,51 @@
+"""The recipe: the one typed object that describes a run, complete and strict."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from velatura.recipe.adapters.lora import LoraAdapter
+from velatura.recipe.consistency import require_consistent
+from velatura.recipe.data.folder import FolderData
+from velatura.recipe.families.flux import FluxModel
+from velatura.recipe.families.sd1 import Sd1Model
+from velatura.recipe.objectives.autoencoder import AutoencoderObjective
+from velatura.recipe.objectives.diffusion import DiffusionObjective
+from velatura.recipe.objectives.flow import FlowObjective
+from velatura.recipe.sampling.previews import Output, Previews
+from velatura.recipe.section import Section
+from velatura.recipe.training.loop import Ema, Full, Memory, Training, Validation
+from velatura.recipe.training.optimizer import Optimizer
+
+Model = Annotated[FluxModel | Sd1Model, Field(discriminator="family")]
+Objective = Annotated[FlowObjective | DiffusionObjective | AutoencoderObjective, Field(discriminator="kind")]
+
+
+class Recipe(Section):
+    """One run: a model, data, what is trained (`adapter` or `full`), and how."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        examples=["my-dog"],
+        description="Names the run and its files.",
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Of every random number in the run.")
+    model: Model = Field(description="The model and its parts.")
+    data: list[FolderData] = Field(min_length=1, description="Where the images are.")
+    adapter: LoraAdapter | None = Field(None, description="Train an adapter over frozen weights.")
+    full: Full | None = Field(None, description="Train whole parts; in place of `adapter`.")
+    objective: Objective = Field(description="What a step minimises.")
+    optimizer: Optimizer = Optimizer()
+    training: Training = Training()
+    ema: Ema | None = None
+    validation: Validation = Validation()
+    memory: Memory = Memory()
+    previews: Previews = Previews()
+    output: Output = Output()
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Recipe:
+        require_consistent(self)
+        return self

@@ -1,0 +1,63 @@
+"""The reference of all recipe keys as Markdown: `python -m velatura.recipe.reference > docs/reference/recipe.md`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+from velatura.recipe.dump import toml_value
+from velatura.recipe.recipe import Recipe
+from velatura.recipe.schema import Variant, allowed, ordered_keys, sections_in, variants
+from velatura.recipe.section import Section
+
+_INTRODUCTION = """\
+# The recipe
+
+<!-- written by `make docs` from the schema; do not edit -->
+
+A recipe is one TOML file that describes one run. It is strict: an unknown key or a wrong value is an error that names
+the line, what was received, what is allowed and the nearest known key. `velatura recipe new KIND` prints a commented
+starter, `velatura recipe check FILE` checks a recipe without loading a model, and
+`velatura recipe check FILE --resolved` prints it with all defaults filled in.
+
+Relative paths of models and data start at the recipe's own folder. On the command line,
+`--set section.key=value` changes one value: `--set training.steps=200`, `--set data.0.repeats=5`.
+"""
+
+
+def recipe_reference() -> str:
+    """The whole page."""
+    top = [name for name, field in Recipe.model_fields.items() if not sections_in(field.annotation)]
+    pages = [_INTRODUCTION, "## At the top\n", *_table(Recipe, top)]
+    for variant in variants(Recipe):
+        pages += ["", f"## `{variant.title}`", "", *_about(variant), *_table(variant.section)]
+    return "\n".join(pages) + "\n"
+
+
+def _about(variant: Variant) -> Iterator[str]:
+    yield (variant.section.__doc__ or "").strip().split("\n")[0]
+    yield ""
+    field = Recipe.model_fields[variant.name]
+    if not field.is_required() and field.default is None:
+        yield "Optional."
+        yield ""
+
+
+def _table(section: type[Section], names: list[str] | None = None) -> Iterator[str]:
+    yield "| key | default | allowed | meaning |"
+    yield "|---|---|---|---|"
+    for name in names or ordered_keys(section):
+        field = section.model_fields[name]
+        if field.is_required():
+            default = "required"
+        elif field.default is None:
+            default = "—"
+        else:
+            default = f"`{toml_value(field.default)}`"
+        cells = [f"`{name}`", default, allowed(field), field.description or ""]
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # type: ignore[union-attr]
+    sys.stdout.write(recipe_reference())

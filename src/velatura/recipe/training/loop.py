@@ -1,0 +1,66 @@
+"""`[training]`, `[full]`, `[ema]`, `[validation]`, `[memory]`: how long, in what precision, on what."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from velatura.recipe.families.files import Part
+from velatura.recipe.section import Section
+
+
+class Training(Section):
+    """The loop."""
+
+    steps: int = Field(1000, ge=1, description="Optimizer steps.")
+    batch_size: int = Field(1, ge=1, description="Images per forward pass.")
+    accumulate: int = Field(1, ge=1, description="Forward passes per optimizer step.")
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        "auto",
+        description="Of the frozen weights and the computation; auto: bf16 where it is native, else fp32.",
+    )
+    compile: Literal["auto"] | bool = Field(
+        "auto", description="Compile the repeated blocks; auto: when it pays."
+    )
+    checkpoint_blocks: bool = Field(
+        False, description="Recompute blocks in the backward pass: less memory, slower."
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        description="'cuda', 'cuda:1', 'mps', 'cpu'; auto takes the best there is.",
+    )
+    save_every: int | None = Field(None, ge=1, description="Save a state and the weights every N steps.")
+
+
+class Full(Section):
+    """Train whole parts instead of an adapter."""
+
+    parts: list[Part] = Field(["denoiser"], min_length=1, description="Parts whose weights are trained.")
+
+
+class Ema(Section):
+    """Exponential moving average of the trained weights; saved and previewed in their place."""
+
+    decay: float = Field(0.999, gt=0, lt=1, description="decay = min(decay, (1 + step) / (10 + step)).")
+
+
+class Validation(Section):
+    """Loss on held-out images at fixed noise and fixed times."""
+
+    share: float = Field(0.0, ge=0, lt=1, description="Share of the images held out of training.")
+    folder: str | None = Field(None, description="A folder of its own for validation images.")
+    every: int = Field(100, ge=1, description="Steps between validations.")
+    times: int = Field(4, ge=1, le=32, description="Noise levels per image, evenly spaced.")
+
+
+class Memory(Section):
+    """What memory may be used for caches."""
+
+    cache_folder: str | None = Field(
+        None, description="Where latents and text embeddings are kept; default: the user's cache folder."
+    )
+    cache: bool = Field(
+        True, description="Cache latents and text embeddings; false encodes them at every step."
+    )

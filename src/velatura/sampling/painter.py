@@ -1,0 +1,109 @@
+"""Painting with loaded parts: conditioning and noise in, images out. Previews and the Pipeline both use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from velatura.draws import Draw
+from velatura.interfaces import Conditioning, Family, ModelInfo, Parts, Prompt
+from velatura.sampling.request import Request, check
+from velatura.sampling.samplers import euler, guided, part_of
+
+
+def filled(request: Request, info: ModelInfo) -> Request:
+    """The request with the model's defaults where it was silent; checked."""
+    defaults = info.defaults
+    done = replace(
+        request,
+        steps=defaults.steps if request.steps is None else request.steps,
+        width=defaults.size if request.width is None else request.width,
+        height=defaults.size if request.height is None else request.height,
+        guidance=defaults.guidance if request.guidance is None else request.guidance,
+        cfg=defaults.cfg if request.cfg is None else request.cfg,
+    )
+    check(done, info.size_step)
+    return done
+
+
+def request_texts(request: Request) -> list[str]:
+    """The prompt, and after it the negative prompt when cfg is not 1."""
+    return [request.prompt] if request.cfg == 1.0 else [request.prompt, request.negative]
+
+
+@torch.no_grad()
+def encode_request(family: Family, parts: Parts, request: Request) -> Conditioning:
+    """Conditioning of `request_texts`: one or two items."""
+    return family.encode(parts, [Prompt(text=text) for text in request_texts(request)])
+
+
+@torch.no_grad()
+def paint(
+    family: Family,
+    parts: Parts,
+    request: Request,
+    conditioning: Conditioning,
+    *,
+    device: torch.device,
+    start: Tensor | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Tensor:
+    """Latents `[batch, C, h, w]` float32 of a filled request.
+
+    `conditioning` as from `encode_request`; `start`: latents of the input image `[1 or batch, C, h, w]`.
+    The noise of image i of the series depends on the seed and i alone.
+    """
+    info = parts.info
+    assert request.steps and request.width and request.height and request.cfg is not None
+    shape = (info.latent_channels, request.height // info.latent_scale, request.width // info.latent_scale)
+    slots = range(request.first, request.first + request.batch)
+    latents = Draw.of(request.seed, slots=slots).normal("sample", shape).to(device)
+    times = family.schedule.times(request.steps, family.tokens(latents)).to(device)
+    if start is not None:
+        times = part_of(times, request.strength)
+        latents = family.schedule.alpha(times[0]) * start.to(device) + family.schedule.sigma(times[0]) * latents
+    positive = _repeat(conditioning, 0, request.batch)
+    negative = None if request.cfg == 1.0 else _repeat(conditioning, 1, request.batch)
+
+    def predict(noisy: Tensor, t: float) -> Tensor:
+        guidance = float(request.guidance or 0.0)
+        if negative is None:
+            return family.predict(parts, noisy, _times(t, noisy), positive, guidance=guidance)
+        both = torch.cat((noisy, noisy))
+        joined = Conditioning.join((positive, negative))
+        out = family.predict(parts, both, _times(t, both), joined, guidance=guidance)
+        with_prompt, without = out.chunk(2)
+        return guided(with_prompt, without, float(request.cfg or 1.0))
+
+    return euler(predict, latents, times, family.schedule, info.prediction, progress)
+
+
+@torch.no_grad()
+def to_images(family: Family, parts: Parts, latents: Tensor) -> list[Image.Image]:
+    """Decode latents, one at a time to bound memory, into 8-bit RGB images."""
+    return [as_image(family.decode_latents(parts, row[None])[0]) for row in latents]
+
+
+def as_image(pixels: Tensor) -> Image.Image:
+    """`[3, H, W]` in [-1, 1] -> an 8-bit RGB image."""
+    scaled = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return Image.fromarray(scaled.permute(1, 2, 0).cpu().numpy())
+
+
+def as_tensor(image: Image.Image) -> Tensor:
+    """An image -> `[1, 3, H, W]` in [-1, 1]."""
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 127.5 - 1
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None]
+
+
+def _repeat(conditioning: Conditioning, row: int, count: int) -> Conditioning:
+    return conditioning.map(lambda tensor: tensor[row : row + 1].expand(count, *tensor.shape[1:]))
+
+
+def _times(t: float, latents: Tensor) -> Tensor:
+    return torch.full((latents.shape[0],), t, device=latents.device)

@@ -1,0 +1,105 @@
+"""A run's folder: where everything is, and the lock that keeps a second run out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+
+from velatura.errors import RecipeError, StorageError
+
+
+class RunFolder:
+    """The layout that docs/guides/training.md shows."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.root = root
+        self.name = name
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe."""
+        return self.root / "recipe.toml"
+
+    @property
+    def events(self) -> Path:
+        """The event log."""
+        return self.root / "events.jsonl"
+
+    @property
+    def report(self) -> Path:
+        """The report that people open."""
+        return self.root / "report.html"
+
+    @property
+    def states(self) -> Path:
+        """Exact states, one folder per saved step."""
+        return self.root / "state"
+
+    def previews(self, step: int) -> Path:
+        """The images painted after a step."""
+        return self.root / "previews" / f"{step:06d}"
+
+    def adapter(self, step: int, label: str) -> Path:
+        """An adapter file; `label` sets further formats apart."""
+        return self.root / "adapters" / f"{self.name}-{step:06d}{label}.safetensors"
+
+    def model(self, step: int) -> Path:
+        """A model folder, for runs that train whole parts."""
+        return self.root / f"model-{step:06d}"
+
+    def create(self, *, resume: bool) -> None:
+        """Make the folder. A folder that already holds a run is refused unless the run is to be resumed."""
+        if self.recipe.exists() and not resume:
+            raise RecipeError(
+                f"the folder {self.root} already holds a run. Go on with it: --resume. "
+                "Or start another: change `name`, or remove the folder."
+            )
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe = self.root / ".write-test"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise StorageError(f"cannot write in {self.root}: {error.strerror}. Choose another output.folder.") from None
+
+    def lock(self) -> RunLock:
+        """Hold this while the run is on."""
+        return RunLock(self.root / ".lock")
+
+
+class RunLock:
+    """A file that holds the owner's process id; a lock whose owner is gone is taken over."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> RunLock:
+        try:
+            self._take()
+        except FileExistsError:
+            owner = self._owner()
+            if owner is not None:
+                raise RecipeError(
+                    f"process {owner} is already running in {self.path.parent}; wait for it, or choose another name"
+                ) from None
+            self.path.unlink(missing_ok=True)
+            self._take()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.path.unlink(missing_ok=True)
+
+    def _take(self) -> None:
+        with open(self.path, "x") as file:
+            file.write(f"{os.getpid()} {psutil.Process().create_time()}")
+
+    def _owner(self) -> int | None:
+        """The running owner's process id; process ids are reused, so its start time must match too."""
+        try:
+            pid, started = self.path.read_text().split()
+            process = psutil.Process(int(pid))
+            return process.pid if abs(process.create_time() - float(started)) < 1 else None
+        except (ValueError, OSError, psutil.Error):
+            return None

@@ -1,0 +1,2 @@
+def training_metadata(setup, step, trainables):
+    return {}

@@ -1,0 +1,73 @@
+"""Images painted while training: from fixed seeds, at fixed steps, and once before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from velatura.events import Events, PreviewSaved
+from velatura.interfaces import Conditioning, Family, ModelInfo, Parts
+from velatura.recipe.sampling.previews import Previews
+from velatura.sampling.painter import encode_request, filled, paint, to_images
+from velatura.sampling.png import save_png
+from velatura.sampling.request import Request, parse_line
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedPreview:
+    """One preview; its conditioning is kept, unless the text encoders themselves are trained."""
+
+    request: Request
+    conditioning: Conditioning | None
+
+
+def plan_previews(section: Previews, info: ModelInfo, *, size: int) -> list[Request]:
+    """The requests that the prompt lines state, filled and checked. Raises RecipeError."""
+    size = section.size or max(info.size_step, size // info.size_step * info.size_step)
+    defaults = Request(
+        prompt="",
+        negative=section.negative,
+        steps=section.steps,
+        width=size,
+        height=size,
+        guidance=section.guidance,
+        cfg=section.cfg,
+    )
+    return [filled(parse_line(line, defaults), info) for line in section.prompts]
+
+
+@torch.no_grad()
+def paint_previews(
+    planned: Sequence[PlannedPreview],
+    family: Family,
+    parts: Parts,
+    *,
+    folder: Path,
+    step: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    events: Events,
+) -> list[Path]:
+    """Paint all, one PNG each."""
+    paths = []
+    modules = [m for name in ("denoiser", "text_encoders") for m in parts.modules(name)]  # type: ignore[arg-type]
+    training = [module.training for module in modules]
+    _set_training(modules, [False] * len(modules))
+    for number, preview in enumerate(planned):
+        conditioning = preview.conditioning or encode_request(family, parts, preview.request)
+        latents = paint(family, parts, preview.request, conditioning.to(device, dtype), device=device)
+        path = folder / f"{number:02d}.png"
+        save_png(to_images(family, parts, latents)[0], path, preview.request, {"step": str(step)})
+        events(PreviewSaved(step=step, prompt=preview.request.prompt, path=str(path)))
+        paths.append(path)
+    _set_training(modules, training)
+    return paths
+
+
+def _set_training(modules: list[nn.Module], modes: list[bool]) -> None:
+    for module, mode in zip(modules, modes, strict=True):
+        module.train(mode)

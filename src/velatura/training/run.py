@@ -1,0 +1,74 @@
+"""A whole run, from a recipe to files: data, caches, model, loop, states, previews, report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from velatura.events import Events
+from velatura.families.registry import family_for, files_of
+from velatura.objectives.registry import objective_for
+from velatura.placement.device import choose_device, choose_dtype
+from velatura.recipe.recipe import Recipe
+from velatura.recipe.toml import dump_recipe
+from velatura.training.caching import prepare
+from velatura.training.dataset import prepare_dataset
+from velatura.training.folder import RunFolder
+from velatura.training.logs import JsonLog, TensorBoardLog
+from velatura.training.loop import Loop
+from velatura.training.report import write_report
+from velatura.training.setup import Setup
+from velatura.training.stop import EXIT_STOPPED, listening
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended: 0 finished, 75 stopped and saved."""
+
+    exit_code: int
+    step: int
+    folder: Path | None
+    files: tuple[Path, ...] = ()
+
+
+def train(recipe: Recipe, base: Path, *, resume: bool = False, dry_run: bool = False, events: Events) -> Outcome:
+    """Train what the recipe says; paths in it start at `base`, results go to output.folder under the working folder.
+
+    Raises RecipeError, DataError, ModelError, NumericError or StorageError, each with what to do.
+    """
+    family = family_for(recipe.model)
+    files = files_of(recipe.model, base)
+    info = family.inspect(files)
+    dataset = prepare_dataset(recipe, base, info.size_step, events)
+    folder = RunFolder(Path(recipe.output.folder) / recipe.name, recipe.name)
+    setup = Setup(
+        recipe=recipe,
+        family=family,
+        files=files,
+        info=info,
+        objective=objective_for(recipe),
+        dataset=dataset,
+        folder=folder,
+        device=choose_device(recipe.training.device),
+        dtype=choose_dtype(recipe.training.precision, choose_device(recipe.training.device)),
+    )
+    events.notice(dataset.report())
+    if dry_run:
+        return _dry_run(setup, events)
+    folder.create(resume=resume)
+    with folder.lock(), listening() as stop:
+        folder.recipe.write_text(dump_recipe(recipe), encoding="utf-8")
+        log, board = JsonLog(folder.events), TensorBoardLog(folder.root / "tensorboard")
+        events.listeners += [log, board]
+        try:
+            loop = Loop(setup, prepare(setup, events), events, stop)
+            finished = loop.run(resume=resume)
+        finally:
+            write_report(setup, folder)
+            events.listeners.remove(log)
+            events.listeners.remove(board)
+            log.close()
+            board.close()
+    return Outcome(
+        exit_code=0 if finished else EXIT_STOPPED, step=loop.step, folder=folder.root, files=tuple(loop.exported)
+    )

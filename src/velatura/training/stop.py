@@ -1,0 +1,40 @@
+"""Stopping on request: the step in hand is finished and saved; a second request stops at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped and saved, --resume goes on
+
+
+class StopRequest:
+    """Whether someone asked the run to stop."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        """First signal: remember it. Second: leave at once, as an unhandled signal would."""
+        if self.asked:
+            os._exit(128 + number)
+        self.asked = True
+
+
+@contextmanager
+def listening() -> Iterator[StopRequest]:
+    """Turn SIGINT and SIGTERM into a request while the block runs (only in the main thread)."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {number: signal.signal(number, request.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from velatura.checkpoints.fingerprint import fingerprint
+from velatura.checkpoints.opening import open_checkpoint
+from velatura.errors import CheckpointError
+
+
+def shards(folder: Path, *, index: bool, count: int = 2) -> dict[str, torch.Tensor]:
+    tensors = {f"t{i}": torch.full((3,), float(i)) for i in range(4)}
+    where = {key: f"m-{1 + i % 2:05d}-of-00002.safetensors" for i, key in enumerate(tensors)}
+    for name in sorted(set(where.values()))[:count]:
+        save_file({key: tensors[key] for key in tensors if where[key] == name}, folder / name)
+    if index:
+        (folder / "m.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    return tensors
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_shards_read_as_one(tmp_path: Path, index: bool) -> None:
+    tensors = shards(tmp_path, index=index)
+    ways = [tmp_path, tmp_path / "m-00002-of-00002.safetensors"]
+    for way in [*ways, tmp_path / "m.safetensors.index.json"] if index else ways:
+        checkpoint = open_checkpoint(way)
+        assert sorted(checkpoint) == sorted(tensors)
+        assert all(torch.equal(checkpoint.read(key), tensor) for key, tensor in tensors.items())
+        assert [path.name for path in checkpoint.paths] == [f"m-0000{i}-of-00002.safetensors" for i in (1, 2)]
+
+
+def test_incomplete_shards(tmp_path: Path) -> None:
+    shards(tmp_path, index=False, count=1)
+    with pytest.raises(CheckpointError, match=r"'m' are not complete, found m-00001-of-00002.safetensors"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "not a readable index"),
+        ("[]", "not a readable index"),
+        (
+            '{"weight_map": {"a": "../../etc/passwd.safetensors"}}',
+            "expected a .safetensors name in this folder",
+        ),
+        ('{"weight_map": {"a": "/x.safetensors"}}', "expected a .safetensors name in this folder"),
+        ('{"weight_map": {"a": "..\\\\x.safetensors"}}', "expected a .safetensors name in this folder"),
+        ('{"weight_map": {"a": 3}}', "expected a .safetensors name in this folder"),
+        ('{"weight_map": {"a": "x.bin"}}', "expected a .safetensors name in this folder"),
+        ('{"weight_map": {"a": "gone.safetensors"}}', "there is no such file"),
+        (
+            '{"weight_map": {"zz": "m-00001-of-00002.safetensors"}}',
+            "1 of its tensors are in no shard, first 'zz'",
+        ),
+    ],
+)
+def test_hostile_index(tmp_path: Path, text: str, says: str) -> None:
+    shards(tmp_path, index=False)
+    (tmp_path / "m.safetensors.index.json").write_text(text)
+    with pytest.raises(CheckpointError, match=says):
+        open_checkpoint(tmp_path)
+
+
+def test_folder_with_one_or_several(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="found no weights file"):
+        open_checkpoint(tmp_path)
+    save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors")
+    assert open_checkpoint(tmp_path).keys() == ("a",)
+    save_file({"b": torch.zeros(1)}, tmp_path / "y.safetensors")
+    with pytest.raises(CheckpointError, match=r"found x.safetensors, y.safetensors; give the path"):
+        open_checkpoint(tmp_path)
+    save_file({"c": torch.zeros(1)}, tmp_path / "model.safetensors")
+    assert open_checkpoint(tmp_path).keys() == ("c",)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickle_of_tensors(tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / "x.ckpt"
+    content = {"state_dict": {"a": torch.arange(6.0).view(2, 3), "step": 7}, "epoch": 3}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.keys() == ("a",)
+    assert checkpoint.metadata == {"step": "7"}
+    assert torch.equal(
+        checkpoint.read("a", rows=(1, 2), dtype=torch.float64), torch.tensor([[3.0, 4, 5]]).double()
+    )
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return exec, ("raise SystemExit('executed')",)
+
+
+def test_pickle_with_code_is_refused(tmp_path: Path) -> None:
+    torch.save({"a": Bomb()}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="needs code from the file to be run, refused"):
+        open_checkpoint(tmp_path / "x.pt")
+    (tmp_path / "y.bin").write_bytes(pickle.dumps({"a": Bomb()}))
+    with pytest.raises(CheckpointError, match=r"y\.bin"):
+        open_checkpoint(tmp_path / "y.bin")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04junk", b"\x80\x02junk", b"junk"])
+def test_damaged_pickle(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"x\.pt"):
+        open_checkpoint(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("content", [[torch.zeros(1)], {"a": [torch.zeros(1)]}, {1: torch.zeros(1)}])
+def test_pickle_of_other_things(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="expected"):
+        open_checkpoint(tmp_path / "x.pt")
+
+
+def test_other_kinds(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    with pytest.raises(CheckpointError, match="this kind of file is not read; give a folder"):
+        open_checkpoint(tmp_path / "x.gguf")
+    for name in ("none", "none.pt", "none.safetensors"):
+        with pytest.raises(CheckpointError, match="there is no such file"):
+            open_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize(("weight", "scale"), [("scale_weight", 0.25), ("weight_scale", 0.5)])
+def test_fp8_scales_are_applied(tmp_path: Path, weight: str, scale: float) -> None:
+    codes = torch.tensor([[1.0, -2, 448], [0.5, 3, 0]])
+    tensors = {
+        "x.weight": codes.to(torch.float8_e4m3fn),
+        f"x.{weight}": torch.tensor(scale),
+        "x.scale_input": torch.tensor(9.0),
+        "x.bias": torch.ones(2),
+        "scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn),
+    }
+    save_file(tensors, tmp_path / "x.safetensors")
+    checkpoint = open_checkpoint(tmp_path / "x.safetensors")
+    assert sorted(checkpoint) == ["x.bias", "x.weight"]
+    assert torch.equal(checkpoint.read("x.weight", dtype=torch.float32), codes * scale)
+    assert torch.equal(checkpoint.read("x.weight", rows=(1, 2)), (codes[1:] * scale).bfloat16())
+    assert torch.equal(checkpoint.read("x.bias"), torch.ones(2))
+
+
+def test_fp8_scale_per_row_and_refusals(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    codes = torch.ones(2, 4).to(torch.float8_e5m2)
+    save_file({"x.weight": codes, "x.scale_weight": torch.tensor([[2.0], [3.0]])}, path)
+    read = open_checkpoint(path).read("x.weight", rows=(1, 2), dtype=torch.float32)
+    assert torch.equal(read, torch.full((1, 4), 3.0))
+    save_file({"x.weight": codes, "x.scale_weight": torch.ones(2, 2)}, path)
+    with pytest.raises(CheckpointError, match="Block-wise scales are not read"):
+        open_checkpoint(path)
+    save_file({"x.scale_weight": torch.ones(1)}, path)
+    with pytest.raises(CheckpointError, match=r"wants an fp8 tensor 'x.weight' beside it, found nothing"):
+        open_checkpoint(path)
+
+
+def test_fingerprint(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.safetensors", "b.safetensors", "c.safetensors")]
+    for path in paths[:2]:
+        save_file({f"t{i}": torch.full((600_000,), float(i)) for i in range(4)}, path)  # 9.6 MB: sampled
+    other = {f"t{i}": torch.full((600_000,), float(i)) for i in range(4)}
+    other["t3"] += 1e-6
+    save_file(other, paths[2])
+    prints = [fingerprint(path) for path in paths]
+    assert prints[0] == prints[1] != prints[2]
+    assert all(len(text) == 32 for text in prints)
+    assert (
+        fingerprint([paths[0], paths[2]]) == fingerprint([str(paths[2]), paths[0]]) != fingerprint(paths[:2])
+    )
+    (tmp_path / "x.pt").write_bytes(bytes(5_000_000))
+    first = fingerprint(tmp_path / "x.pt")
+    (tmp_path / "x.pt").write_bytes(bytes(4_999_999) + b"\x01")
+    assert fingerprint(tmp_path / "x.pt") != first
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        fingerprint(tmp_path / "none")

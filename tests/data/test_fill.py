@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from velatura.data.cache import CachedLatents, CachedText
+from velatura.data.fill import fill_latents, fill_text, texts_of
+from velatura.data.images import decode, prepare
+from velatura.data.items import Item
+from velatura.data.loader import Loader
+from velatura.data.order import BatchPlan
+from velatura.data.plan import Entry
+from velatura.errors import DataError, ModelError, NumericError, StorageError
+from velatura.events import PhaseFinished, PhaseStarted
+from velatura.interfaces import ModelInfo, Parts
+
+Make = Callable[..., Item]
+
+
+@pytest.fixture
+def entries(make_item: Make) -> list[Entry]:
+    return [
+        Entry(
+            item=make_item(f"i{i}.png", (64, 48 + i), seed=i, flip=0.5 * (i % 2)),
+            bucket=((64, 32), (32, 32))[i % 2],
+        )
+        for i in range(6)
+    ]
+
+
+@pytest.fixture
+def open_latents(tmp_path: Path, info: ModelInfo, log: Any) -> Callable[[], CachedLatents]:
+    return lambda: CachedLatents(tmp_path / "cache", info, log.events, computed=torch.float32)
+
+
+def test_latents_are_those_of_the_prepared_image(
+    entries: list[Entry], family: Any, parts: Parts, open_latents: Any, log: Any
+) -> None:
+    done = fill_latents(entries, family, parts, open_latents(), log.events, batch_size=2)
+    assert (done.encoded, done.reused) == (9, 0)  # six views, and the other side of three
+    assert sorted(family.encoded) == [1, 2, 2, 2, 2]
+    cache = open_latents()
+    for entry in entries:
+        for flip in (False, True) if entry.item.flip else (False,):
+            image = prepare(decode(entry.item.path), entry.bucket, flip=flip)
+            expected = torch.nn.functional.avg_pool2d(image, 8)
+            torch.testing.assert_close(cache.of(entry.item, entry.bucket, flip=flip), expected)
+    started = [event for event in log.seen if isinstance(event, PhaseStarted)]
+    assert [(event.phase, event.total) for event in started] == [("cache latents", 9)]
+    assert "encoded 9 images at" in log.texts[-1]
+
+
+def test_nothing_is_done_twice(
+    entries: list[Entry], family: Any, parts: Parts, open_latents: Any, log: Any
+) -> None:
+    fill_latents(entries[:4], family, parts, open_latents(), log.events)
+    before = sum(family.encoded)
+    done = fill_latents(entries, family, parts, open_latents(), log.events)
+    assert (done.encoded, done.reused) == (3, 6)
+    assert sum(family.encoded) == before + 3
+    empty = Parts(info=parts.info)
+    assert fill_latents(entries, family, empty, open_latents(), log.events).encoded == 0
+
+
+def test_interrupted_it_keeps_what_is_done(
+    entries: list[Entry], parts: Parts, family: Any, open_latents: Any, log: Any
+) -> None:
+    family.stop_after = 2
+    with pytest.raises(KeyboardInterrupt):
+        fill_latents(entries, family, parts, open_latents(), log.events, batch_size=2)
+    assert not any(isinstance(event, PhaseFinished) for event in log.seen)
+    family.stop_after = None
+    assert fill_latents(entries, family, parts, open_latents(), log.events).reused == 4
+
+
+def test_damaged_entries_are_made_again(
+    entries: list[Entry], family: Any, parts: Parts, open_latents: Any, log: Any
+) -> None:
+    cache = open_latents()
+    fill_latents(entries, family, parts, cache, log.events)
+    (shard,) = cache.store.folder.glob("*.safetensors")
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 0x40
+    shard.write_bytes(data)
+    assert fill_latents(entries, family, parts, open_latents(), log.events).encoded > 0
+    assert any("was damaged" in text for text in log.texts)
+    assert fill_latents(entries, family, parts, open_latents(), log.events).encoded == 0
+
+
+def test_images_that_fail_are_listed_after_all_others_were_kept(
+    entries: list[Entry], family: Any, parts: Parts, open_latents: Any, log: Any
+) -> None:
+    entries[0].item.path.write_bytes(b"changed")
+    entries[2].item.path.unlink()
+    with pytest.raises(
+        DataError, match=r"2 of 9 images could not be encoded:\n(.|\n)*i0.png changed(.|\n)*i2.png can no"
+    ):
+        fill_latents(entries, family, parts, open_latents(), log.events)
+    assert fill_latents(entries[3:] + entries[1:2], family, parts, open_latents(), log.events).encoded == 0
+
+
+def test_full_disk_is_told_before_anything_is_encoded(
+    entries: list[Entry], family: Any, parts: Parts, open_latents: Any, log: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 100})())
+    with pytest.raises(StorageError, match=r"the latents of 9 images need 0\.0 MiB"):
+        fill_latents(entries, family, parts, open_latents(), log.events)
+    assert family.encoded == []
+
+
+def test_parts_that_are_not_loaded(
+    entries: list[Entry], family: Any, info: ModelInfo, open_latents: Any, log: Any
+) -> None:
+    with pytest.raises(ModelError, match="autoencoder"):
+        fill_latents(entries, family, Parts(info=info), open_latents(), log.events)
+
+
+def test_nan_names_the_image(
+    entries: list[Entry], family: Any, parts: Parts, open_latents: Any, log: Any
+) -> None:
+    family.encode_image = lambda parts, images: torch.full((len(images), 3, 4, 8), float("nan"))
+    with pytest.raises(NumericError, match=r"i\d.png are not finite"):
+        fill_latents(
+            [entry for entry in entries if entry.bucket == (64, 32)],
+            family,
+            parts,
+            open_latents(),
+            log.events,
+        )
+
+
+def test_text(
+    tmp_path: Path, entries: list[Entry], family: Any, parts: Parts, info: ModelInfo, log: Any
+) -> None:
+    def cache() -> CachedText:
+        return CachedText(tmp_path / "cache", info, log.events, computed=torch.bfloat16)
+
+    texts = texts_of(entries + entries[:2], 0.1, ["a preview", "about i0.png"])
+    assert texts == [*(f"about i{i}.png" for i in range(6)), "", "a preview"]
+    assert texts_of(entries[:1], 0.0) == ["about i0.png"]
+    done = fill_text(texts, family, parts, cache(), log.events, batch_size=3)
+    assert (done.encoded, done.reused) == (8, 0)
+    assert family.texts == texts
+    assert fill_text([*texts, "new"], family, parts, cache(), log.events).encoded == 1
+    found = cache().of("a preview").tensors
+    assert found["pooled"].item() == len("a preview")
+    assert found["ids"].tolist() == [[ord("a")] * 4]
+    with pytest.raises(ModelError, match="text_encoders"):
+        fill_text(["unknown"], family, Parts(info=info), cache(), log.events)
+
+
+def test_training_from_the_caches(
+    tmp_path: Path,
+    entries: list[Entry],
+    family: Any,
+    parts: Parts,
+    info: ModelInfo,
+    open_latents: Any,
+    log: Any,
+) -> None:
+    latents = open_latents()
+    text = CachedText(tmp_path / "cache", info, log.events, computed=torch.bfloat16)
+    fill_latents(entries, family, parts, latents, log.events)
+    fill_text(texts_of(entries, 0.2), family, parts, text, log.events)
+    for entry in entries:
+        entry.item.path.unlink()  # the caches are enough
+    plan = BatchPlan(entries, batch_size=2, accumulate=2, seed=1)
+    with Loader(plan, seed=1, caption_dropout=0.2, latents=latents, text=text) as loader:
+        for step in range(20):
+            for batch in loader.batches(step):
+                assert batch.images is None
+                assert batch.latents is not None
+                assert batch.conditioning is not None
+                assert len(batch.latents) == len(batch.conditioning) == len(batch.names)
+                assert batch.conditioning.tensors["pooled"].flatten().tolist() == [
+                    len(p.text) for p in batch.prompts
+                ]

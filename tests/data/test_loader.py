@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from velatura.data.images import decode, prepare
+from velatura.data.items import Item
+from velatura.data.loader import Loader
+from velatura.data.order import BatchPlan, OrderedPlan
+from velatura.data.plan import Entry
+from velatura.errors import DataError
+from velatura.interfaces import Batch, Conditioning
+
+Make = Callable[..., Item]
+
+
+class Recorded:
+    """Latents that say what was asked for; conditioning by the length of the text."""
+
+    def of(self, item: Item, bucket: tuple[int, int], *, flip: bool) -> torch.Tensor:
+        return torch.full((1, 1, 1), float(flip), dtype=torch.float16)
+
+
+class Lengths:
+    def of(self, text: str) -> Conditioning:
+        return Conditioning(tensors={"length": torch.tensor([len(text)])})
+
+
+def same(a: Batch, b: Batch) -> bool:
+    assert a.images is not None
+    assert b.images is not None
+    return (a.names, a.prompts, a.slots) == (b.names, b.prompts, b.slots) and torch.equal(a.images, b.images)
+
+
+@pytest.fixture
+def entries(make_item: Make) -> list[Entry]:
+    return [
+        Entry(item=make_item(f"i{i}.png", (40 + i, 64), seed=i, flip=0.5, weight=float(i)), bucket=(32, 48))
+        for i in range(7)
+    ]
+
+
+def test_images_are_what_prepare_makes(entries: list[Entry]) -> None:
+    still = [Entry(item=entry.item, bucket=entry.bucket) for entry in entries]
+    with Loader(OrderedPlan(still, batch_size=3), seed=1) as loader:
+        batches = [batch for step in range(3) for batch in loader.batches(step)]
+    assert [len(batch.names) for batch in batches] == [3, 3, 1]
+    for batch in batches:
+        assert batch.images is not None
+        for name, image in zip(batch.names, batch.images, strict=True):
+            item = next(entry.item for entry in entries if entry.item.name == name)
+            shown = decode(item.path)
+            either = [prepare(shown, (32, 48)), prepare(shown, (32, 48), flip=True)]
+            assert any(torch.allclose(image, expected, atol=1e-6) for expected in either)
+            assert batch.weights[batch.names.index(name)] == item.weight
+    assert batches[0].conditioning is None
+    assert batches[0].latents is None
+
+
+def test_resuming_and_threads_do_not_matter(entries: list[Entry]) -> None:
+    def run(first: int, prefetch: int, workers: int, limit: int) -> list[Batch]:
+        plan = BatchPlan(entries, batch_size=2, accumulate=2, seed=5)
+        options = {"prefetch": prefetch, "workers": workers, "memory_limit": limit}
+        with Loader(plan, seed=5, caption_dropout=0.3, **options) as loader:
+            return [batch for step in range(first, 12) for batch in loader.batches(step)]
+
+    whole = run(0, 2, 2, 2**30)
+    for other in (run(5, 0, 1, 0), run(5, 3, 4, 3 * 32 * 48 * 2)):
+        assert all(same(a, b) for a, b in zip(whole[10:], other, strict=True))
+    assert any(prompt.text == "" for batch in whole for prompt in batch.prompts)
+
+
+def test_flips_happen_as_often_as_asked(entries: list[Entry]) -> None:
+    plan = BatchPlan(entries * 10, batch_size=7, seed=2)
+    with Loader(plan, seed=2, latents=Recorded(), text=Lengths()) as loader:
+        batches = [batch for step in range(100) for batch in loader.batches(step)]
+    flipped = torch.cat([batch.latents.flatten() for batch in batches if batch.latents is not None])
+    assert 0.4 < flipped.mean() < 0.6
+    first = batches[0]
+    assert first.latents is not None
+    assert first.latents.dtype == torch.float32
+    assert first.conditioning is not None
+    assert first.conditioning.tensors["length"].tolist() == [len(prompt.text) for prompt in first.prompts]
+
+
+def test_any_step_may_be_asked_for(entries: list[Entry]) -> None:
+    with Loader(BatchPlan(entries, batch_size=2, seed=1), seed=1) as loader:
+        twice = {step: loader.batches(step)[0] for step in (3, 90, 4, 3)}
+        assert same(loader.batches(3)[0], twice[3])
+
+
+def test_a_file_that_changed_or_went_is_named(entries: list[Entry], tmp_path: Path, make_item: Make) -> None:
+    make_item("i2.png", seed=99)
+    (tmp_path / "i3.png").unlink()
+    with Loader(OrderedPlan(entries, batch_size=1)) as loader:
+        loader.batches(0)
+        with pytest.raises(DataError, match=r"i2.png changed since it was scanned"):
+            loader.batches(2)
+        with pytest.raises(DataError, match=r"i3.png can no longer be read"):
+            loader.batches(3)
+
+
+def test_memory_is_used_up_to_the_limit(entries: list[Entry], monkeypatch: Any) -> None:
+    decoded: list[str] = []
+    from velatura.data import decoded as module
+
+    original = module.load_pixels
+
+    def counting(item: Item, bucket: tuple[int, int]) -> torch.Tensor:
+        decoded.append(item.name)
+        return original(item, bucket)
+
+    monkeypatch.setattr(module, "load_pixels", counting)
+    size = 3 * 32 * 48
+    with Loader(BatchPlan(entries, batch_size=7), prefetch=0, memory_limit=4 * size) as loader:
+        for step in range(3):
+            loader.batches(step)
+    assert len(decoded) == 7 + 3 + 3  # four of seven are kept

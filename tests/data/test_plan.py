@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from velatura.data.items import Item
+from velatura.data.plan import lay_out
+from velatura.errors import DataError, RecipeError
+from velatura.recipe.data.folder import FolderData
+
+
+def item(name: str, width: int, height: int, **changes: Any) -> Item:
+    whole = Item(name=name, path=Path(name), caption="", width=width, height=height, content=name, source=0)
+    return replace(whole, **changes)
+
+
+def sizes(items: list[Item], log: Any, *sections: FolderData) -> list[tuple[str, tuple[int, int], int]]:
+    layout = lay_out(items, sections, size_step=16, events=log.events)
+    return [(entry.item.name, entry.bucket, entry.repeat) for entry in layout.entries]
+
+
+def test_each_resolution_and_each_repeat(log: Any) -> None:
+    section = FolderData(folder="x", resolution=[512, 256, 512])
+    assert sizes([item("a", 800, 600, repeats=2)], log, section) == [
+        ("a", (576, 448), 0),
+        ("a", (576, 448), 1),
+        ("a", (288, 224), 0),
+        ("a", (288, 224), 1),
+    ]
+
+
+def test_each_source_has_its_own_sizes(log: Any) -> None:
+    one, two = FolderData(folder="x", resolution=256), FolderData(folder="y", resolution=100, buckets=False)
+    items = [item("a", 500, 500), item("b", 500, 100, source=1)]
+    assert sizes(items, log, one, two) == [("a", (256, 256), 0), ("b", (96, 96), 0)]
+    assert any("lose more than a third" in text and "b" in text for text in log.texts)
+
+
+def test_small_images_are_left_out_and_named(log: Any) -> None:
+    section = FolderData(folder="x", resolution=[64, 128], upscale=False)
+    items = [item("big", 128, 128), item("middle", 100, 100), item("small", 60, 60)]
+    layout = lay_out(items, [section], size_step=16, events=log.events)
+    assert [(e.item.name, e.bucket) for e in layout.entries] == [
+        ("big", (64, 64)),
+        ("big", (128, 128)),
+        ("middle", (64, 64)),
+    ]
+    assert [left.name for left in layout.left_out] == ["small"]
+    assert any("small" in text and "left out" in text for text in log.texts)
+    with pytest.raises(DataError, match="all 1 are smaller"):
+        lay_out(items[2:], [section], size_step=16, events=log.events)
+
+
+def test_strong_enlargement_is_remarked(log: Any) -> None:
+    sizes([item("tiny", 40, 40)], log, FolderData(folder="x", resolution=128))
+    assert "enlarged to more than twice" in log.texts[0]
+
+
+def test_sizes_that_the_model_cannot_have(log: Any) -> None:
+    with pytest.raises(RecipeError, match="bucket_step = 24"):
+        sizes([item("a", 64, 64)], log, FolderData(folder="x", resolution=64, bucket_step=24))
+    with pytest.raises(RecipeError, match="smaller than one bucket step"):
+        sizes([item("a", 64, 64)], log, FolderData(folder="x", resolution=24, bucket_step=32))
+    with pytest.raises(DataError, match="no images"):
+        sizes([], log, FolderData(folder="x", resolution=64))

@@ -1,0 +1,109 @@
+"""A second scan reads only what changed, and never trusts what may have."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from velatura.data import sources
+from velatura.data.items import Scan
+from velatura.recipe.data.folder import FolderData
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def rescan(tmp_path: Path, write_image: Write, log: Any, monkeypatch: Any) -> Callable[..., tuple[Scan, int]]:
+    """Scan with a memory; also tells how many images were looked at."""
+    looked: list[bool] = []
+    original = sources.probe
+
+    def counting(data: bytes, *, thorough: bool) -> Any:
+        looked.append(thorough)
+        return original(data, thorough=thorough)
+
+    monkeypatch.setattr(sources, "probe", counting)
+    monkeypatch.setattr("velatura.data.remembered._TRUSTED_AFTER", -(10**18))  # files may be brand new
+    for i in range(3):
+        write_image(f"set/{i}.png", (40 + i, 30), seed=i, caption=f"number {i}")
+
+    def run(thorough: bool = True) -> tuple[Scan, int]:
+        looked.clear()
+        found = sources.scan(
+            [FolderData(folder="set", max_bad=0.5)],
+            tmp_path,
+            log.events,
+            thorough=thorough,
+            memory=tmp_path / "memory",
+        )
+        return found, len(looked)
+
+    return run
+
+
+def test_nothing_is_read_twice(rescan: Any) -> None:
+    first, looked = rescan()
+    assert looked == 3
+    again, looked = rescan()
+    assert looked == 0
+    assert again == first
+
+
+def test_what_changed_is_read_again(rescan: Any, tmp_path: Path, write_image: Write) -> None:
+    rescan()
+    write_image("set/1.png", (41, 30), seed=77)
+    write_image("set/4.png", seed=5, caption="new")
+    (tmp_path / "set/0.txt").write_text("another")
+    (tmp_path / "set/2.png").unlink()
+    found, looked = rescan()
+    assert looked == 2
+    assert [item.caption for item in found.items] == ["another", "number 1", "new"]
+    assert rescan()[1] == 0
+
+
+def test_same_size_and_same_modification_time(rescan: Any, tmp_path: Path) -> None:
+    first, _ = rescan()
+    path = tmp_path / "set/1.png"
+    before = path.stat()
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    found, looked = rescan()
+    assert looked == 1  # the change time tells
+    assert found != first
+
+
+def test_a_closer_look_is_not_replaced_by_a_quick_one(rescan: Any) -> None:
+    assert rescan(thorough=False)[1] == 3
+    assert rescan(thorough=True)[1] == 3
+    assert rescan(thorough=False)[1] == 0
+
+
+def test_bad_images_are_looked_at_each_time(rescan: Any, tmp_path: Path) -> None:
+    (tmp_path / "set/bad.png").write_text("not an image")
+    assert rescan()[1] == 4
+    found, looked = rescan()
+    assert looked == 1
+    assert len(found.quarantined) == 1
+
+
+def test_files_that_just_changed_are_not_trusted(rescan: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("velatura.data.remembered._TRUSTED_AFTER", 2 * 10**9)
+    rescan()
+    assert rescan()[1] == 3
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b'{"format": 1, "files": {"0.png": [1]}}', b'{"format": 9, "files": {}}']
+)
+def test_a_damaged_memory_is_no_memory(rescan: Any, tmp_path: Path, content: bytes) -> None:
+    rescan()
+    (file,) = (tmp_path / "memory/scans").iterdir()
+    file.write_bytes(content)
+    assert rescan()[1] == 3
+    assert rescan()[1] == 0
