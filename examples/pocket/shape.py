@@ -21,7 +21,7 @@ from velatura.pocket.captions import PLAIN_WORDS, caption
 from velatura.pocket.layout import sample_scene
 from velatura.pocket.scenes import COLOURS, CONCEPTS, LIGHTS, MATERIALS, SHAPES, SIZES
 
-TEXT_LENGTH = 32  # tokens that either encoder reads
+TEXT_LENGTH = 28  # tokens that either encoder reads; the longest caption of the world has 27
 DENOISER = {
     "_class_name": "FluxTransformer2DModel",
     "patch_size": 1,
@@ -143,7 +143,9 @@ def clip_tokenizer(words: list[str]) -> CLIPTokenizer:
     pieces += ["<|startoftext|>", "<|endoftext|>"]
     merges = [tuple(merge) for merge in model["merges"]]
     return CLIPTokenizer(
-        vocab={piece: index for index, piece in enumerate(pieces)}, merges=merges, model_max_length=TEXT_LENGTH
+        vocab={piece: index for index, piece in enumerate(pieces)},
+        merges=merges,
+        model_max_length=TEXT_LENGTH,
     )
 
 

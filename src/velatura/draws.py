@@ -49,7 +49,9 @@ class Draw:
 
     def uniform(self, stream: str, shape: Sequence[int] = ()) -> Tensor:
         """Uniform numbers in [0, 1), float32 `[B, *shape]` on the CPU."""
-        rows = [np.asarray(self._of(stream, slot).random(tuple(shape), dtype=np.float32)) for slot in self.slots]
+        rows = [
+            np.asarray(self._of(stream, slot).random(tuple(shape), dtype=np.float32)) for slot in self.slots
+        ]
         return torch.from_numpy(np.stack(rows))
 
     def integers(self, stream: str, high: int) -> list[int]:

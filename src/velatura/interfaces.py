@@ -53,7 +53,9 @@ class Conditioning:
     def join(parts: Sequence[Conditioning]) -> Conditioning:
         """All items of several conditionings of equal shapes, in order."""
         names = parts[0].tensors.keys()
-        return Conditioning(tensors={name: torch.cat([part.tensors[name] for part in parts]) for name in names})
+        return Conditioning(
+            tensors={name: torch.cat([part.tensors[name] for part in parts]) for name in names}
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,9 +158,19 @@ class Family(ABC):
 
     @abstractmethod
     def load(
-        self, files: ModelFiles, parts: Sequence[PartName], *, device: torch.device, dtype: torch.dtype, seed: int = 0
+        self,
+        files: ModelFiles,
+        parts: Sequence[PartName],
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        seed: int = 0,
     ) -> Parts:
         """Load some parts, each by itself, frozen and in eval mode. `seed` initialises parts made from scratch."""
+
+    @abstractmethod
+    def sketch(self, files: ModelFiles) -> nn.Module:
+        """The denoiser without weights (on the meta device): its modules, shapes and names. Raises ModelError."""
 
     @abstractmethod
     def save(
@@ -247,5 +259,7 @@ class Objective(ABC):
     def at(self, family: Family, parts: Parts, batch: Batch, draw: Draw, t: float) -> Tensor:
         """Unweighted error per item `[B]` at noise level t, for validation."""
 
-    def finish(self, family: Family, parts: Parts, batches: Iterator[Batch]) -> None:
+    def finish(  # noqa: B027 - most objectives have no last touches
+        self, family: Family, parts: Parts, batches: Iterator[Batch]
+    ) -> None:
         """Last touches on what was trained, before it is saved; `batches` are a few of the training data."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,15 @@ def tiny_vae(*, levels: int = 3, quant: bool = True, layers: int = 1, seed: int 
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter)
     return model.eval()
+
+
+def md5_of_names_and_shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """DiffSynth's fingerprint of a file: md5 over the sorted `name:d1_d2` and `name` of all tensors.
+
+    It has a table of these for the published files, which proves our layouts without the files.
+    """
+    sized = [f"{name}:{'_'.join(map(str, shape))}" for name, shape in shapes.items()]
+    return hashlib.md5(",".join(sorted([*shapes, *sized])).encode()).hexdigest()
 
 
 def raw_file(path: Path, header: object, data: bytes = b"", *, length: int | None = None) -> Path:

@@ -19,7 +19,7 @@ from velatura.checkpoints.published import load_config
 from velatura.checkpoints.writing import write_safetensors
 from velatura.errors import CheckpointError, ModelError
 
-from .conftest import TINY_FLUX, tiny_flux
+from .conftest import TINY_FLUX, md5_of_names_and_shapes, tiny_flux
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -83,6 +83,38 @@ def test_true_size_in_both_layouts(name: str, guidance: bool, parameters: int) -
     read = flux_config(file)
     assert {key: read[key] for key in config} == config
     assert flux_config(TensorDict(model.state_dict())) == read
+
+
+@pytest.mark.parametrize(
+    ("changes", "prefix", "md5"),
+    [
+        ({}, "", "a29710fea6dddb0314663ee823598e50"),  # FLUX.1-dev, Krea, Kontext
+        ({}, "model.diffusion_model.", "3394f306c4cbf04334b712bf5aaed95f"),
+        ({"in_channels": 384, "out_channels": 64}, "", "f876d2a6fb247fb7da0f84fc7fb8a823"),  # FLUX.1-Fill-dev
+        (
+            {"in_channels": 196, "out_channels": 64, "num_layers": 8},
+            "",
+            "d02f41c13549fa5093d3521f62a5570a",
+        ),  # Flex.2
+    ],
+)
+def test_layout_is_that_of_the_published_files(changes: dict[str, int], prefix: str, md5: str) -> None:
+    """The md5s were taken from the published files by another tool."""
+    config = load_config("flux-dev-transformer") | changes
+    with torch.device("meta"):
+        model = FluxTransformer2DModel(**config)
+    key_map = flux_key_map(double_blocks=config["num_layers"], single_blocks=config["num_single_layers"])
+    shapes = {prefix + key: item.shape for key, item in key_map.to_file(model.state_dict()).items()}
+    assert md5_of_names_and_shapes(shapes) == md5
+    file = TensorDict({key: torch.empty(shape, device="meta") for key, shape in shapes.items()})
+    read = flux_config(file)
+    assert all(read[key] == value for key, value in config.items())
+
+
+def test_diffusers_layout_is_that_of_the_published_file() -> None:
+    with torch.device("meta"):
+        model = FluxTransformer2DModel(**load_config("flux-dev-transformer"))
+    assert md5_of_names_and_shapes(shapes_of(model)) == "605c56eab23e9e2af863ad8f0813a25d"
 
 
 def test_agrees_with_diffusers_converter_at_true_width() -> None:

@@ -15,7 +15,7 @@ from velatura.checkpoints.vae_keys import autoencoder, vae_config, vae_key_map
 from velatura.checkpoints.writing import write_safetensors
 from velatura.errors import ModelError
 
-from .conftest import tiny_vae
+from .conftest import md5_of_names_and_shapes, tiny_vae
 
 
 def ldm_file(model: AutoencoderKL, levels: int, layers: int) -> dict[str, torch.Tensor]:
@@ -52,6 +52,7 @@ def test_true_flux_autoencoder() -> None:
     file = vae_key_map(levels=4, layers=2).to_file(model.state_dict())
     shapes = {key: item.shape for key, item in file.items()}
     assert len(shapes) == 244
+    assert md5_of_names_and_shapes(shapes).startswith("21ea55f4")  # of the published ae.safetensors
     assert shapes["encoder.down.1.block.0.nin_shortcut.weight"] == (256, 128, 1, 1)
     assert shapes["encoder.down.2.downsample.conv.weight"] == (512, 512, 3, 3)
     assert shapes["encoder.mid.attn_1.proj_out.weight"] == (512, 512, 1, 1)

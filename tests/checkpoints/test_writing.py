@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
 from velatura.checkpoints import writing
 from velatura.checkpoints.header import DTYPES
@@ -49,6 +49,17 @@ def test_same_content_same_bytes(tmp_path: Path) -> None:
     first = (tmp_path / "1").read_bytes()
     assert first == (tmp_path / "2").read_bytes()
     assert int.from_bytes(first[:8], "little") % 8 == 0
+
+
+def test_bytes_are_those_of_the_format_s_own_library(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tensors = {
+        f"{i % 3}{name}": (torch.randn(i % 4, 3) * 3).abs().to(t)
+        for i, (name, t) in enumerate(DTYPES.items())
+    }
+    tensors |= {"ü": torch.ones(1), "z": torch.ones(1), "scalar": torch.tensor(1.5, dtype=torch.bfloat16)}
+    write_safetensors(tmp_path / "x", tensors, {"only": "one"})
+    assert (tmp_path / "x").read_bytes() == save(tensors, {"only": "one"})
 
 
 def test_pending_is_made_once_and_let_go(tmp_path: Path) -> None:
@@ -132,7 +143,7 @@ def test_chunks_make_no_difference(
         whole = b"".join(bytes(piece) for piece in writing.payload(tensors))
     finally:
         writing._CHUNK = before
-    assert whole == b"".join(tensors[name].numpy().tobytes() for name in sorted(tensors))
+    assert whole == b"".join(tensors[name].numpy().tobytes() for name in writing.file_order(tensors))
     assert len(whole) == writing.payload_size(tensors)
 
 

@@ -100,3 +100,23 @@ def test_animations_are_told(kind: str) -> None:
 def test_damaged_exif_does_not_cost_the_picture() -> None:
     data = noise("JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff" + b"junk" * 8)
     assert probe(data, thorough=True).width == 80
+
+
+def test_orientation_in_compressed_xmp() -> None:
+    """A PNG may hide its orientation in a compressed text chunk."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    text = chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(xmp))
+    data = noise("PNG")
+    turned = data[:33] + text + data[33:]  # after the header chunk
+    assert [probe(turned, thorough=way).width for way in (True, False)] == [60, 60]
+
+
+def test_a_cameras_second_picture_is_no_animation() -> None:
+    buffer = io.BytesIO()
+    first, gain_map = Image.new("RGB", (40, 30), (255, 0, 0)), Image.new("RGB", (20, 15))
+    first.save(buffer, "MPO", save_all=True, append_images=[gain_map])
+    assert probe(buffer.getvalue(), thorough=True).frames == 1

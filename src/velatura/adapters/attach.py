@@ -100,7 +100,7 @@ def put_on(host: nn.Module, values: Mapping[str, LoraValues]) -> Adapter:
     for path, value in values.items():
         base = _find(host, path)
         _check(path, base, value)
-        device = base.weight.device  # type: ignore[union-attr]
+        device = next(base.parameters()).device
         key = id(value.down)
         if key not in downs:
             downs[key] = Down(value.down.to(device), readers=readers[key])

@@ -88,7 +88,9 @@ class LoraLinear(nn.Module):
             hidden = hidden * _per_token(self.strength, hidden) * self.scale
         else:
             up = up * (self.scale * self.strength)
-        flat = torch.addmm(out.reshape(-1, out.shape[-1]), hidden.reshape(-1, hidden.shape[-1]).to(out.dtype), up.t())
+        flat = torch.addmm(
+            out.reshape(-1, out.shape[-1]), hidden.reshape(-1, hidden.shape[-1]).to(out.dtype), up.t()
+        )
         return flat.view_as(out)
 
     def delta(self) -> Tensor:

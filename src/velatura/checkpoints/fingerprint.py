@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from io import FileIO
 from pathlib import Path
 
 from velatura.checkpoints.header import read_header
+from velatura.checkpoints.reader import open_file
 from velatura.errors import CheckpointError
 
 SAMPLE = 4096
@@ -56,7 +56,7 @@ def _places(path: Path, size: int) -> Iterable[tuple[int, int]]:
         yield from ((size * point // POINTS, SAMPLE) for point in range(POINTS))
         yield size - SAMPLE, SAMPLE
         return
-    with FileIO(path, "rb") as file:
+    with open_file(path) as file:
         header = read_header(file, path)
     yield 0, 8 + len(header.raw)
     for entry in header.entries.values():

@@ -1,10 +1,10 @@
-"""LoRA files in one form, whatever tool wrote them, and back to the formats that other tools read."""
+"""Reading LoRA files of every common format, converting between them, and writing them."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,102 +12,140 @@ import torch
 from torch import Tensor
 
 from velatura.checkpoints.checkpoint import Checkpoint
-from velatura.checkpoints.lora_alpha import FOLDED, fold, folded_note, peft_alphas, unfold
-from velatura.checkpoints.lora_names import (
-    Layout,
-    LoraFormat,
-    Part,
-    Place,
-    Role,
-    file_name,
-    layout_of,
-    parse_key,
-)
+from velatura.checkpoints.hashes import sshs_hashes
+from velatura.checkpoints.lora_alpha import NOTE, PeftAlphas, fold, folding_note, read_note, unfold
+from velatura.checkpoints.lora_layer import Layout, LoraFile, LoraFormat, LoraLayer
+from velatura.checkpoints.lora_layout import with_layout
+from velatura.checkpoints.lora_names import Place, Role, file_stem, layout_of, parse_key
 from velatura.checkpoints.opening import open_checkpoint
 from velatura.checkpoints.writing import write_safetensors
 from velatura.errors import ModelError
 
-
-@dataclass(frozen=True, kw_only=True)
-class LoraLayer:
-    """One adapted layer: delta W = (alpha / r) * up @ down.
-
-    part: which network it sits in. module: its dotted path there, in the layout of the file it belongs to; CLIP's begin
-    with `text_model.`. down `[r, in]`, up `[out, r]`; convolutions have two more dimensions, down `[r, in, kh, kw]`.
-    """
-
-    part: Part
-    module: str
-    down: Tensor
-    up: Tensor
-    alpha: float
-
-    @property
-    def rank(self) -> int:
-        """Rank r of the update."""
-        return self.down.shape[0]
-
-    @property
-    def scale(self) -> float:
-        """alpha / r."""
-        return self.alpha / self.rank
-
-    def delta(self) -> Tensor:
-        """The update of the weight, float32 `[out, in, …]`."""
-        product = self.up.float().flatten(1) @ self.down.float().flatten(1)
-        return (product * self.scale).reshape(self.up.shape[0], *self.down.shape[1:])
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraFile:
-    """What a LoRA file holds.
-
-    layout: how the denoiser's modules are named: "bfl" (fused layers), "diffusers" (split layers) or "unet" (SD).
-    format: the naming of the file it came from or goes to.
-    """
-
-    layers: tuple[LoraLayer, ...]
-    layout: Layout
-    format: LoraFormat
-    metadata: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def ranks(self) -> tuple[int, ...]:
-        """The different ranks, ascending."""
-        return tuple(sorted({layer.rank for layer in self.layers}))
-
-    def of(self, part: Part) -> tuple[LoraLayer, ...]:
-        """The layers on one network."""
-        return tuple(layer for layer in self.layers if layer.part == part)
+Written = Literal["kohya", "diffusers", "comfy"]
+_ENDINGS: Mapping[Written, tuple[str, str]] = {
+    "kohya": (".lora_down.weight", ".lora_up.weight"),
+    "diffusers": (".lora_A.weight", ".lora_B.weight"),
+    "comfy": (".lora_down.weight", ".lora_up.weight"),
+}
 
 
 def read_lora(source: Path | str | Checkpoint) -> LoraFile:
-    """Read a LoRA of FLUX or SD 1.x, from kohya, diffusers, PEFT, ai-toolkit, ComfyUI, OneTrainer or DiffSynth.
+    """Read a LoRA of FLUX or SD 1.x from kohya, diffusers, PEFT, ai-toolkit, OneTrainer, ComfyUI, DiffSynth files.
 
-    Raises ModelError when a key is not understood, when a layer lacks a half, or for another kind of adapter (DoRA,
-    LoHa, LoKr, …), naming it: nothing is left out.
+    Raises ModelError for a key that is not understood, a layer that lacks a half, and other kinds of adapter
+    (DoRA, LoHa, LoKr, …), naming the key: nothing is left out in silence.
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
-    halves: dict[Place, dict[Role, str]] = {}
-    formats: set[LoraFormat] = set()
+    keys: dict[Place, dict[Role, str]] = {}
+    formats: Counter[LoraFormat] = Counter()
     for key in checkpoint:
         place, role, kind = parse_key(key, checkpoint.name)
-        if role in halves.setdefault(place, {}):
-            raise ModelError(f"{checkpoint.name}: '{key}' and '{halves[place][role]}' are the same layer's {role}.")
-        halves[place][role] = key
-        formats.add(kind)
-    if not halves:
-        raise ModelError(f"{checkpoint.name}: there is no tensor in it; a LoRA file was expected.")
-    layout = layout_of((place.module for place in halves if place.part == "denoiser"), checkpoint.name)
-    said = peft_alphas(checkpoint.metadata)
-    notes = folded_note(checkpoint.metadata)
+        known = keys.setdefault(place, {})
+        if role in known:
+            raise ModelError(
+                f"{checkpoint.name}: '{key}' and '{known[role]}' are the same half of one layer."
+            )
+        known[role] = key
+        formats[kind] += 1
+    if not keys:
+        raise ModelError(f"{checkpoint.name}: it holds no tensor, a LoRA was expected.")
+    modules = [place.module for place in keys if place.part == "denoiser"]
+    layout = layout_of(modules, checkpoint.name) or _text_only(checkpoint)
+    said, notes = PeftAlphas(checkpoint.metadata), read_note(checkpoint.metadata)
     layers = []
-    for place, keys in halves.items():
-        layer = _layer(checkpoint, place, keys)
-        if "alpha" not in keys:
-            layer = replace(layer, alpha=said(place.part, place.module, layer.rank))
-        if (note := notes.get(file_name(place, "diffusers", layout))) is not None:
-            layer = replace(layer, **vars_of(unfold(layer.up, layer.rank, layer.alpha, note)))
-        layers.append(layer)
-    kind = formats.pop() if len(formats) == 1 else "diffusers"
-    return LoraFile(layers=tuple(layers), layout=layout, format=kind, metadata=checkpoint.metadata)
+    for place, known in keys.items():
+        layer = _layer(checkpoint, place, known, said, layout)
+        layers.append(unfold(layer, notes.get(file_stem(place, "diffusers", layout))))
+    metadata = {key: value for key, value in checkpoint.metadata.items() if key != NOTE}
+    return LoraFile(
+        layers=tuple(layers), layout=layout, format=formats.most_common(1)[0][0], metadata=metadata
+    )
+
+
+def _text_only(checkpoint: Checkpoint) -> Layout:
+    """The layout of a file without denoiser layers: kohya names SD's only text encoder `te`, FLUX's first `te1`."""
+    return "unet" if any(key.startswith("lora_te_") for key in checkpoint) else "bfl"
+
+
+def _layer(
+    checkpoint: Checkpoint, place: Place, keys: Mapping[Role, str], said: PeftAlphas, layout: Layout
+) -> LoraLayer:
+    needed: tuple[tuple[Role, Role], ...] = (("down", "up"), ("up", "down"), ("down", "alpha"))
+    for role, other in needed:
+        if role not in keys and other in keys:
+            raise ModelError(
+                f"{checkpoint.name}: '{keys[other]}' is there, the {role} half of its layer is not."
+            )
+    down, up = checkpoint.read(keys["down"]), checkpoint.read(keys["up"])
+    if "alpha" in keys:
+        alpha = checkpoint.read(keys["alpha"], dtype=torch.float64)
+        if alpha.numel() != 1:
+            raise ModelError(
+                f"{checkpoint.name}: '{keys['alpha']}' has shape {tuple(alpha.shape)}, expected a number."
+            )
+        value = alpha.item()
+    else:
+        prefix = file_stem(Place(part=place.part, module=""), "diffusers", layout).rstrip(".")
+        value = said.of(prefix, place.module, down.shape[0] if down.dim() else 0)
+    return LoraLayer(part=place.part, module=place.module, down=down, up=up, alpha=value)
+
+
+def convert(lora: LoraFile, to: Written) -> LoraFile:
+    """The adapter as `write_lora` would write it in another format, every update unchanged.
+
+    kohya and ComfyUI have FLUX's fused layers, diffusers the split ones (`lora_layout`). The hashes in the
+    metadata are dropped, `write_lora` makes new ones. Raises ModelError.
+    """
+    layout: Layout = lora.layout if lora.layout == "unet" else ("diffusers" if to == "diffusers" else "bfl")
+    if to == "comfy" and lora.layout == "unet":
+        raise ModelError(
+            "ComfyUI has no names of its own for SD LoRAs that other tools read; it loads kohya files."
+        )
+    metadata = {key: value for key, value in lora.metadata.items() if not key.startswith("sshs_")}
+    metadata.pop("lora_adapter_metadata", None)
+    return replace(with_layout(lora, layout), format=to, metadata=metadata)
+
+
+def lora_tensors(
+    lora: LoraFile, to: Written, *, dtype: torch.dtype | None = None
+) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a file in a format, and the note of folded alphas for its metadata (`lora_alpha`).
+
+    dtype: of down and up; None keeps theirs.
+    """
+    down_ending, up_ending = _ENDINGS[to]
+    stems = {
+        file_stem(Place(part=layer.part, module=layer.module), to, lora.layout): layer
+        for layer in lora.layers
+    }
+    if len(stems) != len(lora.layers):
+        raise ModelError("Two layers of this LoRA have one name in the file.")
+    if dtype is not None:
+        stems = {
+            s: replace(layer, down=layer.down.to(dtype), up=layer.up.to(dtype)) for s, layer in stems.items()
+        }
+    tensors: dict[str, Tensor] = {}
+    for stem, layer in stems.items():
+        written = fold(layer) if to == "diffusers" else layer
+        tensors[stem + down_ending] = written.down
+        tensors[stem + up_ending] = written.up
+        if to != "diffusers":
+            tensors[f"{stem}.alpha"] = torch.tensor(written.alpha, dtype=torch.float32)
+    return tensors, folding_note(stems) if to == "diffusers" else ""
+
+
+def write_lora(
+    path: Path | str, lora: LoraFile, to: Written, *, dtype: torch.dtype | None = None
+) -> dict[str, str]:
+    """Convert and write, atomically; returns the metadata as written.
+
+    Where that has `ss_` keys, the `sshs_` hashes are added. Raises ModelError for what the format cannot hold,
+    StorageError when the disk refuses.
+    """
+    lora = convert(lora, to)
+    tensors, note = lora_tensors(lora, to, dtype=dtype)
+    metadata = dict(lora.metadata) | ({NOTE: note} if note else {})
+    if any(key.startswith("ss_") for key in metadata):
+        metadata |= sshs_hashes(tensors, metadata)
+    write_safetensors(path, tensors, {"format": "pt", **metadata} if to == "diffusers" else metadata)
+    return metadata

@@ -30,7 +30,7 @@ class TensorFile(Checkpoint):
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self._file = _open(self.path)
+        self._file = open_file(self.path)
         self._lock = threading.Lock()
         self._staging: Tensor | None = None
         try:
@@ -99,7 +99,8 @@ class TensorFile(Checkpoint):
             raise CheckpointError(f"{self.path}: tensor '{key}' cannot be read: {error}.") from error
 
 
-def _open(path: Path) -> FileIO:
+def open_file(path: Path) -> FileIO:
+    """An unbuffered file. Raises CheckpointError for a path that is no regular file, or not readable."""
     if not path.is_file():
         problem = "this is not a regular file" if path.exists() else "there is no such file"
         raise CheckpointError(f"{path}: {problem}; give the path of a .safetensors file.")

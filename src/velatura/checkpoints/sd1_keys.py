@@ -1,7 +1,8 @@
 """Stable Diffusion 1.x and 2.x: the single file that holds all parts, and its UNet's two layouts.
 
-The file numbers the UNet's stages through (`input_blocks.0` to `11`), diffusers groups them by level. The text
-encoder of SD 1 is CLIP (`text_keys`), the autoencoder that of LDM (`vae_keys`). Any number of levels and layers.
+The file numbers the UNet's stages through (`input_blocks.0` to `11`), diffusers groups them by level. The
+text encoder of SD 1 is CLIP (`text_keys`), the autoencoder that of LDM (`vae_keys`). Any number of levels and
+layers.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ _OUTER = (
 class UNetShape:
     """What the numbering of a UNet's file depends on.
 
-    attention: for each level from the image down, whether it has cross-attention; layers: residual blocks per level on
-    the way down, one more on the way up.
+    attention: for each level from the image down, whether it has cross-attention; layers: residual blocks per
+    level on the way down, one more on the way up.
     """
 
     attention: tuple[bool, ...]
@@ -121,8 +122,8 @@ def sd1_unet_config(
 ) -> dict[str, int | bool | list[int] | list[str]]:
     """Arguments of `UNet2DConditionModel` read off the shapes of a file in either layout.
 
-    Heads are not stored: SD 1.x (text width 768 and others but 1024) has 8 per layer, SD 2.x (1024) heads of 64.
-    Neither is the prediction type of SD 2.x: the family decides. Raises ModelError.
+    Heads are not stored: SD 1.x (text width 768 and others but 1024) has 8 per layer, SD 2.x (1024) heads of
+    64. Neither is the prediction type of SD 2.x: the family decides. Raises ModelError.
     """
     inner, key_map = sd1_unet(checkpoint)
     shape = _file_shape(inner) if "input_blocks.0.0.weight" in inner else _module_shape(inner)

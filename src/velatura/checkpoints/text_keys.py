@@ -16,6 +16,8 @@ from velatura.errors import ModelError
 CLIP_IGNORED = (
     "text_projection*",  # CLIP's head for matching images: diffusion models read the states before it
     "logit_scale",
+    "vision_model.*",  # the other half of a whole CLIP
+    "visual_projection.*",
     "*position_ids",  # 0, 1, 2, …: modules make their own
 )
 T5_IGNORED = (

@@ -21,6 +21,23 @@ from velatura.checkpoints.pending import Pending
 from velatura.errors import CheckpointError, StorageError
 
 _CHUNK = 16 * 1024 * 1024
+_WIDEST_FIRST = (
+    torch.uint64,
+    torch.int64,
+    torch.float64,
+    torch.float32,
+    torch.uint32,
+    torch.int32,
+    torch.bfloat16,
+    torch.float16,
+    torch.uint16,
+    torch.int16,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+    torch.int8,
+    torch.uint8,
+    torch.bool,
+)
 
 
 def write_safetensors(
@@ -28,7 +45,7 @@ def write_safetensors(
 ) -> None:
     """Write tensors to `path`, replacing what is there in one step once all bytes are on the disk.
 
-    The same tensors and metadata give the same bytes: names are sorted, nothing is stamped. A Pending is made
+    The same tensors and metadata give the same bytes: the order is fixed, nothing is stamped. A Pending is made
     when its turn comes and let go afterwards, so a model can be written without a second copy of it in
     memory. Raises StorageError when the disk has too little room or refuses, CheckpointError for what the
     format cannot hold.
@@ -93,7 +110,7 @@ def header_bytes(tensors: Mapping[str, Tensor | Pending], metadata: Mapping[str,
     if metadata:
         document["__metadata__"] = {key: _text(metadata[key], key) for key in sorted(metadata)}
     offset = 0
-    for name in sorted(tensors):
+    for name in file_order(tensors):
         dtype, shape = _checked(name, tensors[name])
         stop = offset + math.prod(shape) * dtype.itemsize
         document[name] = {"dtype": DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [offset, stop]}
@@ -107,6 +124,15 @@ def header_bytes(tensors: Mapping[str, Tensor | Pending], metadata: Mapping[str,
     return len(text).to_bytes(8, "little") + text
 
 
+def file_order(tensors: Mapping[str, Tensor | Pending]) -> list[str]:
+    """Names in the order of their bytes, that of the format's own library: by dtype, then by name.
+
+    Wide dtypes come first, so that every tensor starts at a multiple of its item size, which mapping readers need.
+    """
+    ranks = {dtype: rank for rank, dtype in enumerate(_WIDEST_FIRST)}
+    return sorted(tensors, key=lambda name: (ranks.get(tensors[name].dtype, -1), name))
+
+
 def payload_size(tensors: Mapping[str, Tensor | Pending]) -> int:
     """Bytes of all tensors."""
     return sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in tensors.values())
@@ -114,7 +140,7 @@ def payload_size(tensors: Mapping[str, Tensor | Pending]) -> int:
 
 def payload(tensors: Mapping[str, Tensor | Pending]) -> Iterator[memoryview]:
     """The tensors' bytes in the order of the file, in pieces of at most 16 MiB."""
-    for name in sorted(tensors):
+    for name in file_order(tensors):
         item = tensors[name]
         tensor = item.make() if isinstance(item, Pending) else item
         if tuple(tensor.shape) != tuple(item.shape) or tensor.dtype != item.dtype:

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from velatura import __version__
-from velatura.cli import generate, lora, pocket, recipe, train
+from velatura.cli import demo, generate, lora, pocket, recipe, train
 from velatura.errors import VelaturaError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -30,6 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help takes a third of the time
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("demo")(demo.demo)
 app.add_typer(recipe.app, name="recipe")
 app.command("train")(train.train)
 app.command("generate")(generate.generate)
@@ -40,7 +41,7 @@ app.add_typer(pocket.app, name="pocket")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code. Errors meant for the user are told without a traceback."""
     try:
-        app(args=None if arguments is None else list(arguments))
+        app(args=None if arguments is None else list(arguments), prog_name="velatura")
     except SystemExit as stop:
         return _exit_code(stop)
     except VelaturaError as error:

@@ -39,8 +39,6 @@ class TrainingFigures:
 
     def add(self, event: StepFinished) -> None:
         """Take in one more step. The first step, which may compile, does not count for the speed."""
-        if self.last is None or self.last.step + 1 != event.step or self.seconds.weight == 0:
-            self.seconds, self.images = Smoothed(decay=0.95), Smoothed(decay=0.95)
         if self.last is not None:
             self.seconds.add(event.seconds)
             self.images.add(event.images)

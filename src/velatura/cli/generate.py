@@ -6,15 +6,23 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from velatura.errors import RecipeError
 
+if TYPE_CHECKING:
+    from velatura.recipe.families.files import ModelSection
+
 
 def _option(name: str, meta: str, text: str) -> object:
     return typer.Option(name, metavar=meta, help=text, show_default=False)
+
+
+ModelRecipe = Annotated[
+    Path | None, _option("--recipe", "FILE", "The model of this recipe, which may be made of single files.")
+]
 
 
 def generate(
@@ -22,8 +30,9 @@ def generate(
     prompt: Annotated[str | None, _option("--prompt", "TEXT", "What to paint.")] = None,
     model: Annotated[
         str | None,
-        _option("--model", "ID", "A file, a folder or a hub id; pocket/flux when nothing else is said."),
+        _option("--model", "ID", "A diffusers folder or a hub id; pocket/flux when nothing else is said."),
     ] = None,
+    recipe: ModelRecipe = None,
     negative: Annotated[
         str | None, _option("--negative", "TEXT", "What not to paint; needs --cfg above 1.")
     ] = None,
@@ -61,6 +70,8 @@ def generate(
     """
     if prompt is None and like is None:
         raise RecipeError("nothing to paint: give --prompt TEXT, or --like FILE.png to repeat a picture")
+    if model is not None and recipe is not None:
+        raise RecipeError("which model? give one of --model ID and --recipe FILE")
     wanted = None if size is None else parse_size(size)
     loras = [parse_lora(text) for text in lora or []]
 
@@ -69,8 +80,11 @@ def generate(
     from velatura.sampling.generate import Order
     from velatura.sampling.generate import generate as paint
 
+    section, base = section_of(recipe)
     order = Order(
         model=model,
+        section=section,
+        base=base,
         prompt=prompt,
         negative=negative,
         seed=seed,
@@ -95,6 +109,16 @@ def generate(
     else:
         for picture in painted:
             typer.echo(str(picture.path))
+
+
+def section_of(recipe: Path | None) -> tuple[ModelSection | None, Path | None]:
+    """A recipe's `[model]`, and where its paths start. Raises RecipeError."""
+    if recipe is None:
+        return None, None
+    from velatura.recipe.toml import read_recipe
+
+    loaded = read_recipe(recipe)
+    return loaded.recipe.model, loaded.base
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -132,7 +132,7 @@ def _bar(name: str, done: int, total: int, figures: list[str]) -> Table:
 def _lines(event: Event) -> list[Text]:
     """What stays on the screen of an event; texts, since `[model]` in a message is no markup."""
     match event:
-        case PhaseFinished() if event.phase != TRAIN:
+        case PhaseFinished():
             return [Text(f"{event.phase}: done in {duration(event.seconds)}", style="dim")]
         case ValidationFinished():
             return [Text(f"validation loss after step {event.step}: {event.loss:.4f}")]

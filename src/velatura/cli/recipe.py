@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from velatura.cli.train import RecipeFile, Sets
+from velatura.errors import RecipeError
 
 app = typer.Typer(name="recipe", help="Write, check and describe recipes.", no_args_is_help=True)
 
@@ -22,7 +23,10 @@ def new(
         ),
     ],
 ) -> None:
-    """Print a commented starter: `velatura recipe new flux-lora > my-dog.toml`."""
+    """Print a commented starter recipe.
+
+    For example: velatura recipe new flux-lora > flux-lora.toml
+    """
     from velatura.recipe.starter import starter
 
     typer.echo(starter(kind), nl=False)
@@ -37,19 +41,21 @@ def check(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the mistakes as JSON.")] = False,
 ) -> None:
-    """Check a recipe, and that the files it names are there; nothing is loaded.
+    """Check a recipe without loading anything.
 
-    Exit codes: 0 no mistake; 2 mistakes.
+    Also that the files and folders it names are there. Exit codes: 0 no mistake; 2 mistakes.
     """
     from velatura.recipe.problems import InvalidRecipe
     from velatura.recipe.toml import dump_recipe, load_recipe
 
     try:
         loaded = load_recipe(recipe, sets or [])
-    except InvalidRecipe as error:
+    except RecipeError as error:
         if not as_json:
             raise
-        typer.echo(json.dumps({"valid": False, "mistakes": error.record()}, indent=2))
+        whole = [{"place": "", "where": "", "what": str(error), "hint": ""}]  # no TOML, or no file at all
+        mistakes = error.record() if isinstance(error, InvalidRecipe) else whole
+        typer.echo(json.dumps({"valid": False, "mistakes": mistakes}, indent=2))
         raise typer.Exit(error.exit_code) from None
     if as_json:
         typer.echo(json.dumps({"valid": True, "recipe": loaded.recipe.model_dump(mode="json")}, indent=2))
@@ -65,7 +71,10 @@ def schema(
         Path | None, typer.Option("--out", metavar="FILE", help="Write to a file.", show_default=False)
     ] = None,
 ) -> None:
-    """Print the JSON schema of recipes, for editors that complete and check TOML."""
+    """Print the JSON schema of recipes.
+
+    Editors use it to complete and check TOML.
+    """
     from velatura.recipe.json_schema import recipe_schema
 
     text = json.dumps(recipe_schema(), indent=2) + "\n"

@@ -14,15 +14,8 @@ from torch import Tensor
 from velatura.data.items import Background
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"})
-FORMATS = (
-    "PNG",
-    "JPEG",
-    "WEBP",
-    "BMP",
-    "TIFF",
-    "GIF",
-    "AVIF",
-)  # nothing else is opened, whatever a file claims
+_OPTIONAL = tuple(name for name in ("WEBP", "AVIF") if features.check(name.lower()))
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", *_OPTIONAL)  # nothing else is opened, whatever a file claims
 TRANSFORM = (
     "cover, centre crop, lanczos down, bicubic up, decoder 1"  # part of cache keys: change it with the code
 )

@@ -7,6 +7,7 @@ looked at.
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -52,6 +53,10 @@ class ShardStore:
 
     def __len__(self) -> int:
         return len(self._places)
+
+    def keys(self) -> list[str]:
+        """The keys of all groups."""
+        return list(self._places)
 
     def refresh(self) -> None:
         """Take notice of shards that other processes wrote meanwhile."""
@@ -110,6 +115,8 @@ class ShardStore:
             with FileIO(shard, "rb") as file:
                 for block, wanted in rows.values():
                     yield from read_rows(file, block, sorted(wanted))
+            with suppress(OSError):
+                os.utime(shard)  # `upkeep` removes what was not used for long
         except FileNotFoundError:
             self._forget(shard)
         except PermissionError as error:

@@ -1,4 +1,4 @@
-"""The KL autoencoder that FLUX and Stable Diffusion share in kind: inspecting and loading it from any source."""
+"""The KL autoencoder: inspecting and loading it from any source, encoding and decoding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from velatura.checkpoints.opening import open_checkpoint
 from velatura.checkpoints.published import load_config
 from velatura.checkpoints.vae_keys import autoencoder, vae_config
 from velatura.draws import Draw
-from velatura.families.locate import config_fields, part_path, read_json, weights_identity
+from velatura.families.configs import config_fields, part_config
+from velatura.families.locate import part_path, weights_identity
 from velatura.families.scratch import from_scratch
 from velatura.interfaces import ModelFiles
 
@@ -27,7 +28,7 @@ class AutoencoderFacts:
     """What the config says."""
 
     scale: int  # pixels per latent pixel
-    size: int  # pixels, the edge that it was trained at
+    channels: int  # of the latents
     fingerprint: str
 
 
@@ -38,7 +39,7 @@ def inspect_autoencoder(files: ModelFiles, published: str) -> AutoencoderFacts:
     mark = "" if "autoencoder" in files.from_scratch else weights_identity([path])
     return AutoencoderFacts(
         scale=2 ** (len(config["block_out_channels"]) - 1),
-        size=int(config["sample_size"]),
+        channels=int(config["latent_channels"]),
         fingerprint=f"{mark}/{config['scaling_factor']}/{config.get('shift_factor')}" if mark else "",
     )
 
@@ -82,6 +83,6 @@ def _path(files: ModelFiles) -> Path:
 
 def _config(path: Path, published: str) -> dict[str, Any]:
     if path.is_dir():
-        return read_json(path / "config.json")
+        return part_config(AutoencoderKL, path, WHAT)
     checkpoint = open_checkpoint(path)
     return {**load_config(published), **vae_config(checkpoint)}

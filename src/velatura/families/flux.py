@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from velatura.draws import Draw
-from velatura.errors import ModelError
 from velatura.families.autoencoder import decode_latents, encode_image
-from velatura.families.flux_files import inspect_flux, load_flux, save_flux
+from velatura.families.flux_files import inspect_flux, load_flux, save_flux, sketch_denoiser
 from velatura.families.flux_forward import FluxInputs, flux_forward
+from velatura.families.parts import loaded
+from velatura.families.tokenizers import token_count, token_ids
 from velatura.interfaces import (
     Conditioning,
     Family,
@@ -52,7 +53,7 @@ class FlowSchedule(Schedule):
         return torch.cat((times, torch.zeros(1)))
 
     def shift(self, t: Tensor, tokens: int) -> Tensor:
-        """e^mu / (e^mu + 1/t - 1), mu linear in the tokens: 0.5 at 256, 1.15 at 4096 (512 and 1024 pixels: 0.63, 1.15)."""
+        """e^mu / (e^mu + 1/t - 1); mu is linear in the tokens: 0.5 at 256, 1.15 at 4096."""
         mu = 0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256)
         return math.exp(mu) / (math.exp(mu) + 1 / t - 1)
 
@@ -73,10 +74,20 @@ class FluxFamily(Family):
         return info
 
     def load(
-        self, files: ModelFiles, parts: Sequence[PartName], *, device: torch.device, dtype: torch.dtype, seed: int = 0
+        self,
+        files: ModelFiles,
+        parts: Sequence[PartName],
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        seed: int = 0,
     ) -> Parts:
         """See `Family.load`."""
         return load_flux(files, self.inspect(files), parts, device=device, dtype=dtype, seed=seed)
+
+    def sketch(self, files: ModelFiles) -> nn.Module:
+        """See `Family.sketch`."""
+        return sketch_denoiser(files)
 
     def save(
         self, parts: Parts, files: ModelFiles, folder: Path, saved: Sequence[PartName], *, dtype: torch.dtype
@@ -86,36 +97,35 @@ class FluxFamily(Family):
 
     def encode(self, parts: Parts, prompts: Sequence[Prompt]) -> Conditioning:
         """`pooled` [B, 768] from CLIP, `text` [B, L, 4096] from T5; padding takes part, as FLUX was trained."""
-        clip, t5 = _encoders(parts)
+        encoders: tuple[Any, ...] = loaded(parts.text_encoders, "text encoders")
+        clip, t5 = encoders
         texts = [prompt.text for prompt in prompts]
-        clip_ids = _token_ids(parts, 0, texts, self._lengths(parts)[0]).to(clip.device)
-        t5_ids = _token_ids(parts, 1, texts, self._lengths(parts)[1]).to(t5.device)
-        pooled = clip(clip_ids).pooler_output
-        text = t5(t5_ids).last_hidden_state
+        clip_ids, t5_ids = (
+            token_ids(tokenizer, texts, length)
+            for tokenizer, length in zip(_tokenizers(parts), self._lengths(parts), strict=True)
+        )
+        pooled = clip(clip_ids.to(clip.device)).pooler_output
+        text = t5(t5_ids.to(t5.device)).last_hidden_state
         return Conditioning(tensors={"pooled": pooled, "text": text})
 
     def token_counts(self, parts: Parts, text: str) -> tuple[tuple[int, int], ...]:
         """See `Family.token_counts`: CLIP, then T5."""
-        if parts.tokenizers is None:
-            raise ModelError("token counts need the tokenizers, and they are not loaded")
-        return tuple(
-            (len(tokenizer(text).input_ids), length)
-            for tokenizer, length in zip(parts.tokenizers, self._lengths(parts), strict=True)
-        )
+        counts = (token_count(tokenizer, text) for tokenizer in _tokenizers(parts))
+        return tuple(zip(counts, self._lengths(parts), strict=True))
 
     def encode_image(self, parts: Parts, images: Tensor, draw: Draw | None = None) -> Tensor:
         """See `Family.encode_image`."""
-        return encode_image(_loaded(parts.autoencoder, "autoencoder"), images, draw)
+        return encode_image(loaded(parts.autoencoder, "autoencoder"), images, draw)
 
     def decode_latents(self, parts: Parts, latents: Tensor) -> Tensor:
         """See `Family.decode_latents`."""
-        return decode_latents(_loaded(parts.autoencoder, "autoencoder"), latents)
+        return decode_latents(loaded(parts.autoencoder, "autoencoder"), latents)
 
     def predict(
         self, parts: Parts, latents: Tensor, t: Tensor, conditioning: Conditioning, *, guidance: float = 1.0
     ) -> Tensor:
         """Velocity noise - image, float32."""
-        denoiser: Any = _loaded(parts.denoiser, "denoiser")
+        denoiser: Any = loaded(parts.denoiser, "denoiser")
         dtype = denoiser.x_embedder.weight.dtype
         inputs = FluxInputs(
             tokens=pack(latents).to(dtype),
@@ -129,7 +139,7 @@ class FluxFamily(Family):
 
     def blocks(self, denoiser: nn.Module) -> Sequence[nn.Module]:
         """Double-stream blocks, then single-stream blocks."""
-        return [*denoiser.transformer_blocks, *denoiser.single_transformer_blocks]  # type: ignore[misc, union-attr]
+        return [*denoiser.transformer_blocks, *denoiser.single_transformer_blocks]  # type: ignore[misc]
 
     def targets(self, denoiser: nn.Module) -> Sequence[Target]:
         """Linears of the blocks in three groups, and the `embedders` around them."""
@@ -141,10 +151,8 @@ class FluxFamily(Family):
 
     def _lengths(self, parts: Parts) -> tuple[int, int]:
         """Token counts that CLIP and T5 read."""
-        if parts.tokenizers is None:
-            raise ModelError("prompts need the tokenizers, and they are not loaded")
         most = 256 if parts.info.variant == "schnell" else 512
-        clip, t5 = (int(tokenizer.model_max_length) for tokenizer in parts.tokenizers)
+        clip, t5 = (int(tokenizer.model_max_length) for tokenizer in _tokenizers(parts))
         return min(clip, 77), self.text_length or min(t5, most)
 
 
@@ -210,7 +218,7 @@ def flux_targets(denoiser: nn.Module) -> list[Target]:
         ("transformer_blocks", "double_blocks", _DOUBLE),
         ("single_transformer_blocks", "single_blocks", _SINGLE),
     ):
-        for index in range(len(modules[blocks])):  # type: ignore[arg-type]
+        for index in range(len(modules[blocks])):
             for suffix, (group, leaf, position) in table.items():
                 fused = f"lora_unet_{kohya}_{index}_{leaf}"
                 found.append(
@@ -227,24 +235,5 @@ def flux_targets(denoiser: nn.Module) -> list[Target]:
     return found
 
 
-def _encoders(parts: Parts) -> tuple[Any, Any]:
-    if parts.text_encoders is None:
-        raise ModelError("prompts need the text encoders, and they are not loaded")
-    clip, t5 = parts.text_encoders
-    return clip, t5
-
-
-def _loaded(module: nn.Module | None, what: str) -> nn.Module:
-    if module is None:
-        raise ModelError(f"this needs the {what}, and it is not loaded")
-    return module
-
-
-def _token_ids(parts: Parts, which: int, texts: list[str], length: int) -> Tensor:
-    """Padded and cut ids `[B, length]`."""
-    assert parts.tokenizers is not None
-    encoded = parts.tokenizers[which](
-        texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-    )
-    ids: Tensor = encoded.input_ids
-    return ids
+def _tokenizers(parts: Parts) -> tuple[Any, ...]:
+    return loaded(parts.tokenizers, "tokenizers")

@@ -13,27 +13,66 @@ from torch import nn
 from velatura.checkpoints.flux_keys import flux_config, flux_denoiser
 from velatura.checkpoints.loading import load_into, skeleton
 from velatura.checkpoints.opening import open_checkpoint
+from velatura.errors import ModelError
 from velatura.families.autoencoder import inspect_autoencoder, load_autoencoder
+from velatura.families.configs import (
+    DEFAULTS,
+    SCHEDULER,
+    check_fit,
+    config_fields,
+    own_defaults,
+    part_config,
+    sampling_defaults,
+    scheduler_config,
+)
 from velatura.families.flux_forward import use_our_attention
-from velatura.families.folder import SavedModule, save_folder
-from velatura.families.locate import config_fields, locate, part_path, read_json, weights_identity
+from velatura.families.folder import (
+    SavedModel,
+    SavedModule,
+    from_diffusers,
+    from_transformers,
+    pipeline_index,
+    save_folder,
+)
+from velatura.families.locate import part_path, weights_identity
 from velatura.families.scratch import from_scratch
 from velatura.families.text import (
+    CLIP_PREFIX,
     CLIP_WHAT,
     T5_WHAT,
-    check_vocabulary,
+    clip_width,
     encoder_paths,
     load_clip,
     load_t5,
-    load_tokenizers,
+    t5_width,
     text_fingerprint,
+)
+from velatura.families.tokenizers import (
+    TokenizerPlace,
+    check_vocabulary,
+    given_folders,
+    load_tokenizers,
+    tokenizers_fingerprint,
 )
 from velatura.interfaces import ModelFiles, ModelInfo, PartName, Parts, SamplingDefaults
 
 WHAT = "FLUX denoiser"
 VAE_CONFIG = "flux-vae"
 TEXT_FOLDERS = ("text_encoder", "text_encoder_2")
-TOKENIZER_FOLDERS = ("tokenizer", "tokenizer_2")
+TOKENIZERS = (
+    TokenizerPlace(kind="clip", subfolder="tokenizer"),
+    TokenizerPlace(kind="t5", subfolder="tokenizer_2"),
+)
+HUB_EXAMPLE = "black-forest-labs/FLUX.1-dev"
+INDEX = {
+    "scheduler": ("diffusers", "FlowMatchEulerDiscreteScheduler"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "text_encoder_2": ("transformers", "T5EncoderModel"),
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+    "tokenizer_2": ("transformers", "T5TokenizerFast"),
+    "transformer": ("diffusers", "FluxTransformer2DModel"),
+    "vae": ("diffusers", "AutoencoderKL"),
+}
 DEV = SamplingDefaults(size=1024, steps=28)
 SCHNELL = SamplingDefaults(size=1024, steps=4, guidance=0.0)
 
@@ -44,11 +83,12 @@ def inspect_flux(files: ModelFiles) -> ModelInfo:
     guided = bool(config["guidance_embeds"])
     shifted = _shifted(files, guided)
     autoencoder = inspect_autoencoder(files, VAE_CONFIG)
+    _check_parts(config, autoencoder.channels, files)
     return ModelInfo(
         family="flux",
         variant="dev" if guided else ("undistilled" if shifted else "schnell"),
         architecture="flux-1-dev" if shifted else "flux-1-schnell",
-        latent_channels=int(config["in_channels"]) // 4,
+        latent_channels=autoencoder.channels,
         latent_scale=autoencoder.scale,
         size_step=autoencoder.scale * 2,
         prediction="velocity",
@@ -58,6 +98,7 @@ def inspect_flux(files: ModelFiles) -> ModelInfo:
             "denoiser": _fingerprint(files),
             "autoencoder": autoencoder.fingerprint,
             "text_encoders": text_fingerprint(files, TEXT_FOLDERS),
+            "tokenizers": tokenizers_fingerprint(files, TOKENIZERS),
         },
     )
 
@@ -74,9 +115,11 @@ def load_flux(
     """See `Family.load`."""
     loaded = Parts(info=info)
     if "text_encoders" in parts:
-        loaded.tokenizers = load_tokenizers(files, ("clip", "t5"), TOKENIZER_FOLDERS)
+        loaded.tokenizers = load_tokenizers(files, TOKENIZERS, HUB_EXAMPLE)
         loaded.text_encoders = _load_text(files, device=device, dtype=dtype, seed=seed)
-        for tokenizer, module, what in zip(loaded.tokenizers, loaded.text_encoders, (CLIP_WHAT, T5_WHAT), strict=True):
+        for tokenizer, module, what in zip(
+            loaded.tokenizers, loaded.text_encoders, (CLIP_WHAT, T5_WHAT), strict=True
+        ):
             check_vocabulary(tokenizer, module, what)
     if "autoencoder" in parts:
         loaded.autoencoder = load_autoencoder(files, VAE_CONFIG, device=device, dtype=dtype, seed=seed)
@@ -89,11 +132,12 @@ def load_denoiser(
     files: ModelFiles, *, device: torch.device, dtype: torch.dtype, seed: int = 0
 ) -> FluxTransformer2DModel:
     """A frozen `FluxTransformer2DModel` in eval mode."""
-    config = config_fields(FluxTransformer2DModel, denoiser_config(files))
+    module: Any
     if "denoiser" in files.from_scratch:
+        config = config_fields(FluxTransformer2DModel, denoiser_config(files))
         module = from_scratch(lambda: _zeroed(FluxTransformer2DModel(**config)), seed, WHAT, device)
     else:
-        module = skeleton(lambda: FluxTransformer2DModel(**config))
+        module = sketch_denoiser(files)
         checkpoint = open_checkpoint(_path(files))
         inner, key_map = flux_denoiser(checkpoint)
         load_into(module, inner, key_map, dtype=dtype, device=device, what=WHAT)
@@ -101,44 +145,46 @@ def load_denoiser(
     return module.requires_grad_(False).eval()
 
 
+def sketch_denoiser(files: ModelFiles) -> nn.Module:
+    """The denoiser's modules with parameters on the meta device, a `FluxTransformer2DModel`."""
+    config = config_fields(FluxTransformer2DModel, denoiser_config(files))
+    module: nn.Module = skeleton(lambda: FluxTransformer2DModel(**config))
+    return module
+
+
 def denoiser_config(files: ModelFiles) -> dict[str, Any]:
     """From a folder's config.json, or read off the shapes in a single file."""
     path = _path(files)
     if path.is_dir():
-        return read_json(path / "config.json")
+        return part_config(FluxTransformer2DModel, path, WHAT)
     checkpoint = open_checkpoint(path)
     return dict(flux_config(checkpoint))
 
 
-def save_flux(parts: Parts, files: ModelFiles, folder: Path, saved: Sequence[PartName], dtype: torch.dtype) -> None:
+def save_flux(
+    parts: Parts, files: ModelFiles, folder: Path, saved: Sequence[PartName], dtype: torch.dtype
+) -> None:
     """See `Family.save`."""
     modules: dict[str, SavedModule] = {}
-    denoiser: Any = parts.denoiser
-    autoencoder: Any = parts.autoencoder
     if "denoiser" in saved:
-        modules["transformer"] = SavedModule(
-            module=denoiser, config=denoiser.config, file="diffusion_pytorch_model"
-        )
+        modules["transformer"] = from_diffusers(parts.denoiser)
     if "autoencoder" in saved:
-        modules["vae"] = SavedModule(module=autoencoder, config=autoencoder.config, file="diffusion_pytorch_model")
+        modules["vae"] = from_diffusers(parts.autoencoder)
     if "text_encoders" in saved:
-        for name, module in zip(TEXT_FOLDERS, parts.modules("text_encoders"), strict=True):
-            modules[name] = SavedModule(module=module, config=module.config.to_dict(), file="model")  # type: ignore[union-attr, operator]
-    source = locate(files.model, files.base) if files.model is not None else None
-    save_folder(folder, modules, source, dtype)
+        clip, t5 = parts.modules("text_encoders")
+        modules["text_encoder"] = from_transformers(clip, CLIP_PREFIX)
+        modules["text_encoder_2"] = from_transformers(t5)
+    scheduler = scheduler_config(files) or _scheduler(parts.info.shifted)
+    documents = {"model_index.json": pipeline_index("FluxPipeline", INDEX), SCHEDULER: scheduler}
+    if (defaults := own_defaults(files)) is not None:
+        documents[DEFAULTS] = defaults
+    tokenizers = given_folders(files, TOKENIZERS)
+    save_folder(folder, SavedModel(modules=modules, documents=documents, folders=tokenizers), dtype)
 
 
-def sampling_defaults(files: ModelFiles, otherwise: SamplingDefaults) -> SamplingDefaults:
-    """From the model folder's velatura.json, where there is one."""
-    if files.model is None:
-        return otherwise
-    root = locate(files.model, files.base)
-    if not (root / "velatura.json").is_file():
-        return otherwise
-    return SamplingDefaults(**read_json(root / "velatura.json")["sampling"])
-
-
-def _load_text(files: ModelFiles, *, device: torch.device, dtype: torch.dtype, seed: int) -> tuple[nn.Module, ...]:
+def _load_text(
+    files: ModelFiles, *, device: torch.device, dtype: torch.dtype, seed: int
+) -> tuple[nn.Module, ...]:
     clip, t5 = encoder_paths(files, TEXT_FOLDERS)
     scratch = "text_encoders" in files.from_scratch
     return (
@@ -155,13 +201,38 @@ def _fingerprint(files: ModelFiles) -> str:
     return "" if "denoiser" in files.from_scratch else weights_identity([_path(files)])
 
 
+def _check_parts(config: dict[str, Any], channels: int, files: ModelFiles) -> None:
+    """Refuse parts of different models, and denoisers that want more than noisy latents."""
+    packed = int(config["in_channels"])
+    if (config.get("out_channels") or packed) != packed:
+        raise ModelError(
+            f"this FLUX denoiser takes {packed} channels and gives {config['out_channels']}: it is one for inpainting "
+            "or control, which is not supported. Give dev, schnell, Krea or a model made from them."
+        )
+    check_fit("autoencoder", "latent channels", channels, packed // 4)
+    clip, t5 = encoder_paths(files, TEXT_FOLDERS)
+    check_fit(CLIP_WHAT, "a width of", clip_width(clip), int(config["pooled_projection_dim"]))
+    check_fit(T5_WHAT, "a width of", t5_width(t5), int(config["joint_attention_dim"]))
+
+
 def _shifted(files: ModelFiles, guided: bool) -> bool:
     """Whether sampling times follow the image's size: the scheduler's config says it, else guided models do."""
-    if files.model is not None:
-        path = locate(files.model, files.base) / "scheduler" / "scheduler_config.json"
-        if path.is_file():
-            return bool(read_json(path).get("use_dynamic_shifting", False))
-    return guided
+    config = scheduler_config(files)
+    return guided if config is None else bool(config.get("use_dynamic_shifting", False))
+
+
+def _scheduler(shifted: bool) -> dict[str, Any]:
+    """What diffusers reads where no scheduler's config came with the model."""
+    return {
+        "_class_name": "FlowMatchEulerDiscreteScheduler",
+        "num_train_timesteps": 1000,
+        "shift": 3.0 if shifted else 1.0,
+        "use_dynamic_shifting": shifted,
+        "base_shift": 0.5,
+        "max_shift": 1.15,
+        "base_image_seq_len": 256,
+        "max_image_seq_len": 4096,
+    }
 
 
 def _zeroed(module: FluxTransformer2DModel) -> FluxTransformer2DModel:

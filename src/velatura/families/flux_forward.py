@@ -37,7 +37,7 @@ def flux_forward(model: Any, inputs: FluxInputs) -> Tensor:
     text = model.context_embedder(inputs.text)
     vector = _vector(model.time_text_embed, inputs, image.dtype)
     axes = tuple(model.pos_embed.axes_dim)
-    rotary = _rotary(axes, text.shape[1], inputs.grid, image.device, image.dtype)
+    rotary = _rotary(axes, text.shape[1], inputs.grid, image.device)
     for block in model.transformer_blocks:
         text, image = block(image, text, vector, rotary)
     for block in model.single_transformer_blocks:
@@ -48,15 +48,17 @@ def flux_forward(model: Any, inputs: FluxInputs) -> Tensor:
 
 def _vector(embed: Any, inputs: FluxInputs, dtype: torch.dtype) -> Tensor:
     """Sum of the embeddings of t, guidance and pooled text, `[B, D]`."""
-    vector: Tensor = embed.timestep_embedder(embed.time_proj(inputs.t.float() * 1000).to(dtype))
-    if inputs.guidance is not None:
-        vector = vector + embed.guidance_embedder(embed.time_proj(inputs.guidance.float() * 1000).to(dtype))
-    return vector + embed.text_embedder(inputs.pooled)
+    time: Tensor = embed.timestep_embedder(embed.time_proj(inputs.t.float() * 1000).to(dtype))
+    pooled: Tensor = embed.text_embedder(inputs.pooled)
+    if inputs.guidance is None:
+        return time + pooled
+    guidance: Tensor = embed.guidance_embedder(embed.time_proj(inputs.guidance.float() * 1000).to(dtype))
+    return time + guidance + pooled
 
 
 @lru_cache(maxsize=32)
 def _rotary(
-    axes: tuple[int, ...], text_length: int, grid: tuple[int, int], device: torch.device, dtype: torch.dtype
+    axes: tuple[int, ...], text_length: int, grid: tuple[int, int], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """cos and sin `[L + N, E]`, each frequency twice in a row; text at (0, 0, 0), image at (0, row, column)."""
     rows, columns = grid
@@ -96,9 +98,9 @@ class FluxAttention:
         """`[B, T, D]` -> `[B, T, D]`; with text, a pair (image, text)."""
 
         def heads(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (-1, attn.head_dim))
+            return x.unflatten(-1, (-1, int(attn.head_dim)))
 
-        query = attn.norm_q(heads(attn.to_q(hidden_states)))
+        query: Tensor = attn.norm_q(heads(attn.to_q(hidden_states)))
         key = attn.norm_k(heads(attn.to_k(hidden_states)))
         value = heads(attn.to_v(hidden_states))
         if encoder_hidden_states is not None:
@@ -109,7 +111,9 @@ class FluxAttention:
             value = torch.cat((heads(attn.add_v_proj(encoder_hidden_states)), value), dim=1)
         if image_rotary_emb is not None:
             query, key = _rotate(query, image_rotary_emb), _rotate(key, image_rotary_emb)
-        out = dispatch_attention_fn(query, key, value, attn_mask=attention_mask, backend=self._attention_backend)
+        out: Tensor = dispatch_attention_fn(
+            query, key, value, attn_mask=attention_mask, backend=self._attention_backend
+        )
         out = out.flatten(2, 3).to(query.dtype)
         if encoder_hidden_states is None:
             return out

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from velatura.checkpoints.keymap import KeyMap, Rule
 from velatura.checkpoints.writing import write_safetensors
 from velatura.errors import StorageError
-
-COPIED = ("model_index.json", "velatura.json", "scheduler", "tokenizer", "tokenizer_2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,43 +25,76 @@ class SavedModule:
     module: nn.Module
     config: Mapping[str, Any]
     file: str  # "diffusion_pytorch_model" or "model"
-    prefix: str = ""  # of the names in the file, where the library's differ from the module's
+    prefix: str = ""  # of the names in the file, where they differ from the module's: "text_model"
 
 
-def save_folder(folder: Path, modules: Mapping[str, SavedModule], source: Path | None, dtype: torch.dtype) -> None:
-    """Write `folder/<name>/` for each module, and copy tokenizers, scheduler and index from `source`.
+@dataclass(frozen=True, kw_only=True)
+class SavedModel:
+    """What goes into a model's folder."""
 
-    The folder appears complete or not at all; an earlier one of that name is replaced.
+    modules: Mapping[str, SavedModule]  # by sub-folder
+    documents: Mapping[str, Mapping[str, Any]]  # JSON by path: the index, the scheduler
+    folders: Mapping[str, Path]  # copied as they are: tokenizers
+
+
+def save_folder(folder: Path, model: SavedModel, dtype: torch.dtype) -> None:
+    """Write the model. The folder appears complete or not at all; an earlier one of that name is replaced.
+
+    Raises StorageError.
     """
-    staged = folder.with_name(f".{folder.name}.staged")
+    staged, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("staged", "old"))
     shutil.rmtree(staged, ignore_errors=True)
     try:
-        for name, saved in modules.items():
-            (staged / name).mkdir(parents=True)
-            (staged / name / "config.json").write_text(json.dumps(dict(saved.config), indent=2, sort_keys=True) + "\n")
-            tensors = {
-                saved.prefix + key: value.detach().to("cpu", dtype if value.is_floating_point() else None)
-                for key, value in saved.module.state_dict().items()
-            }
-            write_safetensors(staged / name / f"{saved.file}.safetensors", _untied(tensors), {"format": "pt"})
-        _copy_rest(source, staged)
-        shutil.rmtree(folder, ignore_errors=True)
+        for name, saved in model.modules.items():
+            _write_module(staged / name, saved, dtype)
+        for name, document in model.documents.items():
+            _write_json(staged / name, document)
+        for name, source in model.folders.items():
+            shutil.copytree(source, staged / name)
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            os.replace(folder, old)
         os.replace(staged, folder)
     except OSError as error:
         raise StorageError(f"cannot write the model folder {folder}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
-def _copy_rest(source: Path | None, staged: Path) -> None:
-    if source is None or not source.is_dir():
-        return
-    for name in COPIED:
-        if (source / name).is_dir():
-            shutil.copytree(source / name, staged / name)
-        elif (source / name).is_file():
-            shutil.copy2(source / name, staged / name)
+def from_diffusers(module: Any) -> SavedModule:
+    """A diffusers model under its library's file name, its config with the class's name."""
+    config = {name: value for name, value in dict(module.config).items() if not name.startswith("_")}
+    return SavedModule(
+        module=module, config={"_class_name": type(module).__name__, **config}, file="diffusion_pytorch_model"
+    )
 
 
-def _untied(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def from_transformers(module: Any, prefix: str = "") -> SavedModule:
+    """A transformers model under its library's file name, its config with the class's name."""
+    config = {**module.config.to_dict(), "architectures": [type(module).__name__]}
+    return SavedModule(module=module, config=config, file="model", prefix=prefix)
+
+
+def pipeline_index(pipeline: str, classes: Mapping[str, tuple[str, str] | None]) -> dict[str, Any]:
+    """`model_index.json`: the pipeline's class, and (library, class) of each part; None: it does without."""
+    parts = {name: [None, None] if place is None else list(place) for name, place in classes.items()}
+    return {"_class_name": pipeline, **parts}
+
+
+def _write_module(folder: Path, saved: SavedModule, dtype: torch.dtype) -> None:
+    _write_json(folder / "config.json", saved.config)
+    key_map = KeyMap([Rule(saved.prefix, "")])
+    tensors = key_map.to_file(_untied(saved.module.state_dict()), dtype=dtype)
+    write_safetensors(folder / f"{saved.file}.safetensors", tensors, {"format": "pt"})
+
+
+def _write_json(path: Path, document: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(dict(document), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _untied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """T5 ties `encoder.embed_tokens` to `shared`; files hold it once."""
     if "shared.weight" in tensors:
         tensors.pop("encoder.embed_tokens.weight", None)

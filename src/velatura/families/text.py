@@ -1,4 +1,4 @@
-"""CLIP and T5 text encoders and their tokenizers: finding and loading them from any source."""
+"""CLIP and T5 text encoders: finding and loading them from any source."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
+from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-from velatura.checkpoints.checkpoint import Checkpoint
 from velatura.checkpoints.loading import load_into, skeleton
 from velatura.checkpoints.opening import open_checkpoint
 from velatura.checkpoints.published import load_config
@@ -23,15 +21,20 @@ from velatura.checkpoints.text_keys import (
     t5_encoder,
 )
 from velatura.errors import ModelError
-from velatura.families.locate import locate, part_path, read_json, weights_identity
+from velatura.families.configs import read_json
+from velatura.families.locate import locate, part_path, weights_identity
 from velatura.families.scratch import from_scratch
 from velatura.interfaces import ModelFiles
 
+CLIP_ANCHOR = "embeddings.position_embedding.weight"
+T5_ANCHOR = "SelfAttention.relative_attention_bias.weight"
+CLIP_PREFIX = "text_model"  # before the names in files, as everyone writes them
 CLIP_WHAT, T5_WHAT = "CLIP text encoder", "T5 text encoder"
-TOKENIZERS: dict[str, Any] = {"clip": CLIPTokenizer, "t5": T5TokenizerFast}
 
 
-def load_clip(path: Path, *, scratch: bool, device: torch.device, dtype: torch.dtype, seed: int) -> CLIPTextModel:
+def load_clip(
+    path: Path, *, scratch: bool, device: torch.device, dtype: torch.dtype, seed: int
+) -> CLIPTextModel:
     """A frozen CLIP text model in eval mode, from a folder or a single file."""
     config = CLIPTextConfig(**_config(path, "clip-l-text-encoder", clip_config))
     if scratch:
@@ -43,7 +46,9 @@ def load_clip(path: Path, *, scratch: bool, device: torch.device, dtype: torch.d
     return module.requires_grad_(False).eval()
 
 
-def load_t5(path: Path, *, scratch: bool, device: torch.device, dtype: torch.dtype, seed: int) -> T5EncoderModel:
+def load_t5(
+    path: Path, *, scratch: bool, device: torch.device, dtype: torch.dtype, seed: int
+) -> T5EncoderModel:
     """A frozen T5 encoder in eval mode (so without dropout), from a folder or a single file."""
     config = T5Config(**_config(path, "t5-xxl-encoder", t5_config))
     if scratch:
@@ -55,15 +60,33 @@ def load_t5(path: Path, *, scratch: bool, device: torch.device, dtype: torch.dty
     return module.requires_grad_(False).eval()
 
 
+def clip_width(path: Path) -> int:
+    """Width of what a CLIP text encoder gives, from its config or header."""
+    return int(CLIPTextConfig(**_config(path, "clip-l-text-encoder", clip_config)).hidden_size)
+
+
+def t5_width(path: Path) -> int:
+    """Width of what a T5 encoder gives, from its config or header."""
+    return int(T5Config(**_config(path, "t5-xxl-encoder", t5_config)).d_model)
+
+
 def encoder_paths(files: ModelFiles, subfolders: Sequence[str]) -> list[Path]:
-    """Paths of the text encoders in the order of `subfolders`; single files are told apart by their keys."""
+    """Paths of the text encoders in the order of `subfolders` (CLIP before T5); files are told apart by their keys.
+
+    One folder may hold all of them, and so may one file.
+    """
     if not files.text_encoders:
         return [part_path(files, None, name, "text encoder") for name in subfolders]
-    given = [locate(source, files.base) for source in files.text_encoders]
+    patterns = [f"{name}/*" for name in subfolders] if len(files.text_encoders) < len(subfolders) else []
+    given = [locate(source, files.base, patterns=patterns) for source in files.text_encoders]
     if len(given) == 1 and all((given[0] / name).is_dir() for name in subfolders):
         return [given[0] / name for name in subfolders]
+    if len(given) == 1 and given[0].is_file() and _holds_both(given[0]):
+        return given * len(subfolders)
     if len(given) != len(subfolders):
-        raise ModelError(f"model.text_encoders wants {len(subfolders)} files or folders, received {len(given)}")
+        raise ModelError(
+            f"model.text_encoders wants {len(subfolders)} files or folders, received {len(given)}"
+        )
     return given if len(given) == 1 else sorted(given, key=_is_t5)
 
 
@@ -74,36 +97,6 @@ def text_fingerprint(files: ModelFiles, subfolders: Sequence[str]) -> str:
     return weights_identity(encoder_paths(files, subfolders))
 
 
-def load_tokenizers(files: ModelFiles, kinds: Sequence[str], subfolders: Sequence[str]) -> tuple[Any, ...]:
-    """Tokenizers from `model.tokenizers` (folder or hub id), else from `model.model`. Raises ModelError."""
-    source = files.tokenizers or files.model
-    if source is None:
-        raise ModelError(
-            "tokenizers are needed and single files do not hold them. Set model.tokenizers to a folder with "
-            f"{' and '.join(subfolders)}, or to a hub id such as 'black-forest-labs/FLUX.1-dev'."
-        )
-    root = locate(source, files.base, patterns=[f"{name}/*" for name in subfolders])
-    return tuple(_tokenizer(kind, root, name) for kind, name in zip(kinds, subfolders, strict=True))
-
-
-def check_vocabulary(tokenizer: Any, module: nn.Module, what: str) -> None:
-    """A tokenizer that knows other pieces than its encoder gives nonsense silently; refuse it."""
-    known = int(module.config.vocab_size)  # type: ignore[union-attr, arg-type]
-    if len(tokenizer) > known or len(tokenizer) < known * 0.9:
-        raise ModelError(
-            f"the tokenizer has {len(tokenizer)} pieces and the {what} an embedding of {known}: they do not belong "
-            "together, or the tokenizer's files are incomplete. Check model.tokenizers."
-        )
-
-
-def _tokenizer(kind: str, root: Path, subfolder: str) -> Any:
-    folder = root / subfolder if (root / subfolder).is_dir() else root
-    needed = {"clip": ("tokenizer.json", "vocab.json"), "t5": ("tokenizer.json", "spiece.model")}[kind]
-    if not any((folder / name).is_file() for name in needed):
-        raise ModelError(f"{folder} holds no {kind} tokenizer ({' or '.join(needed)}). Check model.tokenizers.")
-    return TOKENIZERS[kind].from_pretrained(folder, local_files_only=True)
-
-
 def _config(path: Path, published: str, from_shapes: Any) -> dict[str, Any]:
     if path.is_dir():
         return read_json(path / "config.json")
@@ -112,9 +105,10 @@ def _config(path: Path, published: str, from_shapes: Any) -> dict[str, Any]:
 
 
 def _is_t5(path: Path) -> bool:
-    checkpoint = open_checkpoint(path)
-    return _holds_t5(checkpoint)
+    if path.is_dir():
+        return read_json(path / "config.json").get("model_type") == "t5"
+    return any(key.endswith(T5_ANCHOR) for key in open_checkpoint(path))
 
 
-def _holds_t5(checkpoint: Checkpoint) -> bool:
-    return any("SelfAttention.relative_attention_bias" in key for key in checkpoint.keys())
+def _holds_both(path: Path) -> bool:
+    return _is_t5(path) and any(key.endswith(CLIP_ANCHOR) for key in open_checkpoint(path))

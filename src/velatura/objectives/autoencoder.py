@@ -11,7 +11,7 @@ from torch import Tensor
 
 from velatura.draws import Draw
 from velatura.errors import ModelError
-from velatura.interfaces import Batch, Family, Loss, Objective, Parts, PartName
+from velatura.interfaces import Batch, Family, Loss, Objective, PartName, Parts
 from velatura.recipe.objectives.autoencoder import AutoencoderObjective
 
 

@@ -39,7 +39,9 @@ class Diffusion(Objective):
         times = torch.full((len(batch.names),), t, device=latents.device)
         return self.errors(family, parts, batch, draw, latents, times)
 
-    def errors(self, family: Family, parts: Parts, batch: Batch, draw: Draw, latents: Tensor, t: Tensor) -> Tensor:
+    def errors(
+        self, family: Family, parts: Parts, batch: Batch, draw: Draw, latents: Tensor, t: Tensor
+    ) -> Tensor:
         """Squared error `[B]` of the noise, or of v."""
         conditioning = condition(family, parts, batch)
         noise = draw.normal("noise", latents.shape[1:]).to(latents.device)

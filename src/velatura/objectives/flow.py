@@ -35,7 +35,9 @@ class Flow(Objective):
         times = torch.full((len(batch.names),), t, device=latents.device)
         return self.errors(family, parts, batch, draw, latents, times)
 
-    def errors(self, family: Family, parts: Parts, batch: Batch, draw: Draw, latents: Tensor, t: Tensor) -> Tensor:
+    def errors(
+        self, family: Family, parts: Parts, batch: Batch, draw: Draw, latents: Tensor, t: Tensor
+    ) -> Tensor:
         """Squared velocity error `[B]`."""
         conditioning = condition(family, parts, batch)
         noise = draw.normal("noise", latents.shape[1:]).to(latents.device)

@@ -23,7 +23,9 @@ def decide(wanted: Literal["auto"] | bool, *, flops: float, device: torch.device
     if wanted != "auto":
         return wanted
     kind = device.type
-    if kind not in _SPEED or (kind == "cpu" and shutil.which("g++") is None and shutil.which("clang++") is None):
+    if kind not in _SPEED or (
+        kind == "cpu" and shutil.which("g++") is None and shutil.which("clang++") is None
+    ):
         return False
     return flops / _SPEED[kind] * _SAVES[kind] > _COST_SECONDS[kind]
 
@@ -38,5 +40,7 @@ def compile_blocks(blocks: Sequence[nn.Module], sizes: int) -> None:
 
 def training_flops(blocks: Sequence[nn.Module], tokens: int, images: int) -> float:
     """6 FLOP per weight and token: forward and backward of the blocks' linear layers over `images` in all."""
-    weights = sum(parameter.numel() for block in blocks for parameter in block.parameters() if parameter.ndim == 2)
+    weights = sum(
+        parameter.numel() for block in blocks for parameter in block.parameters() if parameter.ndim == 2
+    )
     return 6.0 * weights * tokens * images

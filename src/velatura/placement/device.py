@@ -38,7 +38,9 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _cpu_has("avx512_bf16", "amx_bf16", "bf16")
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _cpu_has(
+            "avx512_bf16", "amx_bf16", "bf16"
+        )
     return False
 
 

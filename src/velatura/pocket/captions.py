@@ -21,8 +21,24 @@ ORDERS: Final = (
 )
 ORDER_SHARES: Final = (0.7, 0.15, 0.08, 0.07)
 PLAIN_WORDS: Final = frozenset(
-    "a an the and of on at to in with left right next between from is stands picture photo render image table "
-    "empty".split()
+    {
+        "a",
+        "an",
+        "the",
+        "and",
+        "of",
+        "on",
+        "at",
+        "to",
+        "in",
+        "with",
+        "left",
+        "right",
+        "next",
+        "between",
+        "from",
+    }
+    | {"is", "stands", "picture", "photo", "render", "image", "table", "empty"}
 )
 """Words that captions use without stating an attribute."""
 OPENINGS: Final = ("", "", "", "", "", "a picture of ", "a photo of ", "a render of ")
@@ -148,11 +164,13 @@ def _solids(words: list[str]) -> tuple[list[ExpectedSolid], list[str], tuple[str
         if word in SHAPES + CONCEPTS:
             solids.append(
                 ExpectedSolid(
-                    shape=word, colour=said.get("colour"), size=said.get("size"), material=said.get("material")
+                    shape=word,
+                    colour=said.get("colour"),
+                    size=said.get("size"),
+                    material=said.get("material"),
                 )
             )
-            after = words[index + 1 : index + 4]
-            sides.append(after[2] if after[:2] == ["on", "the"] and after[2:] in (["left"], ["right"]) else "")
+            sides.append(_side(words[index + 1 : index + 4]))
             said = {}
         elif word in COLOURS:
             said["colour"] = word
@@ -163,6 +181,11 @@ def _solids(words: list[str]) -> tuple[list[ExpectedSolid], list[str], tuple[str
         elif word not in PLAIN_WORDS and word not in LIGHTS:
             unknown.append(word)
     return solids, sides, tuple(unknown)
+
+
+def _side(after: list[str]) -> str:
+    """The side that the three words after a solid put it on, "" for none."""
+    return after[-1] if after in (["on", "the", "left"], ["on", "the", "right"]) else ""
 
 
 def _order(text: str, sides: list[str]) -> list[int] | None:

@@ -20,7 +20,16 @@ from velatura.errors import DataError
 from velatura.pocket.captions import LEAVE_OUT, caption, caption_full
 from velatura.pocket.layout import place, sample_scene
 from velatura.pocket.renderer import Truth, draw, measure
-from velatura.pocket.scenes import COLOURS, CONCEPTS, LIGHTS, SHAPES, Scene, Split, held_out, sample_attributes
+from velatura.pocket.scenes import (
+    COLOURS,
+    CONCEPTS,
+    LIGHTS,
+    SHAPES,
+    Scene,
+    Split,
+    held_out,
+    sample_attributes,
+)
 
 Progress = Callable[[int, int], None]
 T = TypeVar("T")
@@ -130,12 +139,19 @@ def write_items(
     scenes = list(_map(source.scene, range(count), workers))
     _write_scenes(folder / "scenes.jsonl", scenes)
     tasks = [
-        _Task(folder=folder, index=index, scene=scene, text=source.text(index, scene), size=size, truth=with_truth)
+        _Task(
+            folder=folder,
+            index=index,
+            scene=scene,
+            text=source.text(index, scene),
+            size=size,
+            truth=with_truth,
+        )
         for index, scene in enumerate(scenes)
         if not _complete(folder, index, with_truth)
     ]
-    done = count - len(tasks)
-    for done, _ in enumerate(_map(_write_item, tasks, workers), start=done + 1):
+    there = count - len(tasks)
+    for done, _ in enumerate(_map(_write_item, tasks, workers), start=there + 1):
         if progress is not None:
             progress(done, count)
 
@@ -168,7 +184,8 @@ def _write_item(task: _Task) -> None:
 
 
 def _write_truth(folder: Path, name: str, truth: Truth) -> None:
-    masks = (truth.masks * np.arange(1, len(truth.masks) + 1, dtype=np.uint8)[:, None, None]).sum(0, dtype=np.uint8)
+    numbers = np.arange(1, len(truth.masks) + 1)[:, None, None]
+    masks = (truth.masks * numbers).sum(0).astype(np.uint8)
     pictures = {
         "depth": Image.fromarray(np.round(truth.depth / DEPTH_UNIT).astype(np.uint16)),
         "normals": Image.fromarray(np.round((truth.normals + 1) * 127.5).astype(np.uint8)),
@@ -192,7 +209,9 @@ def _write_scenes(path: Path, scenes: list[Scene]) -> None:
     if path.exists():
         there = path.read_text(encoding="utf-8").splitlines()
         if there[: len(lines)] != lines[: len(there)]:
-            raise DataError(f"{path.parent} holds a pocket dataset of another seed or split\n  choose another folder")
+            raise DataError(
+                f"{path.parent} holds a pocket dataset of another seed or split\n  choose another folder"
+            )
         if len(there) > len(lines):
             return
     _replace(path, ("\n".join(lines) + "\n").encode())

@@ -13,11 +13,20 @@ import numpy as np
 
 from velatura.pocket import lights
 from velatura.pocket.camera import Array, on_table, project_point
-from velatura.pocket.detection import UNLIKE, WORKING, at_working_size, find_light, grow, shrink, tables, unlikeness
+from velatura.pocket.detection import (
+    UNLIKE,
+    WORKING,
+    at_working_size,
+    find_light,
+    grow,
+    shrink,
+    tables,
+    unlikeness,
+)
 from velatura.pocket.renderer import Image, Mask, Shading, shade, surface_radiance
 from velatura.pocket.scenes import COLOURS, MATERIALS, Solid
 from velatura.pocket.shapes import parts_of
-from velatura.pocket.templates import CANDIDATES, Box, Place, best_place
+from velatura.pocket.templates import CANDIDATES, SHIFT, Box, Place, best_place
 from velatura.pocket.tracing import Hits, trace
 
 CAP: Final = 70.0
@@ -27,6 +36,11 @@ BORDER: Final = 0.5
 
 GOOD_ENOUGH: Final = 0.03
 """A fit whose error, above the grain, is smaller than this is the right one."""
+WORTH_MOVING: Final = 0.25
+"""A fit whose error is larger by this than that of the best silhouette is not moved about."""
+NEAR_STEPS: Final = (1.0, 0.5)
+FAR_STEPS: Final = (3.0, 2.0, 1.0, 0.5)
+"""By how many pixels fits are moved about, where a piece is clear and where it is not."""
 GRAIN: Final = 0.7
 """Share of the noise that remains in errors, which are taken after a little blur."""
 
@@ -75,7 +89,11 @@ def prepare(image: Image) -> View:
     sure = np.clip(unlike / 40, 0, 1)
     maybe = np.maximum(sure, 0.5 * np.clip(dim / 40, 0, 1))
     return View(
-        pixels=pixels.reshape(-1, 3).T.copy(), light=light, solid=solid | stripes, sure=sure, maybe=maybe,
+        pixels=pixels.reshape(-1, 3).T.copy(),
+        light=light,
+        solid=solid | stripes,
+        sure=sure,
+        maybe=maybe,
         noise=float(np.median(unlike)) / CAP,
     )
 
@@ -89,12 +107,16 @@ def fit_piece(view: View, piece: Mask, reach: int, around: int, kept: int) -> Fi
     ranked = sorted((place for place in places if place is not None), key=lambda place: -place.cover)
     if not ranked:
         return None
-    first = _refined(view, piece, _lit(view, piece, ranked[0]))
+    steps = NEAR_STEPS if reach <= SHIFT else FAR_STEPS
+    first = _refined(view, piece, _lit(view, piece, ranked[0]), steps)
     if first.error < GOOD_ENOUGH + GRAIN * view.noise:
         return replace(first, lead=1.0)
     fits = [_lit(view, piece, place) for place in ranked[1:kept] if place.cover > ranked[0].cover - 0.25]
-    promising = sorted(fits, key=lambda fit: fit.error)[: max(2, kept // 3)]
-    fits = sorted([first, *(_refined(view, piece, fit) for fit in promising)], key=lambda fit: fit.error)
+    fits.sort(key=lambda fit: fit.error)
+    for place, fit in enumerate(fits[: max(2, kept // 3)]):
+        if fit.error < first.error + WORTH_MOVING:
+            fits[place] = _refined(view, piece, fit, steps)
+    fits = sorted([first, *fits], key=lambda fit: fit.error)
     others = [fit.error for fit in fits if fit.solid.shape != fits[0].solid.shape]
     return replace(fits[0], lead=min(others, default=1.0) - fits[0].error)
 
@@ -107,13 +129,13 @@ def in_company(view: View, fit: Fit, others: tuple[Solid, ...]) -> Fit:
     return shaded if shaded.error < fit.error else fit
 
 
-def _refined(view: View, piece: Mask, fit: Fit) -> Fit:
-    """Move a fit by a pixel, then half a pixel, as long as it gets better; then choose its paint again."""
+def _refined(view: View, piece: Mask, fit: Fit, steps: tuple[float, ...]) -> Fit:
+    """Move a fit by so many pixels, each step as long as it gets better; then choose its paint again."""
     if fit.error < GOOD_ENOUGH + GRAIN * view.noise:
         return fit
     best = fit
     paint = ((fit.solid.material, fit.solid.colour),)
-    for step in (1.0, 0.5):
+    for step in steps:
         column, row = (WORKING * share for share in project_point(best.solid.x, 0.0, best.solid.z))
         for across, down in ((step, 0), (-step, 0), (0, step), (0, -step)):
             x, z = on_table(column + across, row + down, WORKING)
@@ -133,12 +155,16 @@ def _lit(
 ) -> Fit:
     """Light a candidate at its place, in several paints, and keep the paint that is most like the picture."""
     solid = Solid(
-        shape=place.shape, colour="red", size=place.size, material="matte", x=round(place.x, 4), z=round(place.z, 4)
+        shape=place.shape,
+        colour="red",
+        size=place.size,
+        material="matte",
+        x=round(place.x, 4),
+        z=round(place.z, 4),
     )
     hits = trace((solid,), WORKING, 1)
-    mask = np.zeros(WORKING * WORKING, dtype=bool)
-    mask[hits.sample] = True
-    mask = mask.reshape(WORKING, WORKING)
+    mask = np.zeros((WORKING, WORKING), dtype=bool)
+    mask.reshape(-1)[hits.sample] = True
     if not hits.sample.size:
         return Fit(solid=solid, error=1.0, mask=mask)
     shadowing = tuple(part for other in others for part in parts_of(other))
@@ -165,7 +191,7 @@ def _painted(hits: Hits, shading: Shading, paints: tuple[Paint, ...]) -> Array:
 
 
 def _difference(view: View, hits: Hits, mask: Mask, drawn: Array) -> Array:
-    """Mean difference over channels [P, m] in 0..255, after the picture and what is laid over it are blurred a little."""
+    """Mean difference over channels [P, m] in 0..255, after a little blur of both."""
     box = Box.around(grow(mask))
     crop = np.s_[..., box.top : box.bottom, box.left : box.right]
     inside = mask[crop]
@@ -175,13 +201,15 @@ def _difference(view: View, hits: Hits, mask: Mask, drawn: Array) -> Array:
     difference[..., 1:-1] = middle / 4
     middle = difference[..., 1:-1, :] * 2 + difference[..., :-2, :] + difference[..., 2:, :]
     difference[..., 1:-1, :] = middle / 4
-    return np.abs(difference).mean(axis=1)[:, inside]
+    off: Array = np.abs(difference).mean(axis=1)[:, inside]
+    return off
 
 
 def _bytes(radiance: Array) -> Array:
     """Linear light -> sRGB in 0..255, by table."""
     steps = _srgb_table()
-    return steps[np.clip(radiance * (len(steps) - 1), 0, len(steps) - 1).astype(np.int32)]
+    picked: Array = steps[np.clip(radiance * (len(steps) - 1), 0, len(steps) - 1).astype(np.int32)]
+    return picked
 
 
 @lru_cache(maxsize=1)

@@ -71,7 +71,9 @@ def directions(name: str) -> Array:
     side = np.cross(centre, np.array([0, 1, 0], dtype=np.float32))
     side /= np.linalg.norm(side)
     over = np.cross(side, centre)
-    offsets = light.softness * np.array([[-0.9, 0.4], [0.4, 0.9], [-0.4, -0.9], [0.9, -0.4]], dtype=np.float32)
+    offsets = light.softness * np.array(
+        [[-0.9, 0.4], [0.4, 0.9], [-0.4, -0.9], [0.9, -0.4]], dtype=np.float32
+    )
     disc = centre[:, None] + np.outer(side, offsets[:, 0]) + np.outer(over, offsets[:, 1])
     unit: Array = (disc / np.linalg.norm(disc, axis=0)).astype(np.float32)
     unit.setflags(write=False)
@@ -82,7 +84,8 @@ def ambient(name: str, normals: Array) -> Array:
     """Light that reaches surfaces [3, n] from the sky and the table, [3, n]."""
     light = LIGHT_TABLE[name]
     upward = 0.5 + 0.5 * normals[1]
-    return column(light.bounce) + (column(light.sky) - column(light.bounce)) * upward
+    glow: Array = column(light.bounce) + (column(light.sky) - column(light.bounce)) * upward
+    return glow
 
 
 def backdrop(name: str, height: Array) -> Array:
@@ -99,7 +102,8 @@ def environment(name: str, rays: Array) -> Array:
     below = linear(column(TABLE)) * (column(light.direct) * 0.7 + column(light.sky))
     mix = np.clip(0.5 + rays[1] * 6, 0, 1)
     window = np.clip((rays.T @ light.towards - 0.90) * 25, 0, 1)
-    return below + (sky - below) * mix + window * 2.2 * column(light.direct)
+    seen: Array = below + (sky - below) * mix + window * 2.2 * column(light.direct)
+    return seen
 
 
 def linear(srgb: Array) -> Array:

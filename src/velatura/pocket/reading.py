@@ -17,13 +17,15 @@ from velatura.pocket.templates import CANDIDATES, SHIFT
 
 LEAST_PIXELS: Final = 60
 """Smaller pieces are no solids."""
-FRAGMENT: Final = 25
+FRAGMENT: Final = 14
 """Pieces of this many pixels may be a light stripe whose neighbours pass for shadow."""
 KEPT: Final = 5
 """How many silhouettes are lit and compared where the piece is clear."""
 WELL_FITTED: Final = 0.08
 """A piece whose error, above the noise, is larger than this may be part of a solid, or two that touch."""
-HARDLY_FITTED: Final = 0.42
+OVERLAP: Final = 0.3
+"""Two fits that share more than this of the smaller one are the same solid, seen twice."""
+HARDLY_FITTED: Final = 0.30
 """A fragment that is fitted worse than this is nothing."""
 
 
@@ -52,6 +54,7 @@ def read_scene(image: Image) -> Reading:
         rest = piece & left
         if rest.sum() >= FRAGMENT:
             fits.extend(_settle(left, _explain(view, rest, left, first)))
+    fits = _once_more(view, _apart(fits))
     solids = [fit.solid for fit in fits]
     fits = [in_company(view, fit, tuple(solids[:k] + solids[k + 1 :])) for k, fit in enumerate(fits)]
     seen = [Detected(solid=fit.solid, confidence=1 - fit.error) for fit in fits]
@@ -63,7 +66,9 @@ def _clear_ones(view: View, left: Mask) -> tuple[list[Fit], list[tuple[Mask, Fit
     fits: list[Fit] = []
     unclear: list[tuple[Mask, Fit | None]] = []
     for piece in components(left, FRAGMENT):
-        fit = fit_piece(view, piece, reach=SHIFT, around=3, kept=KEPT) if piece.sum() >= LEAST_PIXELS else None
+        fit = (
+            fit_piece(view, piece, reach=SHIFT, around=3, kept=KEPT) if piece.sum() >= LEAST_PIXELS else None
+        )
         if fit is None or not _is_clear(view, fit) or (piece & ~grow(fit.mask, 2)).sum() >= LEAST_PIXELS:
             unclear.append((piece, fit))
         else:
@@ -71,11 +76,39 @@ def _clear_ones(view: View, left: Mask) -> tuple[list[Fit], list[tuple[Mask, Fit
     return fits, unclear
 
 
+def _apart(fits: list[Fit]) -> list[Fit]:
+    """The fits without those that stand in the place of a better one."""
+    kept: list[Fit] = []
+    for fit in sorted(fits, key=lambda fit: fit.error):
+        if all(
+            (fit.mask & other.mask).sum() < OVERLAP * min(fit.mask.sum(), other.mask.sum()) for other in kept
+        ):
+            kept.append(fit)
+    return kept
+
+
+def _once_more(view: View, fits: list[Fit]) -> list[Fit]:
+    """Fit what is still unclear again, now that it is known what belongs to the others."""
+    settled = list(fits)
+    for index, fit in enumerate(fits):
+        if _is_clear(view, fit) or len(fits) == 1:
+            continue
+        others = np.logical_or.reduce([other.mask for place, other in enumerate(settled) if place != index])
+        piece = view.solid & grow(fit.mask, 3) & ~grow(others)
+        if piece.sum() >= LEAST_PIXELS:
+            again = fit_piece(view, piece, reach=2 * SHIFT, around=SHIFT, kept=len(CANDIDATES))
+            if again is not None and again.error < fit.error:
+                settled[index] = again
+    return _apart(settled)
+
+
 def _is_clear(view: View, fit: Fit) -> bool:
     """Whether a fit is good, or so much better than any other shape that it needs not be."""
     if fit.solid.colour == "white":  # its dark side passes for shadow, so that its piece is never whole
         return fit.error < 0.75 * WELL_FITTED + 0.4 * view.noise
-    return fit.error < WELL_FITTED + view.noise or (fit.error < 2 * WELL_FITTED + view.noise and fit.lead > 0.15)
+    return fit.error < WELL_FITTED + view.noise or (
+        fit.error < 2 * WELL_FITTED + view.noise and fit.lead > 0.15
+    )
 
 
 def _settle(left: Mask, fits: list[Fit]) -> list[Fit]:
@@ -107,7 +140,7 @@ def _several(view: View, piece: Mask, beside: list[Mask]) -> list[list[Fit]]:
     ways: list[list[Fit]] = []
     for parts in _cuts(view, piece, beside):
         fits = [fit_piece(view, part, reach=SHIFT, around=3, kept=KEPT) for part in parts]
-        found = [fit for fit in fits if fit is not None]
+        found = _apart([fit for fit in fits if fit is not None])
         if len(found) > 1:
             ways.append(found)
     return ways

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from velatura.errors import DataError
 from velatura.pocket import lights
-from velatura.pocket.camera import EYE, FORWARD, RIGHT, UP, Array, rays
+from velatura.pocket.camera import EYE, FORWARD, RIGHT, UP, Array
 from velatura.pocket.scenes import COLOURS, Scene, Solid
 from velatura.pocket.tracing import Hits, Table, empty_table, lit, table_shadow, trace
 
@@ -46,7 +46,10 @@ class Render(Truth):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shading:
-    """Light on the samples that hit solids, before any colour: both [3, m], linear; `band` [m] is 1 in light stripes."""
+    """Light on the samples that hit solids, before any colour.
+
+    `diffuse` and `gloss` are linear, [3, m]; `band` [m] is 1 in light stripes.
+    """
 
     diffuse: Array
     gloss: Array
@@ -57,7 +60,11 @@ def render(scene: Scene, size: int = 96) -> Render:
     """Draw a scene, size x size pixels, with its truth; raises DataError when size is below 16."""
     truth = measure(scene, size)
     return Render(
-        image=draw(scene, size), depth=truth.depth, normals=truth.normals, masks=truth.masks, edges=truth.edges
+        image=draw(scene, size),
+        depth=truth.depth,
+        normals=truth.normals,
+        masks=truth.masks,
+        edges=truth.edges,
     )
 
 
@@ -84,14 +91,16 @@ def measure(scene: Scene, size: int = 96) -> Truth:
     table = empty_table(scene.light, size, 1)
     points, normals = table.points.copy(), table.normals.copy()
     points[:, hits.sample], normals[:, hits.sample] = hits.points, hits.normals
-    owner = np.full(size * size, -1, dtype=np.int64)
-    owner[hits.sample] = hits.owner
-    owner = owner.reshape(size, size)
+    owner = np.full((size, size), -1, dtype=np.int64)
+    owner.reshape(-1)[hits.sample] = hits.owner
     seen = np.stack([RIGHT @ normals, UP @ normals, -FORWARD @ normals], axis=-1).reshape(size, size, 3)
     masks = owner[None] == np.arange(len(scene.solids))[:, None, None]
     depth = (FORWARD @ (points - EYE[:, None])).reshape(size, size)
     return Truth(
-        depth=depth.astype(np.float32), normals=seen.astype(np.float32), masks=masks, edges=_edges(owner, seen)
+        depth=depth.astype(np.float32),
+        normals=seen.astype(np.float32),
+        masks=masks,
+        edges=_edges(owner, seen),
     )
 
 

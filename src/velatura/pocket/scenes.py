@@ -91,7 +91,8 @@ class Scene:
             solids = tuple(Solid(**solid) for solid in record["solids"])
             return Scene(solids=solids, light=record["light"])
         except (ValueError, KeyError, TypeError) as problem:
-            raise DataError(f"not a pocket scene: {text[:80]!r}\n  expected a line of scenes.jsonl ({problem})") from problem
+            expected = f"expected a line of scenes.jsonl ({problem})"
+            raise DataError(f"not a pocket scene: {text[:80]!r}\n  {expected}") from problem
 
 
 def held_out(scene: Scene) -> bool:

@@ -54,7 +54,8 @@ class Part:
         local, heading = self.axes.T @ (origin - self.centre[:, None]), self.axes.T @ direction
         # Rays from far away start again beside the surface: float32 keeps its digits there.
         skipped = np.maximum(-(local * heading).sum(0) - 2 * self.surface.bound, 0)
-        return self.surface.hit(local + skipped * heading, heading) + skipped
+        distance: Array = self.surface.hit(local + skipped * heading, heading) + skipped
+        return distance
 
     def normal(self, points: Array) -> Array:
         """Outward unit normals [3, n] in the world frame."""
@@ -71,7 +72,8 @@ class Part:
             phase = np.arctan2(local[1], local[0]) * (BANDS_AROUND / (2 * math.pi))
         else:
             phase = points[1] / (BAND * self.radius) + 0.25
-        return ((phase % 1.0) < 0.5).astype(np.float32)
+        light: Array = ((phase % 1.0) < 0.5).astype(np.float32)
+        return light
 
 
 def yaw(x: float, z: float) -> float:
@@ -109,7 +111,9 @@ class _Stand:
         away = np.array([aside, up, -ahead], dtype=np.float32) * self.radius
         centre = np.array([self.x, 0, self.z], dtype=np.float32) + away
         placed = np.eye(3, dtype=np.float32) if axes is None else axes
-        return Part(surface=surface, centre=centre, axes=placed, radius=self.radius, paint=paint, stripes=stripes)
+        return Part(
+            surface=surface, centre=centre, axes=placed, radius=self.radius, paint=paint, stripes=stripes
+        )
 
     @property
     def axes(self) -> Array:
@@ -147,7 +151,9 @@ def _snowman(stand: _Stand) -> tuple[Part, ...]:
         for size, up in ((0.66, 0.62), (0.48, 1.46), (0.35, 2.10))
     ]
     forward = np.array([[1, 0, 0], [0, -0.25, 0.97], [0, -0.97, -0.25]], dtype=np.float32)
-    nose = stand.part(Frustum(base=0.10 * r, top=0.0, half=0.24 * r), up=2.06, ahead=0.52, axes=forward, paint=CARROT)
+    nose = stand.part(
+        Frustum(base=0.10 * r, top=0.0, half=0.24 * r), up=2.06, ahead=0.52, axes=forward, paint=CARROT
+    )
     eye = Ellipsoid(radius=0.075 * r, height=0.075 * r)
     eyes = [stand.part(eye, up=2.24, ahead=0.30, aside=side, paint=COAL) for side in (-0.14, 0.14)]
     buttons = [stand.part(eye, up=up, ahead=0.46, paint=COAL) for up in (1.35, 1.62)]

@@ -147,7 +147,9 @@ class Frustum:
     def normal(self, points: Array) -> Array:
         slope = self._slope
         across = np.sqrt(points[0] ** 2 + points[2] ** 2) + 1e-9
-        side = np.stack([points[0] / across, np.full_like(across, -slope), points[2] / across]) / np.sqrt(1 + slope**2)
+        side = np.stack([points[0] / across, np.full_like(across, -slope), points[2] / across]) / np.sqrt(
+            1 + slope**2
+        )
         from_side = np.abs((self.base + self.top) / 2 + slope * points[1] - across)
         from_cap = self.half - np.abs(points[1])
         cap = np.stack([0 * across, np.sign(points[1]), 0 * across])
@@ -176,7 +178,9 @@ class Ring:
     def hit(self, origin: Array, direction: Array) -> Array:
         """Sphere tracing between the two crossings of the bounding sphere."""
         result = np.full(origin.shape[1], np.inf, dtype=np.float32)
-        enter, leave = _roots(np.ones_like(result), (origin * direction).sum(0), (origin**2).sum(0) - self.bound**2)
+        enter, leave = _roots(
+            np.ones_like(result), (origin * direction).sum(0), (origin**2).sum(0) - self.bound**2
+        )
         active = np.flatnonzero((leave > NEAR) & np.isfinite(leave))
         t, leave = np.maximum(enter[active], 8 * NEAR), leave[active]
         origin, direction = origin[:, active], direction[:, active]
@@ -203,7 +207,8 @@ class Ring:
 
     def _distance(self, points: Array) -> Array:
         across = np.sqrt(points[0] ** 2 + points[1] ** 2) - self.radius
-        return np.sqrt(across**2 + points[2] ** 2) - self.tube
+        gap: Array = np.sqrt(across**2 + points[2] ** 2) - self.tube
+        return gap
 
 
 def _bar(offset: Array, half_width: float) -> Array:
@@ -233,4 +238,5 @@ def _nonzero(values: Array) -> Array:
 
 
 def _unit(vectors: Array) -> Array:
-    return (vectors / (np.sqrt((vectors**2).sum(0)) + 1e-12)).astype(np.float32)
+    unit: Array = (vectors / (np.sqrt((vectors**2).sum(0)) + 1e-12)).astype(np.float32)
+    return unit

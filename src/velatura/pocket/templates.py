@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -56,7 +56,9 @@ class Box:
     def around(mask: Mask) -> Box:
         """The smallest box that holds a mask, which must not be empty."""
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        return Box(top=int(rows[0]), bottom=int(rows[-1]) + 1, left=int(columns[0]), right=int(columns[-1]) + 1)
+        return Box(
+            top=int(rows[0]), bottom=int(rows[-1]) + 1, left=int(columns[0]), right=int(columns[-1]) + 1
+        )
 
 
 def best_place(shape: str, size: str, box: Box, sure: Array, maybe: Array, reach: int) -> Place | None:
@@ -90,7 +92,9 @@ def _align(
     return Place(shape=shape, size=size, x=x, z=z, cover=cover)
 
 
-def _slide(mask: Mask, row: int, column: int, sure: Array, maybe: Array, reach: int) -> tuple[float, int, int]:
+def _slide(
+    mask: Mask, row: int, column: int, sure: Array, maybe: Array, reach: int
+) -> tuple[float, int, int]:
     """The best cover over shifts of up to `reach` pixels, and that shift (rows, columns)."""
     height, width = mask.shape
     step = 1 if reach <= SHIFT else 2
@@ -116,7 +120,7 @@ def _nearest(shape: str, size: str, x: float, z: float) -> Template:
     return _template(shape, size, round(x / STEP), round(z / STEP))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _template(shape: str, size: str, x_step: int, z_step: int) -> Template:
     """The silhouette at a place of the grid; outside of the frame it is traced in the middle of it."""
     x, z = x_step * STEP, z_step * STEP

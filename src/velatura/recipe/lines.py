@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 KeyPath = tuple[str | int, ...]
 
@@ -41,7 +41,7 @@ def key_lines(text: str) -> dict[KeyPath, int]:
     return lines
 
 
-def nearest_line(lines: dict[KeyPath, int], path: KeyPath) -> int | None:
+def nearest_line(lines: Mapping[KeyPath, int], path: KeyPath) -> int | None:
     """The line of a key, else of the closest thing around it."""
     for length in range(len(path), 0, -1):
         if path[:length] in lines:

@@ -86,8 +86,12 @@ def _entry(holder: Any, part: str | int, path: KeyPath) -> Any:
     if not isinstance(holder, list):
         kind = "a section" if isinstance(holder, dict) else "a single value"
         raise BadOverride(Problem(path=path, what=f"{path[-1]} points into {kind}, which has no such entry"))
-    if not isinstance(part, int) or part >= len(holder):
-        count = f"0 to {len(holder) - 1}" if holder else "none: the list is empty"
-        hint = f"for example --set {'.'.join(map(str, path[:-1]))}.0.…" if holder else ""
-        raise BadOverride(Problem(path=path, what=f"received entry {part}; allowed: {count}", hint=hint))
+    if not isinstance(part, int):
+        hint = f"for example {'.'.join(map(str, (*path[:-1], 0, part)))}=…"
+        raise BadOverride(
+            Problem(path=path, what=f"{path[-2]} is a list: say which entry, from 0", hint=hint)
+        )
+    if part >= len(holder):
+        count = f"0 to {len(holder) - 1}" if holder else "none, the list is empty"
+        raise BadOverride(Problem(path=path, what=f"received entry {part}; allowed: {count}"))
     return holder[part]

@@ -45,8 +45,10 @@ class Source:
         for length in range(len(path), 0, -1):
             if path[:length] in self.overrides:
                 return f"--set {self.overrides[path[:length]]}"
-        line = nearest_line(dict(self.lines), path)
-        return f"line {line}" if line else ""
+        if line := nearest_line(self.lines, path):
+            return f"line {line}"
+        inside = (option for place, option in self.overrides.items() if path and place[: len(path)] == path)
+        return next((f"--set {option}" for option in inside), "")
 
 
 class Inconsistent(ValueError):
@@ -88,7 +90,7 @@ def _keys(path: Sequence[str | int]) -> str:
 
 
 def _order(problem: Problem, source: Source) -> tuple[int, str]:
-    return nearest_line(dict(source.lines), problem.path) or 0, str(problem.path)
+    return nearest_line(source.lines, problem.path) or 0, str(problem.path)
 
 
 def _entry(problem: Problem, source: Source) -> str:

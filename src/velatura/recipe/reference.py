@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 
@@ -54,8 +55,13 @@ def _table(section: type[Section], names: list[str] | None = None) -> Iterator[s
             default = "—"
         else:
             default = f"`{toml_value(field.default)}`"
-        cells = [f"`{name}`", default, allowed(field), field.description or ""]
-        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+        cells = [f"`{name}`", default, _plain(allowed(field)), _plain(field.description or "")]
+        yield f"| {' | '.join(cells)} |"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return re.sub(r"([|*<>\\^])", r"\\\1", text)
 
 
 if __name__ == "__main__":

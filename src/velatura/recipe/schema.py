@@ -124,7 +124,12 @@ def _phrase(annotation: Any, metadata: Sequence[Any], *, plural: bool) -> str:
     if sections_in(annotation):
         return "a section"
     noun = _NOUNS[annotation][plural]
-    return ", ".join([noun, *_limits(metadata)])
+    filled = (
+        ["not empty"]
+        if annotation is str and any(getattr(item, "min_length", 0) for item in metadata)
+        else []
+    )
+    return ", ".join([noun, *filled, *_limits(metadata)])
 
 
 def _entries(annotation: Any) -> str:

@@ -22,7 +22,7 @@ from velatura.recipe.problems import InvalidRecipe, Problem, Source
 from velatura.recipe.recipe import Recipe
 from velatura.recipe.schema import variants
 
-__all__ = ["LoadedRecipe", "dump_recipe", "load_recipe", "parse_recipe"]
+__all__ = ["LoadedRecipe", "dump_recipe", "load_recipe", "parse_recipe", "read_recipe"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +35,17 @@ class LoadedRecipe:
 
 
 def load_recipe(path: Path, sets: Sequence[str] = ()) -> LoadedRecipe:
-    """Read and check a recipe file; also that the files and folders it names are there. Raises RecipeError."""
+    """Read and check a recipe file, and that the files and folders it names are there. Raises RecipeError."""
+    loaded = read_recipe(path, sets)
+    if missing := missing_files(loaded.recipe, loaded.base):
+        raise InvalidRecipe(missing, _source(str(path), _text(path), _overrides(sets)[0]))
+    return loaded
+
+
+def read_recipe(path: Path, sets: Sequence[str] = ()) -> LoadedRecipe:
+    """Read and check a recipe file; what it names may be gone by now. Raises RecipeError."""
     base = path.parent.resolve()
-    text = _text(path)
-    recipe = parse_recipe(text, source=str(path), sets=sets, base=base)
-    if missing := missing_files(recipe, base):
-        raise InvalidRecipe(missing, _source(str(path), text, _overrides(sets)[0]))
+    recipe = parse_recipe(_text(path), source=str(path), sets=sets, base=base)
     return LoadedRecipe(recipe=recipe, path=path.resolve(), base=base)
 
 
@@ -125,7 +130,7 @@ def _syntax_message(message: str, text: str, source: str) -> str:
     line = lines[number - 1].strip() if number <= len(lines) else ""
     what = message[: found.start()].strip() if found else message
     hints = {
-        "backslash": "in double quotes a backslash is special: write C:/photos, or single quotes",
+        "\\": "in double quotes a backslash is special: write C:/photos, or use single quotes",
         "Invalid value": 'texts need quotes: name = "my-dog"',
         "Cannot overwrite": "a key or section may appear once",
         "Cannot declare": "a section may appear once; only [[data]] may be repeated",

@@ -59,14 +59,19 @@ def paint(
     The noise of image i of the series depends on the seed and i alone.
     """
     info = parts.info
-    assert request.steps and request.width and request.height and request.cfg is not None
+    assert request.steps
+    assert request.width
+    assert request.height
+    assert request.cfg is not None
     shape = (info.latent_channels, request.height // info.latent_scale, request.width // info.latent_scale)
     slots = range(request.first, request.first + request.batch)
     latents = Draw.of(request.seed, slots=slots).normal("sample", shape).to(device)
     times = family.schedule.times(request.steps, family.tokens(latents)).to(device)
     if start is not None:
         times = part_of(times, request.strength)
-        latents = family.schedule.alpha(times[0]) * start.to(device) + family.schedule.sigma(times[0]) * latents
+        latents = (
+            family.schedule.alpha(times[0]) * start.to(device) + family.schedule.sigma(times[0]) * latents
+        )
     positive = _repeat(conditioning, 0, request.batch)
     negative = None if request.cfg == 1.0 else _repeat(conditioning, 1, request.batch)
 

@@ -55,7 +55,9 @@ def parse_line(line: str, defaults: Request) -> Request:
         try:
             changes[field] = kind(value)
         except ValueError:
-            raise RecipeError(f"prompt line '{line}': --{name} wants {kind.__name__}, received '{value}'") from None
+            raise RecipeError(
+                f"prompt line '{line}': --{name} wants {kind.__name__}, received '{value}'"
+            ) from None
     return replace(defaults, **changes)  # type: ignore[arg-type]
 
 

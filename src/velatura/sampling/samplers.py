@@ -34,7 +34,9 @@ def euler(
     return latents
 
 
-def split(predicted: Tensor, latents: Tensor, schedule: Schedule, t: Tensor, kind: Prediction) -> tuple[Tensor, Tensor]:
+def split(
+    predicted: Tensor, latents: Tensor, schedule: Schedule, t: Tensor, kind: Prediction
+) -> tuple[Tensor, Tensor]:
     """The image and the noise that a noise or v prediction sees in noisy latents at t."""
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     if kind == "noise":

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from velatura.data.cache import CachedLatents, CachedText, views_of
-from velatura.data.cache_place import default_cache_folder
 from velatura.data.fill import fill_latents, fill_text, texts_of
 from velatura.events import Events
 from velatura.interfaces import Conditioning, PartName, Parts
 from velatura.sampling.painter import request_texts
+from velatura.training.dataset import cache_folder
 from velatura.training.previews import PlannedPreview, plan_previews
 from velatura.training.setup import Setup
 
@@ -30,7 +30,7 @@ class Prepared:
 def prepare(setup: Setup, events: Events) -> Prepared:
     """Fill the caches; what is in them already is not encoded again, and then no encoder is loaded for it."""
     parts = Parts(info=setup.info)
-    folder = Path(setup.recipe.memory.cache_folder or default_cache_folder())
+    folder = cache_folder(setup.recipe)
     text = _text(setup, parts, folder, events) if setup.caches_text else None
     if setup.conditioned and text is None:
         load_part(setup, parts, "text_encoders", events)
@@ -38,7 +38,9 @@ def prepare(setup: Setup, events: Events) -> Prepared:
     previews = tuple(
         PlannedPreview(
             request=request,
-            conditioning=None if text is None else Conditioning.join([text.of(t) for t in request_texts(request)]),
+            conditioning=None
+            if text is None
+            else Conditioning.join([text.of(t) for t in request_texts(request)]),
         )
         for request in requests
     )
@@ -101,7 +103,9 @@ def _remark_cut_captions(setup: Setup, parts: Parts, texts: list[str], events: E
             cut.append(f"'{text[:60]}…' ({counts[-1][0]} tokens, {counts[-1][1]} are read)")
     if cut:
         more = f" and {len(cut) - 3} more" if len(cut) > 3 else ""
-        events.warn(f"{len(cut)} captions are longer than the model reads and are cut: {'; '.join(cut[:3])}{more}")
+        events.warn(
+            f"{len(cut)} captions are longer than the model reads and are cut: {'; '.join(cut[:3])}{more}"
+        )
 
 
 def _empty_cache(device: torch.device) -> None:

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from velatura.data.cache_place import default_cache_folder
 from velatura.data.items import Scan
 from velatura.data.order import BatchPlan, OrderedPlan
 from velatura.data.plan import Entry, lay_out
@@ -40,7 +41,9 @@ class Dataset:
         digest = hashlib.blake2b(digest_size=16)
         for entry in self.entries:
             item = entry.item
-            digest.update(f"{item.content}/{item.caption}/{entry.bucket}/{item.weight}/{item.flip}\n".encode())
+            digest.update(
+                f"{item.content}/{item.caption}/{entry.bucket}/{item.weight}/{item.flip}\n".encode()
+            )
         return digest.hexdigest()
 
     def report(self) -> str:
@@ -54,9 +57,14 @@ class Dataset:
         )
 
 
+def cache_folder(recipe: Recipe) -> Path:
+    """Where caches are: as the recipe says, else the user's cache folder."""
+    return Path(recipe.memory.cache_folder or default_cache_folder())
+
+
 def prepare_dataset(recipe: Recipe, base: Path, size_step: int, events: Events) -> Dataset:
     """Read all sources. Raises DataError when there is nothing, or too little that is sound, to train on."""
-    found = scan(recipe.data, base, events)
+    found = scan(recipe.data, base, events, memory=cache_folder(recipe))
     training, held_out = split(found.items, recipe.validation.share, recipe.seed)
     entries = lay_out(training, recipe.data, size_step=size_step, events=events).entries
     apart: tuple[Entry, ...] = ()
@@ -65,7 +73,10 @@ def prepare_dataset(recipe: Recipe, base: Path, size_step: int, events: Events) 
     if recipe.validation.folder is not None:
         apart += _from_folder(recipe, base, size_step, events)
     plan = BatchPlan(
-        entries, batch_size=recipe.training.batch_size, accumulate=recipe.training.accumulate, seed=recipe.seed
+        entries,
+        batch_size=recipe.training.batch_size,
+        accumulate=recipe.training.accumulate,
+        seed=recipe.seed,
     )
     return Dataset(scan=found, entries=entries, held_out=apart, plan=plan)
 

@@ -24,11 +24,11 @@ def export(setup: Setup, parts: Parts, trainables: Trainables, step: int) -> lis
         setup.family.save(parts, setup.files, path, trainables.parts, dtype=dtype)
         return [path]
     assert parts.denoiser is not None
-    targets = setup.family.targets(parts.denoiser)
+    split = any(target.shares for target in setup.family.targets(parts.denoiser))
     paths = []
     for number, layout in enumerate(output.formats):
         path = setup.folder.adapter(step, "" if number == 0 else f"-{layout}")
-        metadata = training_metadata(setup, step, trainables)
-        write_adapter(path, trainables.adapter, targets, layout=layout, dtype=dtype, metadata=metadata)
+        metadata = training_metadata(setup, step)
+        write_adapter(path, trainables.adapter, split=split, layout=layout, dtype=dtype, metadata=metadata)
         paths.append(path)
     return paths

@@ -62,7 +62,9 @@ class RunFolder:
             probe.write_bytes(b"")
             probe.unlink()
         except OSError as error:
-            raise StorageError(f"cannot write in {self.root}: {error.strerror}. Choose another output.folder.") from None
+            raise StorageError(
+                f"cannot write in {self.root}: {error.strerror}. Choose another output.folder."
+            ) from None
 
     def lock(self) -> RunLock:
         """Hold this while the run is on."""

@@ -32,7 +32,9 @@ class TensorBoardLog:
     """Loss, gradient norm, learning rate, images per second and validation loss."""
 
     def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # imports the tensorboard package: only when a run starts
+        from torch.utils.tensorboard import (
+            SummaryWriter,
+        )  # imports the tensorboard package: only when a run starts
 
         self.writer: Any = SummaryWriter(str(folder))
 

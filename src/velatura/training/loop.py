@@ -90,7 +90,9 @@ class Loop:
 
     def _one_step(self, loader: Loader, steps: int) -> None:
         started = time.perf_counter()
-        set_learning_rate(self.optimizer, rate := learning_rate(self.setup.recipe.optimizer, self.step + 1, steps))
+        set_learning_rate(
+            self.optimizer, rate := learning_rate(self.setup.recipe.optimizer, self.step + 1, steps)
+        )
         batches = loader.batches(self.step)
         result = self.stepper(batches, self.setup.recipe.seed, self.step)
         self.step += 1
@@ -98,7 +100,9 @@ class Loop:
             self.skipped += 1
         elif self.ema is not None:
             self.ema.update(self.step)
-        self._tell(result, rate, sum(len(batch.names) for batch in batches), time.perf_counter() - started, steps)
+        self._tell(
+            result, rate, sum(len(batch.names) for batch in batches), time.perf_counter() - started, steps
+        )
 
     def _between_steps(self) -> None:
         recipe = self.setup.recipe
@@ -178,7 +182,9 @@ class Loop:
         with self._shown():
             self.exported = export(self.setup, self.parts, self.trainables, self.step)
         for path in self.exported:
-            self.events(FileSaved(step=self.step, what="model" if path.is_dir() else "adapter", path=str(path)))
+            self.events(
+                FileSaved(step=self.step, what="model" if path.is_dir() else "adapter", path=str(path))
+            )
 
     def _save_state(self) -> None:
         state = RunState(
@@ -227,7 +233,9 @@ class Loop:
 
 def run_identity(setup: Setup) -> str:
     """Hash of all that decides what is learned: recipe (without what may change on resume), data, model weights."""
-    recipe = setup.recipe.model_dump(mode="json", exclude={"name", "previews", "output", "memory", "validation"})
+    recipe = setup.recipe.model_dump(
+        mode="json", exclude={"name", "previews", "output", "memory", "validation"}
+    )
     for free in ("steps", "device", "save_every"):
         recipe["training"].pop(free)
     facts = {"recipe": recipe, "data": setup.dataset.fingerprint(), "model": dict(setup.info.fingerprints)}

@@ -54,7 +54,7 @@ def paint_previews(
 ) -> list[Path]:
     """Paint all, one PNG each."""
     paths = []
-    modules = [m for name in ("denoiser", "text_encoders") for m in parts.modules(name)]  # type: ignore[arg-type]
+    modules = [m for name in ("denoiser", "text_encoders") for m in parts.modules(name)]
     training = [module.training for module in modules]
     _set_training(modules, [False] * len(modules))
     for number, preview in enumerate(planned):

@@ -13,6 +13,7 @@ from velatura.recipe.recipe import Recipe
 from velatura.recipe.toml import dump_recipe
 from velatura.training.caching import prepare
 from velatura.training.dataset import prepare_dataset
+from velatura.training.dry_run import plan_lines
 from velatura.training.folder import RunFolder
 from velatura.training.logs import JsonLog, TensorBoardLog
 from velatura.training.loop import Loop
@@ -31,7 +32,9 @@ class Outcome:
     files: tuple[Path, ...] = ()
 
 
-def train(recipe: Recipe, base: Path, *, resume: bool = False, dry_run: bool = False, events: Events) -> Outcome:
+def train(
+    recipe: Recipe, base: Path, *, resume: bool = False, dry_run: bool = False, events: Events
+) -> Outcome:
     """Train what the recipe says; paths in it start at `base`, results go to output.folder under the working folder.
 
     Raises RecipeError, DataError, ModelError, NumericError or StorageError, each with what to do.
@@ -70,5 +73,15 @@ def train(recipe: Recipe, base: Path, *, resume: bool = False, dry_run: bool = F
             log.close()
             board.close()
     return Outcome(
-        exit_code=0 if finished else EXIT_STOPPED, step=loop.step, folder=folder.root, files=tuple(loop.exported)
+        exit_code=0 if finished else EXIT_STOPPED,
+        step=loop.step,
+        folder=folder.root,
+        files=tuple(loop.exported),
     )
+
+
+def _dry_run(setup: Setup, events: Events) -> Outcome:
+    """Say what a run would do; the denoiser's shapes are known, its weights are not read."""
+    for line in plan_lines(setup):
+        events.notice(line)
+    return Outcome(exit_code=0, step=0, folder=None)

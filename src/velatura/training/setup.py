@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -65,4 +66,4 @@ class Setup:
     def preview_size(self) -> int:
         """Edge of previews that name no size: about the size that is trained most."""
         width, height = max(self.dataset.plan.histogram.items(), key=lambda pair: pair[1])[0]
-        return round((width * height) ** 0.5)
+        return math.isqrt(width * height)

@@ -39,7 +39,9 @@ class RunState:
     skipped: int = 0
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
+) -> dict[str, Tensor]:
     """The optimizer's state under the parameters' names."""
     return {
         f"{name}/{moment}": value
@@ -69,7 +71,12 @@ def save_state(folder: Path, state: RunState, *, keep: int) -> Path:
     staged.mkdir()
     for name, tensors in groups.items():
         write_safetensors(staged / f"{name}.safetensors", {k: v.cpu() for k, v in tensors.items()}, {})
-    facts = {"step": state.step, "recipe": state.recipe_hash, "scaler": dict(state.scaler), "skipped": state.skipped}
+    facts = {
+        "step": state.step,
+        "recipe": state.recipe_hash,
+        "scaler": dict(state.scaler),
+        "skipped": state.skipped,
+    }
     facts["checksums"] = {f"{name}.safetensors": _checksum(staged / f"{name}.safetensors") for name in groups}
     _write_synced(staged / MANIFEST, json.dumps(facts, indent=1))
     shutil.rmtree(final, ignore_errors=True)
@@ -119,7 +126,7 @@ def _load(path: Path) -> RunState:
 
 def _read(path: Path) -> dict[str, Tensor]:
     with TensorFile(path) as file:
-        return {key: file.read(key) for key in file.keys()}
+        return {key: file.read(key) for key in file}
 
 
 def _steps(folder: Path) -> list[int]:

@@ -50,7 +50,7 @@ class Stepper:
         self.device = device
         self.dtype = dtype
         self.autocast = autocast
-        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)  # type: ignore[attr-defined]
+        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
 
     def __call__(self, batches: Sequence[Batch], seed: int, step: int) -> StepResult:
         """Step number `step` over its micro-batches. Raises NumericError, naming the items, before any update."""
@@ -98,7 +98,7 @@ class Stepper:
         names = [name for name, good in zip(batch.names, finite.tolist(), strict=True) if not good]
         raise NumericError(
             f"step {step}: the loss is not finite for {', '.join(names)} (computed in {self.dtype}). "
-            "Nothing was updated. Lower the learning rate, use precision = \"bf16\" or \"fp32\", "
+            'Nothing was updated. Lower the learning rate, use precision = "bf16" or "fp32", '
             "or look at these images and captions."
         )
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from velatura.adapters.attach import Adapter, put_on, put_on_fresh
-from velatura.adapters.files import read_values
+from velatura.adapters.files import read_adapter
 from velatura.adapters.targets import choose
-from velatura.errors import CheckpointError, ModelError
+from velatura.errors import CheckpointError, ModelError, RecipeError
 from velatura.interfaces import Family, PartName, Parts
 from velatura.recipe.adapters.lora import LoraAdapter
 from velatura.recipe.recipe import Recipe
+from velatura.recipe.training.loop import Full
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +38,9 @@ class Trainables:
         """Overwrite all values. Raises CheckpointError when names or shapes differ."""
         if values.keys() != self.parameters.keys():
             differing = sorted(values.keys() ^ self.parameters.keys())
-            raise CheckpointError(f"the saved values are of another run: {len(differing)} names differ, {differing[:3]}")
+            raise CheckpointError(
+                f"the saved values are of another run: {len(differing)} names differ, {differing[:3]}"
+            )
         for name, parameter in self.parameters.items():
             if parameter.shape != values[name].shape:
                 raise CheckpointError(
@@ -54,7 +59,7 @@ def make_trainables(recipe: Recipe, family: Family, parts: Parts) -> Trainables:
     if recipe.adapter is not None:
         return _adapter(recipe.adapter, recipe.seed, family, parts)
     assert recipe.full is not None
-    return _full(recipe.full.parts, parts)
+    return _full(recipe.full, parts)
 
 
 def _adapter(section: LoraAdapter, seed: int, family: Family, parts: Parts) -> Trainables:
@@ -62,8 +67,7 @@ def _adapter(section: LoraAdapter, seed: int, family: Family, parts: Parts) -> T
     if denoiser is None:
         raise ModelError("an adapter sits on the denoiser, and it is not loaded")
     if section.init_from is not None:
-        adapter = put_on(denoiser, read_values(section.init_from, family.targets(denoiser)))
-        report = f"{len(adapter.layers)} layers continued from {section.init_from}"
+        adapter, report = _continued(Path(section.init_from), denoiser)
     else:
         choice = choose(family.targets(denoiser), section.targets)
         alpha = float(section.rank) if section.alpha is None else section.alpha
@@ -74,11 +78,25 @@ def _adapter(section: LoraAdapter, seed: int, family: Family, parts: Parts) -> T
     parameters = adapter.parameters()
     for parameter in parameters.values():
         parameter.data = parameter.data.float()
-        parameter.requires_grad_(True)
+        parameter.requires_grad_()
     return Trainables(parameters=parameters, adapter=adapter, parts=("denoiser",), report=report)
 
 
-def _full(names: Sequence[PartName], parts: Parts) -> Trainables:
+def _continued(path: Path, denoiser: nn.Module) -> tuple[Adapter, str]:
+    """The layers of a LoRA file, trained on."""
+    found = read_adapter(path)
+    others = sorted(part for part in found if part != "denoiser")
+    if others or "denoiser" not in found:
+        raise CheckpointError(
+            f"adapter.init_from: {path} holds layers for {', '.join(others) or 'nothing'}; only LoRAs of the denoiser "
+            "alone can be continued"
+        )
+    adapter = put_on(denoiser, found["denoiser"])
+    return adapter, f"{len(adapter.layers)} linear layers continued from {path}"
+
+
+def _full(section: Full, parts: Parts) -> Trainables:
+    names: Sequence[PartName] = section.parts
     parameters: dict[str, nn.Parameter] = {}
     for name in names:
         modules = parts.modules(name)
@@ -88,8 +106,15 @@ def _full(names: Sequence[PartName], parts: Parts) -> Trainables:
             module.float().train()
             prefix = name if len(modules) == 1 else f"{name}.{index}"
             for path, parameter in module.named_parameters():
-                parameters[f"{prefix}.{path}"] = parameter.requires_grad_(True)
+                if section.only is None or fnmatch.fnmatchcase(path, section.only):
+                    parameter.requires_grad_(True)
+                    parameters[f"{prefix}.{path}"] = parameter
+    if not parameters:
+        raise RecipeError(f"full.only = '{section.only}' matches no weight of {', '.join(names)}")
     count = sum(parameter.numel() for parameter in parameters.values())
     return Trainables(
-        parameters=parameters, adapter=None, parts=tuple(names), report=f"{count:,} weights of {', '.join(names)}"
+        parameters=parameters,
+        adapter=None,
+        parts=tuple(names),
+        report=f"{count:,} weights of {', '.join(names)}",
     )

@@ -16,3 +16,6 @@ class Sd1Model(ModelSection):
     objectives: ClassVar = ("diffusion",)
 
     family: Literal["sd1"] = Field("sd1", description="The architecture; left out, `model` tells it.")
+    prediction: Literal["noise", "v"] | None = Field(
+        None, description="What the denoiser predicts; default: as the scheduler's config says, else noise."
+    )

@@ -38,6 +38,9 @@ class Full(Section):
     """Train whole parts instead of an adapter."""
 
     parts: list[Part] = Field(["denoiser"], min_length=1, description="Parts whose weights are trained.")
+    only: str | None = Field(
+        None, description="Train only weights whose path in the part matches this pattern, such as 'decoder.*'."
+    )
 
 
 class Ema(Section):

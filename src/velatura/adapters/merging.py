@@ -1,0 +1,69 @@
+"""Putting LoRAs into a model's weights for good."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from velatura.adapters.attach import Adapter, LoraValues, put_on
+from velatura.adapters.files import read_adapter
+from velatura.checkpoints.lora_layer import Part as Network
+from velatura.errors import RecipeError
+from velatura.events import Events
+from velatura.families.registry import family_for, family_named, files_of
+from velatura.interfaces import PARTS, PartName, Parts
+from velatura.placement.device import choose_dtype
+from velatura.recipe.families.files import ModelSection
+
+Lora = Mapping[Network, Mapping[str, LoraValues]]
+NETWORKS: Mapping[PartName, tuple[Network, ...]] = {  # as LoRA files call the modules of a part
+    "denoiser": ("denoiser",),
+    "text_encoders": ("clip_l", "t5"),
+    "autoencoder": (),
+}
+
+
+def put_on_part(parts: Parts, name: PartName, lora: Lora) -> list[Adapter]:
+    """Put the layers of a LoRA that belong to one part on its modules. Raises CheckpointError where they do not fit."""
+    hosts = zip(NETWORKS[name], parts.modules(name), strict=False)  # SD has CLIP only
+    return [put_on(host, _named_as(host, lora[network])) for network, host in hosts if network in lora]
+
+
+def merge_into(
+    model: str | ModelSection,
+    loras: Sequence[tuple[Path, float]],
+    out: Path,
+    *,
+    base: Path | None,
+    precision: str,
+    events: Events,
+) -> None:
+    """Write `model` with all `loras`, each at its weight, added to its weights, as a diffusers folder `out`.
+
+    The sums are made in float32 and rounded once. Raises RecipeError where `out` exists.
+    """
+    if out.exists():
+        raise RecipeError(f"{out} exists already; give the folder of a new model")
+    start = base or Path.cwd()
+    section = family_named(model, start) if isinstance(model, str) else model
+    family, files = family_for(section), files_of(section, start)
+    events.notice("loading the model")
+    parts = family.load(files, PARTS, device=torch.device("cpu"), dtype=torch.float32)
+    for path, weight in loras:
+        lora = read_adapter(path)
+        adapters = [adapter for name in PARTS for adapter in put_on_part(parts, name, lora)]
+        for adapter in adapters:
+            adapter.merge(weight)
+        events.notice(f"{path}: {sum(len(adapter.layers) for adapter in adapters)} layers merged at {weight:g}")
+    events.notice(f"writing {out}")
+    family.save(parts, files, out, PARTS, dtype=choose_dtype(precision, torch.device("cpu")))
+
+
+def _named_as(host: nn.Module, values: Mapping[str, LoraValues]) -> dict[str, LoraValues]:
+    """CLIP's layers by the host's own names: some versions of the library nest them in `text_model`."""
+    if hasattr(host, "text_model"):
+        return dict(values)
+    return {module.removeprefix("text_model."): value for module, value in values.items()}

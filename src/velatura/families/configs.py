@@ -1,0 +1,87 @@
+"""What the JSON files of a diffusers folder say besides the weights: a part's config, the scheduler, our defaults."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+from velatura.errors import ModelError
+from velatura.families.locate import locate
+from velatura.interfaces import ModelFiles, SamplingDefaults
+
+SCHEDULER = "scheduler/scheduler_config.json"
+DEFAULTS = "velatura.json"
+
+
+def part_config(cls: Any, folder: Path, what: str) -> dict[str, Any]:
+    """`config.json` of a part, with the defaults of its diffusers class where it is silent.
+
+    Raises ModelError when it is missing, unreadable, or that of another class.
+    """
+    config = read_json(folder / "config.json")
+    found = config.get("_class_name", cls.__name__)
+    if found != cls.__name__:
+        raise ModelError(f"{folder} holds a {found}; wanted: the {what}, a {cls.__name__}.")
+    parameters = inspect.signature(cls.__init__).parameters.values()
+    silent = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+    return {**silent, **config}
+
+
+def config_fields(cls: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """The entries of a config that `cls` takes; the class's name and version notes are left out."""
+    known = set(inspect.signature(cls.__init__).parameters)
+    return {name: value for name, value in config.items() if name in known}
+
+
+def scheduler_config(files: ModelFiles) -> dict[str, Any] | None:
+    """The scheduler's config of the model's folder; None for single files."""
+    return _of_model(files, SCHEDULER)
+
+
+def own_defaults(files: ModelFiles) -> dict[str, Any] | None:
+    """The model's `velatura.json`; None where there is none."""
+    return _of_model(files, DEFAULTS)
+
+
+def sampling_defaults(files: ModelFiles, otherwise: SamplingDefaults) -> SamplingDefaults:
+    """From the model folder's velatura.json, where there is one. Raises ModelError when it is malformed."""
+    found = own_defaults(files)
+    if found is None:
+        return otherwise
+    try:
+        return SamplingDefaults(**found["sampling"])
+    except (KeyError, TypeError) as error:
+        raise ModelError(
+            f"{files.model}/{DEFAULTS}: 'sampling' wants size, steps, guidance and cfg ({error})"
+        ) from None
+
+
+def check_fit(part: str, gives: str, found: int, wanted: int) -> None:
+    """Refuse parts of different models: `found` is the width or count that the part gives. Raises ModelError."""
+    if found != wanted:
+        raise ModelError(
+            f"the {part} gives {gives} {found} and the denoiser wants {wanted}: they belong to different models. "
+            "Check the paths in [model]."
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A config file. Raises ModelError when it is missing or no JSON object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"no config file {path}") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read the config {path}: {error}") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"the config {path} is no JSON object")
+    return content
+
+
+def _of_model(files: ModelFiles, name: str) -> dict[str, Any] | None:
+    if files.model is None:
+        return None
+    path = locate(files.model, files.base, patterns=("*.json",)) / name
+    return read_json(path) if path.is_file() else None

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from velatura.cli.generate import parse_lora, parse_size
+from velatura.errors import RecipeError
+
+Run = Callable[..., Any]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("1024x768", (1024, 768)), ("96X96", (96, 96)), (" 8×16 ", (8, 16))]
+)
+def test_size(text: str, size: tuple[int, int]) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["1024", "x", "1024x", "-1x5", "1.5x2", "10x10x10", "999999x1"])
+def test_wrong_size(text: str) -> None:
+    with pytest.raises(RecipeError, match="WIDTHxHEIGHT"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "file", "weight"),
+    [
+        ("dog.safetensors", "dog.safetensors", 1.0),
+        ("dog.safetensors:0.8", "dog.safetensors", 0.8),
+        ("a/b.safetensors:-1", "a/b.safetensors", -1.0),
+        ("C:\\loras\\dog.safetensors", "C:\\loras\\dog.safetensors", 1.0),
+        ("C:/loras/dog.safetensors:0.5", "C:/loras/dog.safetensors", 0.5),
+    ],
+)
+def test_lora(text: str, file: str, weight: float) -> None:
+    assert parse_lora(text) == (Path(file), weight)
+
+
+def test_wrong_lora() -> None:
+    with pytest.raises(RecipeError, match="FILE:WEIGHT"):
+        parse_lora("dog.safetensors:strong")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--out", "x.png"), "nothing to paint"),
+        (("--out", "x.png", "--prompt", "a", "--size", "big"), 'received --size "big"'),
+        (
+            ("--out", "x.png", "--prompt", "a", "--model", "m", "--recipe", "r.toml"),
+            "one of --model ID and --recipe",
+        ),
+    ],
+)
+def test_refusals(velatura: Run, words: tuple[str, ...], expected: str) -> None:
+    ended = velatura("generate", *words)
+    assert ended.code == 2
+    assert expected in ended.err

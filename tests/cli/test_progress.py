@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import pytest
+from rich.console import Console
+
+from velatura.cli.progress import LiveProgress, PlainProgress, progress
+from velatura.events import (
+    Event,
+    FileSaved,
+    Notice,
+    PhaseFinished,
+    PhaseProgress,
+    PhaseStarted,
+    PreviewSaved,
+    StepFinished,
+    ValidationFinished,
+)
+
+
+@dataclass
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def step(number: int) -> StepFinished:
+    return StepFinished(
+        step=number,
+        steps=100,
+        loss=0.25,
+        grad_norm=1.0,
+        learning_rate=1e-4,
+        seconds=0.5,
+        images=4,
+        memory=2**30,
+    )
+
+
+def plain() -> tuple[PlainProgress, Clock, io.StringIO]:
+    clock, stream = Clock(), io.StringIO()
+    return (
+        PlainProgress(Console(file=stream, highlight=False, soft_wrap=True, width=40), clock),
+        clock,
+        stream,
+    )
+
+
+def test_a_log_gets_a_line_every_ten_seconds() -> None:
+    listener, clock, stream = plain()
+    listener(PhaseStarted(phase="scan", total=600, unit="images"))
+    for second in range(1, 31):
+        clock.now = float(second)
+        listener(PhaseProgress(phase="scan", done=second * 20))
+    listener(PhaseFinished(phase="scan", seconds=30.0))
+    assert stream.getvalue().splitlines() == [
+        "scan: 0/600 images",
+        "scan: 200/600 images, 20.0 images/s, 20 s left",
+        "scan: 400/600 images, 20.0 images/s, 10 s left",
+        "scan: 600/600 images, 20.0 images/s",
+        "scan: done in 30 s",
+    ]
+
+
+def test_steps_in_a_log() -> None:
+    listener, clock, stream = plain()
+    listener(PhaseStarted(phase="train", total=100, unit="steps"))
+    for number in range(1, 101):
+        clock.now += 0.5
+        listener(step(number))
+    lines = stream.getvalue().splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        "train", "step 1/100", "step 21/100", "step 41/100", "step 61/100", "step 81/100", "step 100/100",
+    ]  # fmt: skip
+    assert lines[2] == "step 21/100: loss 0.2500, 8.00 img/s, 40 s left, 1.0 GiB, lr 0.0001"
+
+
+STAYING: list[tuple[Event, str]] = [
+    (Notice(message="adapted [model] and a very long line that is not to be broken"), "adapted [model] and"),
+    (Notice(message="no caption", level="warning"), "warning: no caption"),
+    (ValidationFinished(step=5, loss=0.125), "validation loss after step 5: 0.1250"),
+    (
+        PreviewSaved(step=5, prompt="a dog", path="runs/x/previews/0.png"),
+        "preview after step 5: runs/x/previews/0.png",
+    ),
+    (
+        FileSaved(step=5, what="adapter", path="runs/x/adapters/x.safetensors"),
+        "adapter saved: runs/x/adapters/x",
+    ),
+]
+
+
+@pytest.mark.parametrize(("event", "text"), STAYING)
+def test_what_stays_in_a_log(event: Event, text: str) -> None:
+    listener, _, stream = plain()
+    listener(event)
+    assert text in stream.getvalue()
+    assert len(stream.getvalue().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("event", "text"), STAYING)
+def test_what_stays_on_a_terminal(event: Event, text: str) -> None:
+    stream = io.StringIO()
+    view = LiveProgress(
+        Console(file=stream, force_terminal=True, color_system=None, width=200, highlight=False)
+    )
+    view(event)
+    assert text in stream.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 80, 160])
+def test_the_live_view_fits_its_terminal(width: int) -> None:
+    clock = Clock()
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, color_system=None, width=width)
+    view = LiveProgress(console, clock)
+    view(PhaseStarted(phase="train", total=100, unit="steps"))
+    view(step(1))
+    view(step(2))
+    view(PhaseStarted(phase="cache latents", total=50, unit="images"))
+    clock.now = 2.0
+    view(PhaseProgress(phase="cache latents", done=10))
+    lines = console.render_lines(view.live.get_renderable())
+    shown = ["".join(segment.text for segment in line) for line in lines]
+    assert len(shown) == 3
+    assert all(len(line) <= width for line in shown)
+    if width >= 80:
+        assert "cache latents" in shown[0]
+        assert "10/50 images · 5.00 images/s · 8 s left" in shown[0]
+        assert "2/100" in shown[1]
+        assert "loss 0.2500 · 8.00 img/s · 49 s left · 1.0 GiB · lr 0.0001" in shown[2]
+
+
+def test_the_stream_decides() -> None:
+    with progress(io.StringIO()) as listener:
+        assert isinstance(listener, PlainProgress)

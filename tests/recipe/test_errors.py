@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from velatura.recipe.aliases import ELSEWHERE
+from velatura.recipe.errors import nearest
+from velatura.recipe.problems import InvalidRecipe
+from velatura.recipe.recipe import Recipe
+from velatura.recipe.schema import variants
+from velatura.recipe.toml import parse_recipe
+
+Refusal = Callable[..., str]
+
+
+@pytest.mark.parametrize(
+    ("added", "place", "what", "hint"),
+    [
+        ("[optimizer]\nlearning_rat = 1.0", "line 8: [optimizer] learning_rat", "unknown key", "did you mean learning_rate?"),
+        ("[optimizer]\nlr = 1.0", "line 8: [optimizer] lr", "unknown key", "did you mean learning_rate?"),
+        ("[training]\nlearning_rate = 1.0", "line 8: [training] learning_rate", "unknown key", "belongs in [optimizer]"),
+        ("[training]\nnetwork_dim = 1", "line 8: [training] network_dim", "unknown key", "rank, in [adapter]"),
+        ("[training]\nseed = 1", "line 8: [training] seed", "unknown key", "belongs at the top level"),
+        ("[objective]\nnoise_offset = 0.1", "[objective] noise_offset", "unknown key", 'kind = "diffusion"'),
+        ("[optimiser]\nclip = 1.0", "line 7: optimiser", "unknown key", "did you mean optimizer?"),
+        ("[training]\nxyzzy = 1", "[training] xyzzy", "unknown key", "known here: steps, batch_size"),
+        ("[training]\nsteps = 'many'", "[training] steps", 'the text "many"; allowed: an integer, at least 1', ""),
+        ("[training]\nsteps = 0", "[training] steps", "the integer 0; allowed: an integer, at least 1", ""),
+        ("[training]\nsteps = 1.0", "[training] steps", "the number 1.0; allowed: an integer", ""),
+        ("[training]\nsteps = true", "[training] steps", "received true; allowed: an integer", ""),
+        ("[optimizer]\nlearning_rate = -1.0", "learning_rate", "the number -1.0; allowed: a number, more than 0", ""),
+        ("[optimizer]\nlearning_rate = nan", "learning_rate", "the number nan; allowed: a number, more than 0", ""),
+        ("[optimizer]\nbetas = [0.9]", "[optimizer] betas", "allowed: a list of numbers (each at least 0, less than 1), exactly 2", ""),
+        ("[optimizer]\nbetas = [0.9, 1.5]", "[optimizer] betas[1]", "the number 1.5; allowed: a number, at least 0", ""),
+        ("[optimizer]\nschedule = 'cosin'", "schedule", 'allowed: "constant" or "cosine"', 'did you mean "cosine"?'),
+        ("[training]\ncompile = 'yes'", "[training] compile", 'allowed: "auto", or true or false', ""),
+        ("[training]\ndevice = 'gpu'", "[training] device", "allowed: text, matching", ""),
+        ("[objective]\nkind = 'flo'", "[objective] kind", 'allowed: "flow", "diffusion" or "autoencoder"', 'mean "flow"?'),
+        ("[previews]\nprompts = ['a', 3]", "line 8: [previews] prompts[1]", "the integer 3; allowed: text", ""),
+        ("[[training]]\nsteps = 3", "[training]", "there is only one: write [training] with one bracket", ""),
+        ("[full]", "[adapter]", "received both of [adapter] and [full]", ""),
+        ("[objective]\nkind = 'diffusion'", "[objective] kind", 'the family flux allows "flow"', ""),
+        ("[objective]\nkind = 'autoencoder'", "[objective] kind", 'does not train "denoiser"', 'parts = ["autoencoder"]'),
+        ("[validation]\nshare = 0.1\nfolder = 'x'", "[validation] share", "received both share and folder", ""),
+    ],
+)  # fmt: skip
+def test_one_mistake(smallest: str, refusal: Refusal, added: str, place: str, what: str, hint: str) -> None:
+    message = refusal(f"{smallest}{added}\n")
+    assert message.startswith("x.toml has 1 mistake\n")
+    for part in (place, what, hint):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ('name = "a"\n', "", "name\n    the key name is missing; allowed: text"),
+        ("[[data]]", "[data]", "write [[data]] with two brackets"),
+        ('[[data]]\nfolder = "photos"\n', "", "the section [[data]] is missing"),
+        ('[[data]]\nfolder = "photos"\n', "data = []\n", "[model] data"),
+        ('folder = "photos"\n', "", "[[data]] number 1, folder\n    the key folder is missing"),
+        ('folder = "photos"\n', "folder = 3\n", "line 5: [[data]] number 1, folder\n    received the integer 3"),
+        ('folder = "photos"\n', 'folder = "a"\nresolution = "big"\n', "resolution\n    received the text \"big\""),
+        ('folder = "photos"\n', 'folder = "a"\nresolution = [8]\n', "resolution[0]\n    received the integer 8"),
+        ('[model]\nmodel = "pocket/flux"\n', "", "the section [model] is missing"),
+        ('model = "pocket/flux"', 'family = "fluxx"', '[model] family\n    received the text "fluxx"; allowed: "flux" or "sd1"\n    did you mean "flux"?'),
+        ('model = "pocket/flux"', 'family = "flux"', 'no source for "autoencoder", "denoiser" and "text_encoders"'),
+        ('model = "pocket/flux"', 'model = "org/name"', 'family is missing, and model = "org/name" does not tell it'),
+        ('model = "pocket/flux"', 'model = "pocket/sd3"', 'model = "pocket/sd3" does not tell it'),
+        ('model = "pocket/flux"', 'model = "pocket/flux"\nvae = "x"', "[model] vae\n    unknown key\n    did you mean autoencoder?"),
+        ('model = "pocket/flux"', 'model = ""\nfamily = "flux"', "allowed: text, not empty"),
+        ("[adapter]", "", "received neither of [adapter] and [full]"),
+        ("[adapter]", "adapter = 3", "number 1, adapter"),
+        ("[adapter]", '[full]\nparts = ["autoencoder", "denoiser"]', "does not train the autoencoder"),
+    ],
+)  # fmt: skip
+def test_changed_recipes(smallest: str, refusal: Refusal, old: str, new: str, expected: str) -> None:
+    assert old in smallest
+    assert expected in refusal(smallest.replace(old, new))
+
+
+def test_all_mistakes_come_at_once_in_the_files_order() -> None:
+    text = (
+        'nam = "x"\n[data]\nfolder = "x"\n[training]\nsteps = "1"\nstep = 2\n[model]\nmodel = "pocket/flux"\n'
+    )
+    with pytest.raises(InvalidRecipe) as caught:
+        parse_recipe(text, "x.toml")
+    assert [problem.path for problem in caught.value.problems] == [
+        ("name",), ("nam",), ("data",), ("training", "steps"), ("training", "step"),
+    ]  # fmt: skip
+    record = caught.value.record()
+    assert record[3] == {
+        "place": "[training] steps",
+        "where": "line 5",
+        "what": 'received the text "1"; allowed: an integer, at least 1',
+        "hint": "",
+    }
+
+
+def test_messages_with_long_values_stay_short(smallest: str, refusal: Refusal) -> None:
+    message = refusal(f'{smallest}[training]\nsteps = "{"x" * 5000}"\n')
+    assert len(message) < 400
+
+
+def test_nearest() -> None:
+    assert nearest("batchsize", ["steps", "batch_size"]) == "batch_size"
+    assert nearest("LR", ["learning_rate"]) == "learning_rate"
+    assert nearest("qqq", ["steps", "batch_size"]) is None
+
+
+def test_aliases_lead_to_keys_that_exist() -> None:
+    keys = set(Recipe.model_fields).union(*(variant.section.model_fields for variant in variants(Recipe)))
+    assert set(ELSEWHERE.values()) <= keys
+    assert all(name == name.lower() for name in ELSEWHERE)
