@@ -488,6 +488,26 @@ def test_alphas_in_diffusers_metadata() -> None:
         assert [layer.alpha for layer in lora.layers] == [2.0, 2.0, 4.0]
 
 
+def test_alpha_of_a_peft_folder(tmp_path: Path) -> None:
+    down, up = pair(4, D, D, 0)
+    name = "base_model.model.transformer_blocks.0.attn.to_q"
+    save_file(
+        {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}, tmp_path / "adapter_model.safetensors"
+    )
+    assert read_lora(tmp_path).layers[0].alpha == 4.0
+    config = {
+        "r": 4,
+        "lora_alpha": 10,
+        "alpha_pattern": {"^transformer_blocks.0.attn.to_q": 6},
+        "peft_type": "LORA",
+    }
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    assert read_lora(tmp_path / "adapter_model.safetensors").layers[0].alpha == 6.0
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"alpha_pattern": {"to_.*": 6}}))
+    with pytest.raises(ModelError, match=r"'to_\.\*' is a regular expression; names are read"):
+        read_lora(tmp_path)
+
+
 @pytest.mark.parametrize(
     "note", ["{", "[]", '{"transformer.x_embedder": [1]}', '{"transformer.x_embedder": [0, 2, "float32"]}']
 )

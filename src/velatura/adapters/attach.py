@@ -48,9 +48,10 @@ class Adapter:
             layer.strength = strength
 
     def values(self) -> dict[str, LoraValues]:
-        """What a file needs, by layer path."""
+        """What a file needs, by layer path; a shared down projection is one tensor here too."""
+        downs = {id(layer.down): layer.down.weight.detach() for layer in self.layers.values()}
         return {
-            path: LoraValues(down=layer.down.weight.detach(), up=layer.up.detach(), alpha=layer.alpha)
+            path: LoraValues(down=downs[id(layer.down)], up=layer.up.detach(), alpha=layer.alpha)
             for path, layer in self.layers.items()
         }
 

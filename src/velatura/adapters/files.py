@@ -39,7 +39,8 @@ def write_adapter(
     metadata: Mapping[str, str],
 ) -> None:
     """Write a denoiser's adapter, atomically. `split`: its modules are the parts of layers that kohya files fuse."""
-    rounded = {id(v.down): v.down.to("cpu", dtype) for v in adapter.values().values()}
+    values = adapter.values()
+    rounded = {id(value.down): value.down.to("cpu", dtype) for value in values.values()}
     layers = tuple(
         LoraLayer(
             part="denoiser",
@@ -48,7 +49,7 @@ def write_adapter(
             up=value.up.to("cpu", dtype),
             alpha=value.alpha,
         )
-        for module, value in adapter.values().items()
+        for module, value in values.items()
     )
     lora = LoraFile(
         layers=layers, layout="diffusers" if split else "unet", format="diffusers", metadata=dict(metadata)

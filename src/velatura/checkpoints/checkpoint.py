@@ -7,7 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, TracebackType
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -72,6 +73,17 @@ class Checkpoint(ABC):
             raise CheckpointError(f"{self.name}: {problem}.")
         return self._read(key, (start, stop), dtype or info.dtype, device)
 
+    def close(self) -> None:
+        """Let go of open files; later reads raise. Works as a context manager too."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
     def info(self, key: str) -> TensorInfo:
         """Shape and stored dtype of a tensor. Raises CheckpointError if it is not here."""
         if key in self.tensors:
@@ -117,6 +129,9 @@ class _Renamed(Checkpoint):
         super().__init__(tensors, name=base.name, paths=base.paths, metadata=base.metadata)
         self._base = base
         self._there = there
+
+    def close(self) -> None:
+        self._base.close()
 
     def _read(self, key: str, rows: Rows, dtype: torch.dtype, device: torch.device | str) -> Tensor:
         return self._base.read(self._there[key], rows=rows, dtype=dtype, device=device)

@@ -12,12 +12,15 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from velatura.checkpoints.checkpoint import Checkpoint
 from velatura.checkpoints.lora_layer import LoraLayer
+from velatura.errors import ModelError
 
 NOTE = "velatura.folded_alpha"  # JSON {file stem: [alpha, rank, dtype of up]}
 _PEFT = "lora_adapter_metadata"  # JSON, written by diffusers 0.35 and newer
@@ -49,11 +52,7 @@ def folding_note(before: Mapping[str, LoraLayer]) -> str:
 
 def read_note(metadata: Mapping[str, str]) -> dict[str, Any]:
     """The note of a file; nothing where it has none or one that another tool has damaged."""
-    try:
-        note = json.loads(metadata.get(NOTE, "{}"))
-    except ValueError:
-        return {}
-    return note if isinstance(note, dict) else {}
+    return _facts(metadata.get(NOTE))
 
 
 def unfold(layer: LoraLayer, fact: Any) -> LoraLayer:
@@ -76,29 +75,48 @@ def unfold(layer: LoraLayer, fact: Any) -> LoraLayer:
 
 
 class PeftAlphas:
-    """The alphas in the `lora_adapter_metadata` of files that diffusers wrote."""
+    """The alphas that diffusers writes into a file's metadata, or PEFT into `adapter_config.json` beside the file."""
 
-    def __init__(self, metadata: Mapping[str, str]) -> None:
-        try:
-            facts = json.loads(metadata.get(_PEFT, "{}"))
-        except ValueError:
-            facts = {}
-        self._facts: dict[str, Any] = facts if isinstance(facts, dict) else {}
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._name = checkpoint.name
+        self._facts = _facts(checkpoint.metadata.get(_PEFT)) or _facts(_config_beside(checkpoint.paths))
 
     def of(self, prefix: str, module: str, rank: int) -> float:
-        """The alpha of a module below `prefix` ("transformer", "unet", "text_encoder"); the rank where none is said."""
-        alpha = self._facts.get(f"{prefix}.lora_alpha")
-        patterns = self._facts.get(f"{prefix}.alpha_pattern")
+        """The alpha of a module below `prefix` ("transformer", "unet", …); its rank where nothing is said.
+
+        Raises ModelError for a pattern that is more than a name: which layers it means is not ours to guess.
+        """
+        alpha = self._fact(prefix, "lora_alpha")
+        patterns = self._fact(prefix, "alpha_pattern")
         for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
-            if _matches(pattern, module):
+            if self._matches(pattern, module):
                 alpha = value
                 break
         if not isinstance(alpha, int | float) or isinstance(alpha, bool):
             return float(rank)
-        return alpha * math.sqrt(rank) if self._facts.get(f"{prefix}.use_rslora") is True else float(alpha)
+        return alpha * math.sqrt(rank) if self._fact(prefix, "use_rslora") is True else float(alpha)
+
+    def _fact(self, prefix: str, name: str) -> Any:
+        return self._facts.get(f"{prefix}.{name}", self._facts.get(name))
+
+    def _matches(self, pattern: str, module: str) -> bool:
+        """PEFT's rule: the pattern fits the end of the path, from a dot on; `^` binds it to the start."""
+        name = pattern.removeprefix("^").removesuffix("$")
+        if re.fullmatch(r"[\w.-]+", name) is None:
+            raise ModelError(
+                f"{self._name}: its alpha pattern '{pattern}' is a regular expression; names are read."
+            )
+        return module == name or (not pattern.startswith("^") and module.endswith(f".{name}"))
 
 
-def _matches(pattern: str, module: str) -> bool:
-    """PEFT's rule: the pattern fits the end of the path, from a dot on. Patterns are names, `^` binds to the start."""
-    name = re.escape(pattern.removeprefix("^"))
-    return re.fullmatch(name if pattern.startswith("^") else rf"(.*\.)?{name}", module) is not None
+def _facts(text: str | None) -> dict[str, Any]:
+    try:
+        facts = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _config_beside(paths: tuple[Path, ...]) -> str | None:
+    config = paths[0].parent / "adapter_config.json" if len(paths) == 1 else None
+    return config.read_text("utf-8") if config is not None and config.is_file() else None

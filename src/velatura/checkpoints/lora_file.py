@@ -35,7 +35,10 @@ def read_lora(source: Path | str | Checkpoint) -> LoraFile:
     Raises ModelError for a key that is not understood, a layer that lacks a half, and other kinds of adapter
     (DoRA, LoHa, LoKr, …), naming the key: nothing is left out in silence.
     """
-    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
+    if not isinstance(source, Checkpoint):
+        with open_checkpoint(source) as checkpoint:
+            return read_lora(checkpoint)
+    checkpoint = source
     keys: dict[Place, dict[Role, str]] = {}
     formats: Counter[LoraFormat] = Counter()
     for key in checkpoint:
@@ -51,7 +54,7 @@ def read_lora(source: Path | str | Checkpoint) -> LoraFile:
         raise ModelError(f"{checkpoint.name}: it holds no tensor, a LoRA was expected.")
     modules = [place.module for place in keys if place.part == "denoiser"]
     layout = layout_of(modules, checkpoint.name) or _text_only(checkpoint)
-    said, notes = PeftAlphas(checkpoint.metadata), read_note(checkpoint.metadata)
+    said, notes = PeftAlphas(checkpoint), read_note(checkpoint.metadata)
     layers = []
     for place, known in keys.items():
         layer = _layer(checkpoint, place, known, said, layout)
@@ -145,7 +148,9 @@ def write_lora(
     lora = convert(lora, to)
     tensors, note = lora_tensors(lora, to, dtype=dtype)
     metadata = dict(lora.metadata) | ({NOTE: note} if note else {})
+    if to == "diffusers":
+        metadata = {"format": "pt"} | metadata  # diffusers and transformers write it, some readers ask for it
     if any(key.startswith("ss_") for key in metadata):
         metadata |= sshs_hashes(tensors, metadata)
-    write_safetensors(path, tensors, {"format": "pt", **metadata} if to == "diffusers" else metadata)
+    write_safetensors(path, tensors, metadata)
     return metadata

@@ -64,6 +64,12 @@ class Joined(Checkpoint):
         tensors = {key: part.tensors[key] for key, part in self._home.items()}
         paths = tuple(path for part in parts for path in part.paths)
         super().__init__(tensors, name=name, paths=paths, metadata=parts[0].metadata)
+        self._parts = parts
+
+    def close(self) -> None:
+        """Close all files."""
+        for part in self._parts:
+            part.close()
 
     def _read(self, key: str, rows: Rows, dtype: torch.dtype, device: torch.device | str) -> Tensor:
         return self._home[key].read(key, rows=rows, dtype=dtype, device=device)

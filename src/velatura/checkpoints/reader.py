@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from io import FileIO
 from pathlib import Path
-from types import TracebackType
 
 import torch
 from torch import Tensor
@@ -41,13 +40,9 @@ class TensorFile(Checkpoint):
         self._entries = header.entries
         super().__init__(header.entries, name=str(path), paths=(self.path,), metadata=header.metadata)
 
-    def __enter__(self) -> TensorFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
 
     def close(self) -> None:
         """Close the file; later reads raise."""

@@ -53,6 +53,9 @@ class _Scaled(Checkpoint):
         applied = {key: TensorInfo(shape=base.shape(key), dtype=_RESULT) for key in self._scales}
         super().__init__({**kept, **applied}, name=base.name, paths=base.paths, metadata=base.metadata)
 
+    def close(self) -> None:
+        self._base.close()
+
     def _check(self, weight: str, scale: str) -> None:
         name, base = self._base.name, self._base
         if weight not in base or base.dtype(weight) not in _SCALABLE:

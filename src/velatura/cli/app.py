@@ -6,6 +6,7 @@ imports what it needs when it runs.
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from velatura.errors import VelaturaError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 BUG = 1
+DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 app = typer.Typer(
     name="velatura",
@@ -45,19 +47,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return _exit_code(stop)
     except VelaturaError as error:
-        typer.secho("error: ", fg=typer.colors.RED, bold=True, err=True, nl=False)
-        typer.echo(str(error), err=True)
+        _tell(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         typer.secho("interrupted", fg=typer.colors.RED, err=True)
         return INTERRUPTED
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_REFUSES:
+            _tell(f"{error.strerror}: {error.filename or 'the disk'}; free some space, or write elsewhere")
+            return 1
         traceback.print_exc()
         typer.secho(
             "this is a bug in velatura; please report it with the lines above", fg=typer.colors.RED, err=True
         )
         return BUG
     return 0
+
+
+def _tell(message: str) -> None:
+    typer.secho("error: ", fg=typer.colors.RED, bold=True, err=True, nl=False)
+    typer.echo(message, err=True)
 
 
 def _exit_code(stop: SystemExit) -> int:

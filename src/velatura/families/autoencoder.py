@@ -11,12 +11,12 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from velatura.checkpoints.loading import load_into, skeleton
-from velatura.checkpoints.opening import open_checkpoint
 from velatura.checkpoints.published import load_config
 from velatura.checkpoints.vae_keys import autoencoder, vae_config
 from velatura.draws import Draw
 from velatura.families.configs import config_fields, part_config
 from velatura.families.locate import part_path, weights_identity
+from velatura.families.parts import open_part
 from velatura.families.scratch import from_scratch
 from velatura.interfaces import ModelFiles
 
@@ -53,7 +53,7 @@ def load_autoencoder(
     if "autoencoder" in files.from_scratch:
         return from_scratch(lambda: AutoencoderKL(**config), seed, WHAT, device)
     module = skeleton(lambda: AutoencoderKL(**config))
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_part(path, "autoencoder")
     inner, key_map = autoencoder(checkpoint)
     load_into(module, inner, key_map, dtype=dtype, device=device, what=WHAT)
     return module.requires_grad_(False).eval()
@@ -84,5 +84,5 @@ def _path(files: ModelFiles) -> Path:
 def _config(path: Path, published: str) -> dict[str, Any]:
     if path.is_dir():
         return part_config(AutoencoderKL, path, WHAT)
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_part(path, "autoencoder")
     return {**load_config(published), **vae_config(checkpoint)}

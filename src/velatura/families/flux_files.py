@@ -12,7 +12,6 @@ from torch import nn
 
 from velatura.checkpoints.flux_keys import flux_config, flux_denoiser
 from velatura.checkpoints.loading import load_into, skeleton
-from velatura.checkpoints.opening import open_checkpoint
 from velatura.errors import ModelError
 from velatura.families.autoencoder import inspect_autoencoder, load_autoencoder
 from velatura.families.configs import (
@@ -35,6 +34,7 @@ from velatura.families.folder import (
     save_folder,
 )
 from velatura.families.locate import part_path, weights_identity
+from velatura.families.parts import open_part
 from velatura.families.scratch import from_scratch
 from velatura.families.text import (
     CLIP_PREFIX,
@@ -138,7 +138,7 @@ def load_denoiser(
         module = from_scratch(lambda: _zeroed(FluxTransformer2DModel(**config)), seed, WHAT, device)
     else:
         module = sketch_denoiser(files)
-        checkpoint = open_checkpoint(_path(files))
+        checkpoint = open_part(_path(files), "flux-denoiser")
         inner, key_map = flux_denoiser(checkpoint)
         load_into(module, inner, key_map, dtype=dtype, device=device, what=WHAT)
     use_our_attention([*module.transformer_blocks, *module.single_transformer_blocks])
@@ -157,7 +157,7 @@ def denoiser_config(files: ModelFiles) -> dict[str, Any]:
     path = _path(files)
     if path.is_dir():
         return part_config(FluxTransformer2DModel, path, WHAT)
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_part(path, "flux-denoiser")
     return dict(flux_config(checkpoint))
 
 

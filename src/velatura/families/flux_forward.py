@@ -98,7 +98,8 @@ class FluxAttention:
         """`[B, T, D]` -> `[B, T, D]`; with text, a pair (image, text)."""
 
         def heads(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (-1, int(attn.head_dim)))
+            split: Tensor = x.unflatten(-1, (-1, attn.head_dim))
+            return split
 
         query: Tensor = attn.norm_q(heads(attn.to_q(hidden_states)))
         key = attn.norm_k(heads(attn.to_k(hidden_states)))

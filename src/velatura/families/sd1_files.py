@@ -37,6 +37,7 @@ from velatura.families.folder import (
 )
 from velatura.families.locate import part_path, weights_identity
 from velatura.families.noise_schedule import PREDICTIONS, prediction_of
+from velatura.families.parts import open_part
 from velatura.families.scratch import from_scratch
 from velatura.families.text import (
     CLIP_PREFIX,
@@ -134,7 +135,7 @@ def load_denoiser(
         config = config_fields(UNet2DConditionModel, denoiser_config(files))
         return from_scratch(lambda: with_zeroed_outputs(UNet2DConditionModel(**config)), seed, WHAT, device)
     module: Any = sketch_denoiser(files)
-    inner, key_map = sd1_unet(open_checkpoint(_path(files)))
+    inner, key_map = sd1_unet(open_part(_path(files), "sd1-unet"))
     load_into(module, inner, key_map, dtype=dtype, device=device, what=WHAT)
     return module.requires_grad_(False).eval()
 
@@ -187,7 +188,7 @@ def denoiser_config(files: ModelFiles) -> dict[str, Any]:
     path = _path(files)
     if path.is_dir():
         return part_config(UNet2DConditionModel, path, WHAT)
-    return {**load_config("sd15-unet"), **sd1_unet_config(open_checkpoint(path))}
+    return {**load_config("sd15-unet"), **sd1_unet_config(open_part(path, "sd1-unet"))}
 
 
 def schedule_config(files: ModelFiles) -> dict[str, Any]:

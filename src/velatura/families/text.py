@@ -23,6 +23,7 @@ from velatura.checkpoints.text_keys import (
 from velatura.errors import ModelError
 from velatura.families.configs import read_json
 from velatura.families.locate import locate, part_path, weights_identity
+from velatura.families.parts import open_part
 from velatura.families.scratch import from_scratch
 from velatura.interfaces import ModelFiles
 
@@ -36,11 +37,11 @@ def load_clip(
     path: Path, *, scratch: bool, device: torch.device, dtype: torch.dtype, seed: int
 ) -> CLIPTextModel:
     """A frozen CLIP text model in eval mode, from a folder or a single file."""
-    config = CLIPTextConfig(**_config(path, "clip-l-text-encoder", clip_config))
+    config = _clip_config(path)
     if scratch:
         return from_scratch(lambda: CLIPTextModel(config), seed, CLIP_WHAT, device)
     module = skeleton(lambda: CLIPTextModel(config))
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_part(path, "clip-text-encoder")
     inner, key_map = clip_text_encoder(checkpoint, module.state_dict())
     load_into(module, inner, key_map, dtype=dtype, device=device, what=CLIP_WHAT, ignore=CLIP_IGNORED)
     return module.requires_grad_(False).eval()
@@ -50,11 +51,11 @@ def load_t5(
     path: Path, *, scratch: bool, device: torch.device, dtype: torch.dtype, seed: int
 ) -> T5EncoderModel:
     """A frozen T5 encoder in eval mode (so without dropout), from a folder or a single file."""
-    config = T5Config(**_config(path, "t5-xxl-encoder", t5_config))
+    config = _t5_config(path)
     if scratch:
         return from_scratch(lambda: T5EncoderModel(config), seed, T5_WHAT, device)
     module = skeleton(lambda: T5EncoderModel(config))
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_part(path, "t5-encoder")
     inner, key_map = t5_encoder(checkpoint)
     load_into(module, inner, key_map, dtype=dtype, device=device, what=T5_WHAT, ignore=T5_IGNORED)
     return module.requires_grad_(False).eval()
@@ -62,12 +63,12 @@ def load_t5(
 
 def clip_width(path: Path) -> int:
     """Width of what a CLIP text encoder gives, from its config or header."""
-    return int(CLIPTextConfig(**_config(path, "clip-l-text-encoder", clip_config)).hidden_size)
+    return int(_clip_config(path).hidden_size)
 
 
 def t5_width(path: Path) -> int:
     """Width of what a T5 encoder gives, from its config or header."""
-    return int(T5Config(**_config(path, "t5-xxl-encoder", t5_config)).d_model)
+    return int(_t5_config(path).d_model)
 
 
 def encoder_paths(files: ModelFiles, subfolders: Sequence[str]) -> list[Path]:
@@ -97,11 +98,25 @@ def text_fingerprint(files: ModelFiles, subfolders: Sequence[str]) -> str:
     return weights_identity(encoder_paths(files, subfolders))
 
 
-def _config(path: Path, published: str, from_shapes: Any) -> dict[str, Any]:
+def _clip_config(path: Path) -> CLIPTextConfig:
     if path.is_dir():
-        return read_json(path / "config.json")
-    checkpoint = open_checkpoint(path)
-    return {**load_config(published), **from_shapes(checkpoint)}
+        return CLIPTextConfig(**_folder_config(path, "clip_text_model", CLIP_WHAT))
+    shapes = clip_config(open_part(path, "clip-text-encoder"))
+    return CLIPTextConfig(**{**load_config("clip-l-text-encoder"), **shapes})
+
+
+def _t5_config(path: Path) -> T5Config:
+    if path.is_dir():
+        return T5Config(**_folder_config(path, "t5", T5_WHAT))
+    return T5Config(**{**load_config("t5-xxl-encoder"), **t5_config(open_part(path, "t5-encoder"))})
+
+
+def _folder_config(folder: Path, kind: str, what: str) -> dict[str, Any]:
+    config = read_json(folder / "config.json")
+    found = config.get("model_type", kind)
+    if found != kind:
+        raise ModelError(f"{folder} holds a model of type {found}; wanted: the {what}, type {kind}.")
+    return config
 
 
 def _is_t5(path: Path) -> bool:

@@ -106,7 +106,8 @@ def write_dataset(
 
     With `with_truth`: `truth/depth` (16-bit PNG, millimetres along the camera's axis), `truth/normals` (8-bit PNG,
     (n + 1) / 2, camera frame: x right, y up, z to the viewer), `truth/masks` (8-bit PNG, 0 = table, k = solid k
-    from the left) and `truth/edges` (1-bit PNG). Raises DataError when the folder holds another dataset.
+    from the left) and `truth/edges` (1-bit PNG). Raises DataError when the folder holds a dataset of
+    another seed, split or size.
     """
     write_items(folder, WorldSource(seed=seed, split=split), count, size, workers, with_truth, progress)
 
@@ -136,6 +137,7 @@ def write_items(
 ) -> None:
     """Write the items 0 .. count - 1 of any source into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
+    _refuse_other_size(folder, size)
     scenes = list(_map(source.scene, range(count), workers))
     _write_scenes(folder / "scenes.jsonl", scenes)
     tasks = [
@@ -215,6 +217,17 @@ def _write_scenes(path: Path, scenes: list[Scene]) -> None:
         if len(there) > len(lines):
             return
     _replace(path, ("\n".join(lines) + "\n").encode())
+
+
+def _refuse_other_size(folder: Path, size: int) -> None:
+    first = folder / "000000.png"
+    if not first.exists():
+        return
+    with Image.open(first) as picture:
+        if picture.size != (size, size):
+            raise DataError(
+                f"{folder} holds pictures of {picture.size[0]} pixels, not {size}\n  choose another folder"
+            )
 
 
 def _save(picture: Image.Image, path: Path) -> None:

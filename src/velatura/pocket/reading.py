@@ -23,6 +23,10 @@ KEPT: Final = 5
 """How many silhouettes are lit and compared where the piece is clear."""
 WELL_FITTED: Final = 0.08
 """A piece whose error, above the noise, is larger than this may be part of a solid, or two that touch."""
+MOST_UNCLEAR: Final = 6
+"""How many unclear pieces are looked into, largest first: what has more is no picture of a table."""
+NO_TABLE: Final = 0.6
+"""A picture that differs from the empty table in a larger share shows no table at all."""
 OVERLAP: Final = 0.3
 """Two fits that share more than this of the smaller one are the same solid, seen twice."""
 HARDLY_FITTED: Final = 0.30
@@ -48,9 +52,11 @@ class Reading:
 def read_scene(image: Image) -> Reading:
     """Find the solids and the light in a picture, uint8 [H, H, 3]; raises DataError for another shape or type."""
     view = prepare(image)
+    if view.solid.mean() > NO_TABLE:
+        return Reading(solids=(), light=view.light)
     left = view.solid.copy()
     fits, unclear = _clear_ones(view, left)
-    for piece, first in unclear:
+    for piece, first in unclear[:MOST_UNCLEAR]:
         rest = piece & left
         if rest.sum() >= FRAGMENT:
             fits.extend(_settle(left, _explain(view, rest, left, first)))

@@ -46,6 +46,36 @@ def missing_files(recipe: Recipe, base: Path) -> list[Problem]:
     return problems
 
 
+def with_absolute_paths(recipe: Recipe, base: Path) -> Recipe:
+    """The recipe with every local path made absolute, so that it means the same wherever it is read.
+
+    Hub ids and models inside the package stay as they are.
+    """
+
+    def absolute(text: str | None) -> str | None:
+        if text is None or is_pocket(text):
+            return text
+        place = resolve(text, base)
+        return text if is_hub_id(text) and not place.exists() else str(place)
+
+    model = recipe.model
+    sources = {
+        name: absolute(getattr(model, name)) for name in ("model", "denoiser", "autoencoder", "tokenizers")
+    }
+    encoders = [absolute(text) for text in model.text_encoders]
+    changes: dict[str, object] = {
+        "model": model.model_copy(update={**sources, "text_encoders": encoders}),
+        "data": [data.model_copy(update={"folder": str(resolve(data.folder, base))}) for data in recipe.data],
+    }
+    if recipe.validation.folder:
+        folder = str(resolve(recipe.validation.folder, base))
+        changes["validation"] = recipe.validation.model_copy(update={"folder": folder})
+    if recipe.adapter and recipe.adapter.init_from:
+        start = str(resolve(recipe.adapter.init_from, base))
+        changes["adapter"] = recipe.adapter.model_copy(update={"init_from": start})
+    return recipe.model_copy(update=changes)
+
+
 def _sources(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
     model = recipe.model
     for name in ("model", "denoiser", "autoencoder", "tokenizers"):

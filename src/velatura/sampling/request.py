@@ -45,9 +45,10 @@ def parse_line(line: str, defaults: Request) -> Request:
     """
     marks = list(_OPTION.finditer(line))
     changes: dict[str, object] = {"prompt": line[: marks[0].start()].strip() if marks else line.strip()}
-    for mark, following in zip(marks, [*marks[1:], None], strict=True):
+    ends = [mark.start() for mark in marks[1:]] + [len(line)]
+    for mark, end in zip(marks, ends, strict=False):  # a line without options has an end and no mark
         name = mark.group(1)
-        value = line[mark.end() : following.start() if following else len(line)].strip()
+        value = line[mark.end() : end].strip()
         if name not in _LINE_OPTIONS:
             allowed = ", ".join(f"--{key} ({field})" for key, (field, _) in _LINE_OPTIONS.items())
             raise RecipeError(f"prompt line '{line}': unknown option --{name}; allowed: {allowed}")

@@ -22,8 +22,10 @@ def plan_lines(setup: Setup) -> list[str]:
     images = recipe.training.steps * recipe.training.batch_size * recipe.training.accumulate
     lines = [
         f"model: {setup.info.family} {setup.info.variant}, {_dtype(setup)} on {setup.device}",
-        (f"steps: {recipe.training.steps} of {recipe.training.batch_size} x {recipe.training.accumulate} images, "
-        f"{recipe.training.steps / report.steps:.2f} epochs, at most {images} images seen"),
+        (
+            f"steps: {recipe.training.steps} of {recipe.training.batch_size} x {recipe.training.accumulate} images, "
+            f"{recipe.training.steps / report.steps:.2f} epochs, at most {images} images seen"
+        ),
         _trained(setup),
     ]
     if setup.caches_latents:

@@ -238,5 +238,9 @@ def run_identity(setup: Setup) -> str:
     )
     for free in ("steps", "device", "save_every"):
         recipe["training"].pop(free)
+    for place in ("model", "denoiser", "autoencoder", "text_encoders", "tokenizers"):
+        recipe["model"].pop(place)  # files may move; what is in them is in the fingerprints
+    for data in recipe["data"]:
+        data.pop("folder")
     facts = {"recipe": recipe, "data": setup.dataset.fingerprint(), "model": dict(setup.info.fingerprints)}
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()

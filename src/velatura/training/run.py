@@ -9,6 +9,7 @@ from velatura.events import Events
 from velatura.families.registry import family_for, files_of
 from velatura.objectives.registry import objective_for
 from velatura.placement.device import choose_device, choose_dtype
+from velatura.recipe.paths import with_absolute_paths
 from velatura.recipe.recipe import Recipe
 from velatura.recipe.toml import dump_recipe
 from velatura.training.caching import prepare
@@ -19,7 +20,7 @@ from velatura.training.logs import JsonLog, TensorBoardLog
 from velatura.training.loop import Loop
 from velatura.training.report import write_report
 from velatura.training.setup import Setup
-from velatura.training.stop import EXIT_STOPPED, listening
+from velatura.training.stop import EXIT_STOPPED, Interrupted, listening
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,7 @@ def train(
 
     Raises RecipeError, DataError, ModelError, NumericError or StorageError, each with what to do.
     """
+    recipe = with_absolute_paths(recipe, base)
     family = family_for(recipe.model)
     files = files_of(recipe.model, base)
     info = family.inspect(files)
@@ -64,8 +66,12 @@ def train(
         log, board = JsonLog(folder.events), TensorBoardLog(folder.root / "tensorboard")
         events.listeners += [log, board]
         try:
-            loop = Loop(setup, prepare(setup, events), events, stop)
+            with stop.preparing():
+                loop = Loop(setup, prepare(setup, events), events, stop)
             finished = loop.run(resume=resume)
+        except Interrupted:
+            events.notice("stopped before a step was made; what was encoded is kept; go on with --resume")
+            return Outcome(exit_code=EXIT_STOPPED, step=0, folder=folder.root)
         finally:
             write_report(setup, folder)
             events.listeners.remove(log)

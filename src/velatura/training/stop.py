@@ -12,17 +12,33 @@ from types import FrameType
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped and saved, --resume goes on
 
 
+class Interrupted(KeyboardInterrupt):
+    """A stop request that came while there was nothing to finish first."""
+
+
 class StopRequest:
     """Whether someone asked the run to stop."""
 
     def __init__(self) -> None:
         self.asked = False
+        self._preparing = False
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """First signal: remember it. Second: leave at once, as an unhandled signal would."""
+        """First signal: remember it, or interrupt a preparation. Second: leave at once, as unhandled ones do."""
         if self.asked:
             os._exit(128 + number)
         self.asked = True
+        if self._preparing:
+            raise Interrupted
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """Work that may be broken off anywhere: a request raises Interrupted in it."""
+        self._preparing = True
+        try:
+            yield
+        finally:
+            self._preparing = False
 
 
 @contextmanager

@@ -1,0 +1,80 @@
+"""Our forward pass against diffusers' own, with diffusers' own attention."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import FluxPipeline
+from torch import Tensor
+
+from velatura.families.flux_forward import FluxInputs, _rotary, flux_forward, use_our_attention
+
+from .models import flux
+
+ROWS, COLUMNS, TEXT = 3, 5, 7
+
+
+def inputs(*, guidance: bool) -> FluxInputs:
+    generator = torch.Generator().manual_seed(5)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).requires_grad_()
+
+    return FluxInputs(
+        tokens=normal(2, ROWS * COLUMNS, 16),
+        text=normal(2, TEXT, 24),
+        pooled=normal(2, 64),
+        t=torch.tensor([0.137, 0.9]),
+        guidance=torch.tensor([3.5, 1.0]) if guidance else None,
+        grid=(ROWS, COLUMNS),
+    )
+
+
+def gradients(out: Tensor, given: FluxInputs) -> tuple[Tensor, ...]:
+    weights = torch.linspace(-1, 1, out.numel()).view_as(out)
+    return torch.autograd.grad((out * weights).sum(), (given.tokens, given.text, given.pooled))
+
+
+@pytest.mark.parametrize("guidance", [True, False])
+def test_forward_and_gradients_equal_diffusers(guidance: bool) -> None:
+    model, given = flux(guidance=guidance), inputs(guidance=guidance)
+    theirs = model(
+        hidden_states=given.tokens,
+        encoder_hidden_states=given.text,
+        pooled_projections=given.pooled,
+        timestep=given.t,
+        guidance=given.guidance,
+        img_ids=FluxPipeline._prepare_latent_image_ids(1, ROWS, COLUMNS, torch.device("cpu"), torch.float32),
+        txt_ids=torch.zeros(TEXT, 3),
+        return_dict=False,
+    )[0]
+    expected = gradients(theirs, given)
+    use_our_attention([*model.transformer_blocks, *model.single_transformer_blocks])
+    ours = flux_forward(model, given)
+    assert ours.abs().mean() > 0.05
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    for ours_by, theirs_by in zip(gradients(ours, given), expected, strict=True):
+        assert theirs_by.abs().max() > 1e-3
+        torch.testing.assert_close(ours_by, theirs_by, atol=1e-4, rtol=1e-4)
+
+
+def test_guidance_and_time_are_read() -> None:
+    model, given = flux(guidance=True), inputs(guidance=True)
+    use_our_attention([*model.transformer_blocks, *model.single_transformer_blocks])
+    base = flux_forward(model, given)
+    for change in ({"guidance": torch.tensor([3.5, 1.3])}, {"t": torch.tensor([0.137, 0.91])}):
+        other = flux_forward(model, FluxInputs(**{**vars(given), **change}))
+        assert torch.equal(other[0], base[0])
+        assert (other[1] - base[1]).abs().max() > 1e-4
+
+
+def test_rotary_angles_by_hand() -> None:
+    """Axes (4, 2, 2): position p of the first axis turns by p and p / 100, of the others by p; text stands at 0."""
+    cos, sin = _rotary((4, 2, 2), 1, (4, 2), torch.device("cpu"))
+    assert cos.shape == (1 + 8, 8)
+    assert torch.equal(cos[0], torch.ones(8))
+    row, column = 3, 1
+    angles = torch.tensor([0.0, 0, 0, 0, row, row, column, column])  # image tokens have 0 on the first axis
+    torch.testing.assert_close(sin[1 + row * 2 + column], angles.sin())
+    four = _rotary((2, 4, 2), 0, (4, 2), torch.device("cpu"))[0]
+    torch.testing.assert_close(four[row * 2][2:6], torch.tensor([3.0, 3.0, 0.03, 0.03]).cos())
