@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 
 from velatura.checkpoints.loading import load_into, skeleton
 from velatura.checkpoints.published import load_config
@@ -51,7 +51,7 @@ def load_autoencoder(
     path = _path(files)
     config = config_fields(AutoencoderKL, _config(path, published))
     if "autoencoder" in files.from_scratch:
-        return from_scratch(lambda: AutoencoderKL(**config), seed, WHAT, device)
+        return from_scratch(lambda: _closed(AutoencoderKL(**config)), seed, WHAT, device)
     module = skeleton(lambda: AutoencoderKL(**config))
     checkpoint = open_part(path, "autoencoder")
     inner, key_map = autoencoder(checkpoint)
@@ -86,3 +86,11 @@ def _config(path: Path, published: str) -> dict[str, Any]:
         return part_config(AutoencoderKL, path, WHAT)
     checkpoint = open_part(path, "autoencoder")
     return {**load_config(published), **vae_config(checkpoint)}
+
+
+def _closed(module: AutoencoderKL) -> AutoencoderKL:
+    """Start with closed residual branches: the network begins as its linear shortcuts and learns faster from there."""
+    for name, layer in module.named_modules():
+        if name.endswith(".conv2") and isinstance(layer, nn.Conv2d):
+            nn.init.zeros_(layer.weight)
+    return module

@@ -51,7 +51,7 @@ class Loop:
             load_part(setup, self.parts, name, events)
         self.trainables = make_trainables(setup.recipe, setup.family, self.parts)
         events.notice(self.trainables.report)
-        self.optimizer = make_optimizer(setup.recipe.optimizer, self.trainables.parameters.values())
+        self.optimizer = make_optimizer(setup.recipe.optimizer, self.trainables.parameters)
         self.ema = Ema(self.trainables, setup.recipe.ema.decay) if setup.recipe.ema else None
         self.stepper = Stepper(
             family=setup.family,

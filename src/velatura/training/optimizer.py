@@ -1,32 +1,30 @@
-"""AdamW and the learning rate over time."""
+"""The optimizer and its learning rate over time."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
 from velatura.recipe.training.optimizer import Optimizer
+from velatura.training.muon import Muon
 
 
-def make_optimizer(section: Optimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW in one fused kernel. Biases, norms and other vectors get no weight decay."""
-    parameters = list(parameters)
-    matrices = [p for p in parameters if p.ndim >= 2]
-    vectors = [p for p in parameters if p.ndim < 2]
+def make_optimizer(section: Optimizer, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
+    """The recipe's optimizer over named parameters. Biases, norms and other vectors get no weight decay."""
+    fused = next(iter(parameters.values())).device.type in ("cpu", "cuda")
+    adamw = {"betas": (section.betas[0], section.betas[1]), "eps": section.eps, "fused": fused}
+    if section.kind == "muon":
+        return Muon(parameters, lr=section.learning_rate, weight_decay=section.weight_decay, adamw=adamw)
+    matrices = [p for p in parameters.values() if p.ndim >= 2]
+    vectors = [p for p in parameters.values() if p.ndim < 2]
     groups = [
         {"params": matrices, "weight_decay": section.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=section.learning_rate,
-        betas=(section.betas[0], section.betas[1]),
-        eps=section.eps,
-        fused=parameters[0].device.type in ("cpu", "cuda"),
-    )
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=section.learning_rate, **adamw)
 
 
 def learning_rate(section: Optimizer, step: int, steps: int) -> float:

@@ -104,7 +104,7 @@ def _full(section: Full, parts: Parts) -> Trainables:
             raise ModelError(f"full.parts names '{name}', which this objective does not load")
         for index, module in enumerate(modules):
             module.float().train()
-            prefix = name if len(modules) == 1 else f"{name}.{index}"
+            prefix = name if len(modules) == 1 else f"{name}[{index}]"
             for path, parameter in module.named_parameters():
                 if section.only is None or fnmatch.fnmatchcase(path, section.only):
                     parameter.requires_grad_(True)

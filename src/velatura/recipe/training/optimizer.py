@@ -1,4 +1,4 @@
-"""`[optimizer]`: AdamW, its schedule and clipping."""
+"""`[optimizer]`: which one, its schedule and clipping."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from velatura.recipe.section import Section
 class Optimizer(Section):
     """How gradients become updates."""
 
-    kind: Literal["adamw"] = Field("adamw", description="The algorithm.")
+    kind: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon is for whole parts from random weights: it needs far fewer steps than adamw."
+    )
     learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate.")
     betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(
         [0.9, 0.999], min_length=2, max_length=2, description="AdamW's betas."
