@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from velatura.draws import Draw
-from velatura.interfaces import Batch, Family, Loss, Objective, Parts
-from velatura.objectives.condition import condition, latents_of
+from velatura.interfaces import Batch, Family, Loss, Parts
+from velatura.objectives.denoising import Denoising, condition, latents_of
 from velatura.objectives.weighting import min_snr
 from velatura.recipe.objectives.diffusion import DiffusionObjective
 
 STEPS = 1000
 
 
-class Diffusion(Objective):
+class Diffusion(Denoising):
     """Mean squared error of the prediction, per item."""
 
     def __init__(self, config: DiffusionObjective) -> None:
@@ -32,12 +32,6 @@ class Diffusion(Objective):
             alpha, sigma = family.schedule.alpha(t), family.schedule.sigma(t)
             per_item = per_item * min_snr(alpha, sigma, self.config.min_snr_gamma, parts.info.prediction)
         yield Loss(per_item=per_item, weight=batch.weights)
-
-    def at(self, family: Family, parts: Parts, batch: Batch, draw: Draw, t: float) -> Tensor:
-        """Unweighted error per item `[B]` at one time, for validation."""
-        latents = latents_of(family, parts, batch, draw)
-        times = torch.full((len(batch.names),), t, device=latents.device)
-        return self.errors(family, parts, batch, draw, latents, times)
 
     def errors(
         self, family: Family, parts: Parts, batch: Batch, draw: Draw, latents: Tensor, t: Tensor

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from velatura.draws import Draw
-from velatura.interfaces import Batch, Family, Loss, Objective, Parts
-from velatura.objectives.condition import condition, latents_of
+from velatura.interfaces import Batch, Family, Loss, Parts
+from velatura.objectives.denoising import Denoising, condition, latents_of
 from velatura.objectives.timesteps import logit_normal, shift
 from velatura.objectives.weighting import flow_weight
 from velatura.recipe.objectives.flow import FlowObjective
 
 
-class Flow(Objective):
+class Flow(Denoising):
     """Mean squared error of the velocity, per item."""
 
     def __init__(self, config: FlowObjective, *, guidance: float) -> None:
@@ -28,12 +27,6 @@ class Flow(Objective):
         t = self.times(family, latents, draw).to(latents.device)
         per_item = self.errors(family, parts, batch, draw, latents, t)
         yield Loss(per_item=per_item * flow_weight(t, self.config.weighting), weight=batch.weights)
-
-    def at(self, family: Family, parts: Parts, batch: Batch, draw: Draw, t: float) -> Tensor:
-        """Unweighted error per item `[B]` at one time, for validation."""
-        latents = latents_of(family, parts, batch, draw)
-        times = torch.full((len(batch.names),), t, device=latents.device)
-        return self.errors(family, parts, batch, draw, latents, times)
 
     def errors(
         self, family: Family, parts: Parts, batch: Batch, draw: Draw, latents: Tensor, t: Tensor
