@@ -125,10 +125,10 @@ def _compare(folder: Path, lora: Path, count: int, events: Any) -> tuple[dict[st
 
 
 def _prompts(count: int) -> list[str]:
-    """Captions of the concept in combinations that the dataset may not hold."""
+    """Captions of the concept; purple and orange are colours that the dataset does not show it in."""
     from itertools import product
 
-    choices = list(product(("red", "blue", "green", "yellow"), ("large", "small"), ("noon", "dusk")))
+    choices = list(product(("red", "purple", "blue", "orange"), ("large", "small"), ("noon", "dusk")))
     return [
         f"a {size} {colour} matte {CONCEPT} at {light}" for colour, size, light in (choices * count)[:count]
     ]

@@ -76,12 +76,15 @@ def generate(order: Order, events: Events) -> list[Picture]:
     )
     if facts and order.like is not None:
         _check_same_model(pipeline, facts, order.like)
+        _check_same_loras(order, facts, order.like)
     for file, weight in order.loras:
         pipeline.add_lora(file, weight)
     image = None if order.image is None else decode(order.image)
     if image is not None and order.size is None and request.width is None:
         request = replace(request, width=image.width, height=image.height)
     request = pipeline.complete(request)
+    if request.negative and request.cfg == 1:
+        events.warn("the negative prompt has no effect at cfg = 1: set cfg above 1, or leave it out")
     kept = int(str(facts["place"])) if facts else None
     history = _history(pipeline, order)
     pictures: list[Picture] = []
@@ -150,11 +153,22 @@ def _check_same_model(pipeline: Pipeline, facts: dict[str, Any], like: Path) -> 
         )
 
 
+def _check_same_loras(order: Order, facts: dict[str, Any], like: Path) -> None:
+    """Files that are named in the picture must be what they were; others were chosen anew."""
+    known = {Path(entry["file"]): entry["hash"] for entry in facts.get("loras", ())}
+    for file, _ in order.loras:
+        if known.get(file, here := fingerprint(file)) != here:
+            raise ModelError(
+                f"{like} was painted with the LoRA {file} when its hash was {known[file]}; now it is {here}, so the "
+                "picture would be another. Give the file that it was made with: --lora."
+            )
+
+
 def _history(pipeline: Pipeline, order: Order) -> dict[str, Any]:
     """How the picture is made, for its metadata."""
     return {
         "velatura": velatura.__version__,
-        "model": order.model or (DEFAULT_MODEL if order.section is None else order.section.denoiser or ""),
+        "model": order.model or (DEFAULT_MODEL if order.section is None else _named(order.section)),
         "model_hash": pipeline.info.fingerprints["denoiser"],
         "precision": {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}[
             str(pipeline.dtype).split(".")[-1]
@@ -162,6 +176,10 @@ def _history(pipeline: Pipeline, order: Order) -> dict[str, Any]:
         "loras": [{"file": str(f), "weight": w, "hash": fingerprint(f)} for f, w in order.loras],
         "image": None if order.image is None else str(order.image),
     }
+
+
+def _named(section: ModelSection) -> str:
+    return section.model or section.denoiser or ""
 
 
 def _numbered(out: Path, number: int, total: int) -> Path:

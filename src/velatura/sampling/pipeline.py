@@ -130,6 +130,10 @@ class Pipeline:
     ) -> list[Image.Image]:
         """Paint what a request says; unset values are the model's defaults."""
         request = self.complete(request)
+        if image is None and request.strength != 1:
+            raise RecipeError(
+                f"strength = {request.strength} says how much an input image changes, and no image is given"
+            )
         conditioning = self._condition(request)
         start = None if image is None else self._start(image, request)
         self._part("denoiser")
@@ -184,4 +188,3 @@ class Pipeline:
         if self.device.type != "cuda":
             return True
         return torch.cuda.get_device_properties(self.device).total_memory > KEEP_ALL_ABOVE
-

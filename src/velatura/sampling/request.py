@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 
@@ -72,6 +73,9 @@ def check(request: Request, size_step: int) -> None:
             )
     if request.steps is not None and not 1 <= request.steps <= 1000:
         raise RecipeError(f"steps must be 1 to 1000, received {request.steps}")
+    for what, scale in (("guidance", request.guidance), ("cfg", request.cfg)):
+        if scale is not None and not 0 <= scale < math.inf:
+            raise RecipeError(f"{what} must be 0 or more, received {scale}")
     if not 0 < request.strength <= 1:
         raise RecipeError(f"strength must be above 0 and at most 1, received {request.strength}")
     if not 0 <= request.seed < 2**63:

@@ -23,7 +23,9 @@ class Previews(Section):
         None, ge=16, description="Edge where the prompt names none; default: the data's."
     )
     guidance: float | None = Field(None, ge=0, description="Distilled guidance; default 3.5.")
-    cfg: float = Field(1.0, ge=0, description="True classifier-free guidance; 1 turns it off.")
+    cfg: float | None = Field(
+        None, ge=0, description="True classifier-free guidance; 1 turns it off. Default: the model's own."
+    )
     negative: str = Field("", description="Negative prompt, used when cfg is not 1.")
 
 

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from velatura.errors import RecipeError
+from velatura.sampling.request import Request, check, parse_line
+
+DEFAULTS = Request(prompt="", steps=20, negative="ugly")
+
+
+def test_a_line_with_all_options() -> None:
+    found = parse_line("a dog, blue --w 1024 --h 768 --d 7 --s 28 --g 3.5 --l 2 --n blurry, dark", DEFAULTS)
+    assert found == Request(
+        prompt="a dog, blue",
+        width=1024,
+        height=768,
+        seed=7,
+        steps=28,
+        guidance=3.5,
+        cfg=2.0,
+        negative="blurry, dark",
+    )
+
+
+def test_a_line_without_options_and_dashes_within_words() -> None:
+    assert parse_line("a well--known dog ", DEFAULTS) == Request(
+        prompt="a well--known dog", steps=20, negative="ugly"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("a dog --width 5", "unknown option --width; allowed: --w"),
+        ("a dog --s many", "--s wants int, received 'many'"),
+        ("a dog --w", "--w wants int, received ''"),
+    ],
+)
+def test_lines_that_are_refused(line: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        parse_line(line, DEFAULTS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 100}, "width must be a multiple of 16, received 100; nearest: 96 or 112"),
+        ({"height": 0}, "height must be a multiple of 16, received 0; nearest: 16 or 32"),
+        ({"steps": 0}, "steps must be 1 to 1000, received 0"),
+        ({"strength": 0.0}, "strength must be above 0 and at most 1, received 0.0"),
+        ({"strength": math.nan}, "strength must be above 0"),
+        ({"seed": -1}, "seed must be 0 to"),
+        ({"batch": 0}, "batch must be at least 1, received 0"),
+        ({"guidance": math.nan}, "guidance must be 0 or more, received nan"),
+        ({"cfg": -1.0}, "cfg must be 0 or more, received -1.0"),
+        ({"cfg": math.inf}, "cfg must be 0 or more, received inf"),
+    ],
+)
+def test_values_that_no_model_can_paint(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        check(Request(prompt="", **changes), 16)
+    check(Request(prompt="", width=96, height=112, steps=1, guidance=0.0, cfg=1.0), 16)
