@@ -19,3 +19,11 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("VELATURA_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny random FLUX; see `tiny.py`."""
+    from .tiny import write_flux  # torch and diffusers: only for tests that need them
+
+    return write_flux(tmp_path_factory.mktemp("tiny") / "flux")

@@ -30,8 +30,18 @@ SHAPES: dict[str, dict[str, Any]] = {  # changes to the configs of the pocket FL
         "pooled_projection_dim": WIDTH,
         "axes_dims_rope": [8, 12, 12],
     },
-    "vae": {"block_out_channels": [8, 16, 32, 32], "norm_num_groups": 4, "scaling_factor": 0.7, "shift_factor": 0.1},
-    "text_encoder": {"hidden_size": WIDTH, "intermediate_size": 48, "num_attention_heads": 2, "num_hidden_layers": 1},
+    "vae": {
+        "block_out_channels": [8, 16, 32, 32],
+        "norm_num_groups": 4,
+        "scaling_factor": 0.7,
+        "shift_factor": 0.1,
+    },
+    "text_encoder": {
+        "hidden_size": WIDTH,
+        "intermediate_size": 48,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+    },
     "text_encoder_2": {"d_model": WIDTH, "d_ff": 48, "d_kv": 16, "num_heads": 2, "num_layers": 1},
 }
 SAMPLING = {"size": 64, "steps": 3, "guidance": 0.0, "cfg": 1.0}
@@ -67,15 +77,21 @@ def open_gates(denoiser: nn.Module, seed: int = 0) -> None:
 def load(folder: Path, **options: Any) -> tuple[Family, Parts]:
     """The family and all parts of a folder, in float32."""
     family = FluxFamily()
-    return family, family.load(ModelFiles(model=str(folder)), PARTS, device=CPU, dtype=torch.float32, **options)
+    return family, family.load(
+        ModelFiles(model=str(folder)), PARTS, device=CPU, dtype=torch.float32, **options
+    )
 
 
-def write_pictures(folder: Path, sizes: list[tuple[int, int]], *, captions: bool = True, seed: int = 0) -> Path:
+def write_pictures(
+    folder: Path, sizes: list[tuple[int, int]], *, captions: bool = True, seed: int = 0
+) -> Path:
     """Smooth random pictures `00.png`, `01.png`, … of (width, height), with captions beside them."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, (width, height) in enumerate(sizes):
         coarse = np.random.default_rng((seed, number)).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(folder / f"{number:02d}.png")
+        Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(
+            folder / f"{number:02d}.png"
+        )
         if captions:
             (folder / f"{number:02d}.txt").write_text(f"a red cube number {number}")
     return folder

@@ -1,6 +1,6 @@
 """Puts trained pocket weights into the package: the last thing that examples/pocket does.
 
-    python examples/pocket/ship.py runs/pocket-autoencoder/model-001700 runs/pocket-flux/model-005600
+    python examples/pocket/ship.py runs/pocket-autoencoder/model-003000 runs/pocket-flux/model-000820
 
 Refuses files over 15 MiB and a model over 24 MB in all: the package must stay small.
 """
@@ -24,8 +24,7 @@ def ship(autoencoder: Path, flux: Path) -> None:
         shutil.copytree(source / name, PACKAGE / name)
     sizes = {path: path.stat().st_size for path in PACKAGE.rglob("*.safetensors")}
     for path, size in sizes.items():
-        sys.stdout.write(f"{size / 1e6:6.2f} MB  {path.relative_to(PACKAGE)}")
-    print(f"{sum(sizes.values()) / 1e6:6.2f} MB  in all")
+        sys.stdout.write(f"{size / 1e6:6.2f} MB  {path.relative_to(PACKAGE)}\n")
     if max(sizes.values()) > MOST_PER_FILE or sum(sizes.values()) > MOST_IN_ALL:
         raise SystemExit("too large for the package")
 

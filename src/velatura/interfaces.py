@@ -259,7 +259,5 @@ class Objective(ABC):
     def at(self, family: Family, parts: Parts, batch: Batch, draw: Draw, t: float) -> Tensor:
         """Unweighted error per item `[B]` at noise level t, for validation."""
 
-    def finish(  # noqa: B027 - most objectives have no last touches
-        self, family: Family, parts: Parts, batches: Iterator[Batch]
-    ) -> None:
+    def finish(self, family: Family, parts: Parts, batches: Iterator[Batch]) -> None:
         """Last touches on what was trained, before it is saved; `batches` are a few of the training data."""

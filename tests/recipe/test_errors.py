@@ -67,7 +67,7 @@ def test_one_mistake(smallest: str, refusal: Refusal, added: str, place: str, wh
         ('model = "pocket/flux"', 'family = "fluxx"', '[model] family\n    received the text "fluxx"; allowed: "flux" or "sd1"\n    did you mean "flux"?'),
         ('model = "pocket/flux"', 'family = "flux"', 'no source for "autoencoder", "denoiser" and "text_encoders"'),
         ('model = "pocket/flux"', 'model = "org/name"', 'family is missing, and model = "org/name" does not tell it'),
-        ('model = "pocket/flux"', 'model = "pocket/sd3"', 'model = "pocket/sd3" does not tell it'),
+        ('model = "pocket/flux"', 'model = "pocket/sd3"', 'received "pocket/sd3"; allowed: "pocket/flux"'),
         ('model = "pocket/flux"', 'model = "pocket/flux"\nvae = "x"', "[model] vae\n    unknown key\n    did you mean autoencoder?"),
         ('model = "pocket/flux"', 'model = ""\nfamily = "flux"', "allowed: text, not empty"),
         ("[adapter]", "", "received neither of [adapter] and [full]"),

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from velatura.errors import RecipeError
 from velatura.sampling.request import Request, check, parse_line
@@ -63,3 +66,54 @@ def test_values_that_no_model_can_paint(changes: dict[str, Any], message: str) -
     with pytest.raises(RecipeError, match=message):
         check(Request(prompt="", **changes), 16)
     check(Request(prompt="", width=96, height=112, steps=1, guidance=0.0, cfg=1.0), 16)
+
+
+# texts as people write them: no run of white space before two dashes, none at the ends
+TEXTS = st.text(st.characters(exclude_categories=["C", "Z"]) | st.just(" "), max_size=30).map(
+    lambda text: " ".join(text.replace("--", "-").split())
+)
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "w": st.integers(-(10**6), 10**6),
+    "h": st.integers(0, 10**6),
+    "d": st.integers(0, 2**63 - 1),
+    "s": st.integers(0, 10**4),
+    "g": st.floats(allow_nan=False, allow_infinity=False),
+    "l": st.floats(0, 100),
+    "n": TEXTS,
+}
+FIELDS = {
+    "w": "width", "h": "height", "d": "seed", "s": "steps", "g": "guidance", "l": "cfg", "n": "negative",
+}  # fmt: skip
+
+
+@given(TEXTS, st.fixed_dictionaries({}, optional=VALUES), st.randoms())
+def test_what_is_written_is_read(prompt: str, options: dict[str, Any], random: Any) -> None:
+    """In any order of options; what is not written keeps its default."""
+    names = list(options)
+    random.shuffle(names)
+    line = " ".join([prompt or "a", *(f"--{name} {options[name]}" for name in names)])
+    expected = {FIELDS[name]: value for name, value in options.items()}
+    assert parse_line(line, DEFAULTS) == replace(DEFAULTS, prompt=prompt or "a", **expected)
+
+
+@given(st.text(max_size=60))
+def test_any_line_is_read_or_refused(line: str) -> None:
+    try:
+        found = parse_line(line, DEFAULTS)
+    except RecipeError as error:
+        assert "--" in str(error)
+    else:
+        assert found.prompt == found.prompt.strip()
+
+
+@given(st.integers(-100, 3000), st.sampled_from([8, 16, 32]))
+def test_the_nearest_sizes_that_are_offered_are_allowed(edge: int, step: int) -> None:
+    try:
+        check(Request(prompt="", width=edge), step)
+        assert edge > 0
+        assert edge % step == 0
+    except RecipeError as error:
+        offered = [int(word) for word in str(error).split("nearest: ")[1].split(" or ")]
+        for size in offered:
+            check(Request(prompt="", width=size), step)
+        assert edge <= 0 or min(abs(size - edge) for size in offered) < step

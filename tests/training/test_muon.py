@@ -18,7 +18,8 @@ def test_orthogonal_keeps_the_singular_vectors_and_levels_the_values() -> None:
         made = orthogonal(u @ torch.diag(values) @ v)
         inner = u.t() @ made @ v.t()
         assert torch.allclose(inner, torch.diag(inner.diagonal()), atol=1e-4)  # same singular vectors
-        assert 0.5 < float(inner.diagonal().min()) and float(inner.diagonal().max()) < 1.3
+        assert float(inner.diagonal().min()) > 0.5
+        assert float(inner.diagonal().max()) < 1.3
 
 
 def test_only_matrices_of_repeated_layers_are_hidden() -> None:
@@ -40,9 +41,13 @@ def test_a_first_step_moves_a_matrix_by_its_orthogonal_gradient_and_a_vector_by_
     optimizer = Muon({"a.0.w": matrix, "a.0.b": vector}, lr=0.01, weight_decay=0.1, adamw=ADAMW)
     matrix.grad, vector.grad = gradient.clone(), slope.clone()
     optimizer.step()
-    expected = before * (1 - 0.01 * 0.1) - 0.01 * 0.2 * 4.0 * orthogonal(gradient)  # sqrt(16) = 4; any scale of it
+    expected = before * (1 - 0.01 * 0.1) - 0.01 * 0.2 * 4.0 * orthogonal(
+        gradient
+    )  # sqrt(16) = 4; any scale of it
     assert torch.allclose(matrix, expected, atol=1e-6)
-    assert torch.allclose(vector, start - 0.01 * slope.sign(), atol=1e-5)  # AdamW's first step, no decay of vectors
+    assert torch.allclose(
+        vector, start - 0.01 * slope.sign(), atol=1e-5
+    )  # AdamW's first step, no decay of vectors
 
 
 def test_it_solves_a_regression_and_keeps_all_state_in_one_place() -> None:

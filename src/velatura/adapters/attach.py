@@ -57,16 +57,24 @@ class Adapter:
 
     def take_off(self) -> None:
         """Put the bare layers back. Adapters come off in the reverse order in which they were put on."""
+        self._check_on_top()
         for path, layer in self.layers.items():
-            _replace(self.host, path, layer, layer.base)
+            _replace(self.host, path, layer.base)
 
     @torch.no_grad()
     def merge(self, strength: float = 1.0) -> None:
         """Add strength * delta to the base weights (computed in float32, rounded once) and take the adapter off."""
+        self._check_on_top()
         for layer in self.layers.values():
             base: Tensor = layer.base.weight  # type: ignore[assignment]
             base.copy_(base.float() + strength * layer.delta().to(base.device))
         self.take_off()
+
+    def _check_on_top(self) -> None:
+        """Before anything is changed: is every layer where it was put, with nothing over it?"""
+        for path, layer in self.layers.items():
+            if self.host.get_submodule(path) is not layer:
+                raise RuntimeError(f"'{path}' carries another adapter; take adapters off in reverse order")
 
 
 def put_on_fresh(
@@ -107,7 +115,7 @@ def put_on(host: nn.Module, values: Mapping[str, LoraValues]) -> Adapter:
             downs[key] = Down(value.down.to(device), readers=readers[key])
         layers[path] = LoraLinear(base, downs[key], value.up.to(device), alpha=value.alpha)
     for path, layer in layers.items():
-        _replace(host, path, layer.base, layer)
+        _replace(host, path, layer)
     return Adapter(host, layers)
 
 
@@ -148,9 +156,6 @@ def _check(path: str, base: nn.Module, value: LoraValues) -> None:
         )
 
 
-def _replace(host: nn.Module, path: str, old: nn.Module, new: nn.Module) -> None:
+def _replace(host: nn.Module, path: str, new: nn.Module) -> None:
     parent_path, _, name = path.rpartition(".")
-    parent = host.get_submodule(parent_path)
-    if parent._modules.get(name) is not old:
-        raise RuntimeError(f"'{path}' carries another adapter; take adapters off in reverse order")
-    parent._modules[name] = new
+    host.get_submodule(parent_path)._modules[name] = new

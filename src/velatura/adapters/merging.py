@@ -11,7 +11,7 @@ from torch import nn
 from velatura.adapters.attach import Adapter, LoraValues, put_on
 from velatura.adapters.files import read_adapter
 from velatura.checkpoints.lora_layer import Part as Network
-from velatura.errors import RecipeError
+from velatura.errors import CheckpointError, RecipeError
 from velatura.events import Events
 from velatura.families.registry import family_for, family_named, files_of
 from velatura.interfaces import PARTS, PartName, Parts
@@ -43,21 +43,26 @@ def merge_into(
 ) -> None:
     """Write `model` with all `loras`, each at its weight, added to its weights, as a diffusers folder `out`.
 
-    The sums are made in float32 and rounded once. Raises RecipeError where `out` exists.
+    The sums are made in float32 and rounded once. Raises RecipeError where `out` exists,
+    CheckpointError for a LoRA of another model.
     """
     if out.exists():
         raise RecipeError(f"{out} exists already; give the folder of a new model")
     start = base or Path.cwd()
     section = family_named(model, start) if isinstance(model, str) else model
     family, files = family_for(section), files_of(section, start)
+    read = [(path, weight, read_adapter(path)) for path, weight in loras]
     events.notice("loading the model")
     parts = family.load(files, PARTS, device=torch.device("cpu"), dtype=torch.float32)
-    for path, weight in loras:
-        lora = read_adapter(path)
+    for path, weight, lora in read:
         adapters = [adapter for name in PARTS for adapter in put_on_part(parts, name, lora)]
+        if not adapters:
+            raise CheckpointError(f"{path} has no layer for this model ({', '.join(lora)} only)")
         for adapter in adapters:
             adapter.merge(weight)
-        events.notice(f"{path}: {sum(len(adapter.layers) for adapter in adapters)} layers merged at {weight:g}")
+        events.notice(
+            f"{path}: {sum(len(adapter.layers) for adapter in adapters)} layers merged at {weight:g}"
+        )
     events.notice(f"writing {out}")
     family.save(parts, files, out, PARTS, dtype=choose_dtype(precision, torch.device("cpu")))
 

@@ -53,7 +53,7 @@ def choose(available: Sequence[Target], wanted: Sequence[str] | str) -> Choice:
 def _no_match(word: str, groups: list[str], available: Sequence[Target]) -> str:
     names = [*groups, *PRESETS, *(target.module for target in available)]
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    hint = f"; did you mean '{close[0]}'?" if close else ""
+    hint = f"; did you mean '{close[0]}'?" if close else "."
     return (
         f"adapter.targets: '{word}' matches no layer of this model{hint} "
         f"Allowed: the groups {', '.join(groups)}; the presets {', '.join(PRESETS)}; "

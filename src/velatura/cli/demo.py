@@ -21,7 +21,6 @@ model = "pocket/flux"
 [[data]]
 folder = "photos"
 resolution = 96
-flip = 0.5
 
 [adapter]
 kind = "lora"

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from velatura.checkpoints.fingerprint import fingerprint
 from velatura.errors import ModelError
 from velatura.interfaces import ModelFiles
+from velatura.recipe.paths import is_hub_id
 
 POCKET = Path(__file__).parent.parent / "pocket" / "models"
 WEIGHTS = (".safetensors", ".bin", ".pt")
 OTHER_VARIANTS = ("*.fp16.*", "*.non_ema.*", "*.msgpack", "*.onnx*")  # of a hub repository: not what is read
-_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
 def locate(source: str, base: Path, *, patterns: Sequence[str] = ()) -> Path:
@@ -27,7 +26,7 @@ def locate(source: str, base: Path, *, patterns: Sequence[str] = ()) -> Path:
     path = (base / Path(source).expanduser()).resolve()
     if path.exists():
         return path
-    if _HUB_ID.match(source) and not source.startswith("."):
+    if is_hub_id(source):
         return _download(source, patterns, path)
     raise ModelError(
         f"no such file or folder: {path}. A model is a file, a folder, a hub id ('owner/name'), "
@@ -49,7 +48,10 @@ def part_path(files: ModelFiles, own: str | None, subfolder: str, what: str) -> 
     if root.is_file():
         return root
     if not (root / subfolder).is_dir():
-        raise ModelError(f"{root} has no folder '{subfolder}', where the {what} of a diffusers model is")
+        raise ModelError(
+            f"{root} has no folder '{subfolder}', where the {what} of a diffusers model is. "
+            "If this folder holds trained parts only, name it as that part (denoiser = …) beside the whole model."
+        )
     return root / subfolder
 
 

@@ -47,7 +47,8 @@ class Autoencoder(Objective):
     def finish(self, family: Family, parts: Parts, batches: Iterator[Batch]) -> None:
         """Set shift and scale so that latents have mean 0 and deviation 1 over some batches."""
         autoencoder: Any = parts.autoencoder
-        values = torch.cat([autoencoder.encode(_images(batch)).latent_dist.mean.float() for batch in batches])
+        means = (autoencoder.encode(_images(batch)).latent_dist.mean for batch in batches)
+        values = torch.cat([mean.float().flatten() for mean in means])  # batches differ in size
         autoencoder.register_to_config(
             shift_factor=round(float(values.mean()), 6), scaling_factor=round(1 / float(values.std()), 6)
         )

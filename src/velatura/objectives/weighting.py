@@ -20,5 +20,6 @@ def flow_weight(t: Tensor, kind: str) -> Tensor:
 def min_snr(alpha: Tensor, sigma: Tensor, gamma: float, prediction: str) -> Tensor:
     """min(snr, gamma) / snr for noise prediction, / (snr + 1) for v (arXiv:2303.09556); snr = (alpha / sigma)^2."""
     snr = (alpha / sigma) ** 2
-    clipped = snr.clamp_max(gamma)
-    return clipped / (snr + 1) if prediction == "v" else clipped / snr
+    if prediction == "v":
+        return snr.clamp_max(gamma) / (snr + 1)
+    return (gamma / snr).clamp_max(1)  # 1 also where there is no signal at all

@@ -19,9 +19,9 @@ def choose_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError):
         raise RecipeError(
-            f"device '{name}' cannot be used here: {str(error).splitlines()[0]} Allowed: auto, cpu, cuda, cuda:N, mps."
+            f"device '{name}' cannot be used here; allowed: auto, cpu, and where they are there cuda, cuda:N, mps"
         ) from None
     return device
 

@@ -14,7 +14,14 @@ if TYPE_CHECKING:
 
 def require_consistent(recipe: Recipe) -> None:
     """Raise Inconsistent with all that does not go together."""
-    checks = (_one_thing_to_train, _objective_fits, _parts_have_a_source, _from_scratch, _one_validation)
+    checks = (
+        _one_thing_to_train,
+        _objective_fits,
+        _parts_have_a_source,
+        _from_scratch,
+        _one_validation,
+        _formats,
+    )
     if problems := [problem for check in checks for problem in check(recipe)]:
         raise Inconsistent(problems)
 
@@ -75,3 +82,11 @@ def _one_validation(recipe: Recipe) -> Iterator[Problem]:
     if recipe.validation.share and recipe.validation.folder:
         what = "received both share and folder; allowed: a share of the training images, or a folder of their own"
         yield Problem(path=("validation", "share"), what=what)
+
+
+def _formats(recipe: Recipe) -> Iterator[Problem]:
+    allowed = recipe.model.lora_formats
+    for index, name in enumerate(recipe.output.formats):
+        if recipe.adapter is not None and name not in allowed:
+            what = f'received "{name}"; LoRAs of the family {recipe.model.family} are written as {listing(allowed)}'
+            yield Problem(path=("output", "formats", index), what=what)

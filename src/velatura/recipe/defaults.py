@@ -30,6 +30,12 @@ def fill_in(table: dict[str, Any], base: Path) -> list[Problem]:
     return problems
 
 
+def pocket_models() -> list[str]:
+    """The models inside the package, as recipes name them."""
+    folder = Path(__file__).parents[1] / "pocket" / "models"
+    return sorted(f"pocket/{entry.name}" for entry in folder.iterdir() if entry.is_dir())
+
+
 def family_of(model: str, base: Path) -> str | None:
     """The family of `pocket/<family>`, or of a local diffusers folder by the class its `model_index.json` names."""
     if model.startswith("pocket/"):
@@ -47,6 +53,11 @@ def _pipeline_class(folder: Path) -> str | None:
 
 
 def _unknown_family(model: dict[str, Any]) -> Problem:
+    name = str(model.get("model", ""))
+    if name.startswith("pocket/"):
+        return Problem(
+            path=("model", "model"), what=f'received "{name}"; allowed: {listing(pocket_models())}'
+        )
     given = f'model = "{model["model"]}"' if "model" in model else "the single parts"
     return Problem(
         path=("model", "family"),

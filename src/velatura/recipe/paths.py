@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from velatura.recipe.defaults import FAMILIES
+from velatura.recipe.defaults import pocket_models
 from velatura.recipe.lines import KeyPath
 from velatura.recipe.problems import Problem
 from velatura.recipe.recipe import Recipe
@@ -73,6 +73,9 @@ def with_absolute_paths(recipe: Recipe, base: Path) -> Recipe:
     if recipe.adapter and recipe.adapter.init_from:
         start = str(resolve(recipe.adapter.init_from, base))
         changes["adapter"] = recipe.adapter.model_copy(update={"init_from": start})
+    if recipe.memory.cache_folder:
+        cache = str(resolve(recipe.memory.cache_folder, base))
+        changes["memory"] = recipe.memory.model_copy(update={"cache_folder": cache})
     return recipe.model_copy(update=changes)
 
 
@@ -94,7 +97,7 @@ def _folders(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
 
 def _missing_source(path: KeyPath, text: str, base: Path) -> Problem | None:
     if is_pocket(text):
-        known = [f"pocket/{family}" for family in FAMILIES]
+        known = pocket_models()
         return (
             None
             if text in known

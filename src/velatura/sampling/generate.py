@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 import velatura
 from velatura.checkpoints.fingerprint import fingerprint
 from velatura.data.images import decode
-from velatura.errors import ModelError, RecipeError
+from velatura.errors import RecipeError
 from velatura.events import Events, PhaseFinished, PhaseProgress, PhaseStarted
 from velatura.recipe.families.files import ModelSection
+from velatura.sampling.history import History, check_same, history_in, used
 from velatura.sampling.pipeline import Pipeline
 from velatura.sampling.png import read_record, save_png
 from velatura.sampling.request import Request
 
 DEFAULT_MODEL = "pocket/flux"
+PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,34 +69,45 @@ def generate(order: Order, events: Events) -> list[Picture]:
 
     Raises RecipeError, ModelError, CheckpointError, StorageError.
     """
-    request, facts = (Request(prompt=""), {}) if order.like is None else read_record(order.like)
-    order = _completed(order, facts)
+    _check(order)
+    request, past = Request(prompt=""), None
+    if order.like is not None:
+        request, facts = read_record(order.like)
+        past = history_in(facts, order.like, request.batch)
+        order = _completed(order, past)
     request = _changed(request, order)
+    image = None if order.image is None else _decoded(order.image)
+    if image is not None and order.size is None and request.width is None:
+        request = replace(request, width=image.width, height=image.height)
     pipeline = Pipeline.load(
         order.section or order.model or DEFAULT_MODEL,
         base=order.base,
         device=order.device,
         precision=order.precision,
     )
-    if facts and order.like is not None:
-        _check_same_model(pipeline, facts, order.like)
-        _check_same_loras(order, facts, order.like)
+    request = pipeline.complete(request)
+    history = _history(pipeline, order)
+    if past is not None and order.like is not None:
+        check_same(past, history, pipeline.info, order.like)
     for file, weight in order.loras:
         pipeline.add_lora(file, weight)
-    image = None if order.image is None else decode(order.image)
-    if image is not None and order.size is None and request.width is None:
-        request = replace(request, width=image.width, height=image.height)
-    request = pipeline.complete(request)
     if request.negative and request.cfg == 1:
         events.warn("the negative prompt has no effect at cfg = 1: set cfg above 1, or leave it out")
-    kept = int(str(facts["place"])) if facts else None
-    history = _history(pipeline, order)
+    kept = None if past is None else past.place
     pictures: list[Picture] = []
     for painted, place, picture in _paint_all(pipeline, request, image, order.count, kept, events):
         path = _numbered(order.out, len(pictures), order.count * request.batch if kept is None else 1)
-        save_png(picture, path, painted, {**history, "place": place})
+        save_png(picture, path, painted, replace(history, place=place).facts())
         pictures.append(Picture(path=path, request=painted, place=place))
     return pictures
+
+
+def _check(order: Order) -> None:
+    """What can be told before anything is loaded."""
+    if order.out.suffix.lower() != ".png":
+        raise RecipeError(f"--out must end in .png, received {order.out}")
+    if order.like is not None and (order.count, order.batch) != (1, 1):
+        raise RecipeError("--like repeats one picture; --count and --batch do not go with it")
 
 
 def _paint_all(
@@ -106,14 +121,25 @@ def _paint_all(
     """(request, place in the batch, picture) for every picture; with `kept`, only that place of one batch."""
     for number in range(1 if kept is not None else count):
         current = replace(request, first=request.first + number * request.batch)
+        started = time.perf_counter()
         events(PhaseStarted(phase="paint", total=current.steps or 0, unit="steps"))
         images = pipeline.paint(
             current, image=image, progress=lambda done, total: events(PhaseProgress(phase="paint", done=done))
         )
-        events(PhaseFinished(phase="paint", seconds=0.0))
+        events(PhaseFinished(phase="paint", seconds=time.perf_counter() - started))
         for place, picture in enumerate(images):
             if kept is None or place == kept:
                 yield current, place, picture
+
+
+def _picture(path: Path) -> Image.Image:
+    """The input picture, as RGB. Raises RecipeError for what is none."""
+    try:
+        return decode(path)
+    except FileNotFoundError:
+        raise RecipeError(f"--image: no such file: {path}") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise RecipeError(f"--image: {path} cannot be read as a picture: {error}") from None
 
 
 def _changed(request: Request, order: Order) -> Request:
@@ -133,56 +159,38 @@ def _changed(request: Request, order: Order) -> Request:
     return replace(request, **{name: value for name, value in said.items() if value is not None})  # type: ignore[arg-type]
 
 
-def _completed(order: Order, facts: dict[str, Any]) -> Order:
+def _completed(order: Order, past: History) -> Order:
     """The order with the model, LoRAs, precision and input image of the picture that is to be repeated."""
-    if not facts:
-        return order
-    loras = tuple((Path(entry["file"]), float(entry["weight"])) for entry in facts.get("loras", ()))
-    model = None if order.section else order.model or facts["model"]
-    image = order.image or (Path(facts["image"]) if facts.get("image") else None)
-    precision = facts["precision"] if order.precision == "auto" else order.precision
-    return replace(order, model=model, loras=order.loras or loras, image=image, precision=precision)
+    loras = tuple((Path(lora.file), lora.weight) for lora in past.loras)
+    return replace(
+        order,
+        model=None if order.section else order.model or past.model,
+        loras=order.loras or loras,
+        image=order.image or (Path(past.image) if past.image else None),
+        precision=past.precision if order.precision == "auto" else order.precision,
+    )
 
 
-def _check_same_model(pipeline: Pipeline, facts: dict[str, Any], like: Path) -> None:
-    here = pipeline.info.fingerprints["denoiser"]
-    if facts["model_hash"] != here:
-        raise ModelError(
-            f"{like} was painted by a model with hash {facts['model_hash']}; this one has {here}, "
-            "so the picture would be another. Give the model that it was made with: --model."
-        )
+def _history(pipeline: Pipeline, order: Order) -> History:
+    section = order.section
+    named = DEFAULT_MODEL if section is None else section.model or section.denoiser or ""
+    return History(
+        velatura=velatura.__version__,
+        model=order.model or named,
+        model_hash=pipeline.info.fingerprints["denoiser"],
+        precision=PRECISIONS[pipeline.dtype],
+        loras=used(order.loras),
+        image=None if order.image is None else str(order.image),
+        image_hash=None if order.image is None else fingerprint(order.image),
+    )
 
 
-def _check_same_loras(order: Order, facts: dict[str, Any], like: Path) -> None:
-    """Files that are named in the picture must be what they were; others were chosen anew."""
-    known = {Path(entry["file"]): entry["hash"] for entry in facts.get("loras", ())}
-    for file, _ in order.loras:
-        if known.get(file, here := fingerprint(file)) != here:
-            raise ModelError(
-                f"{like} was painted with the LoRA {file} when its hash was {known[file]}; now it is {here}, so the "
-                "picture would be another. Give the file that it was made with: --lora."
-            )
-
-
-def _history(pipeline: Pipeline, order: Order) -> dict[str, Any]:
-    """How the picture is made, for its metadata."""
-    return {
-        "velatura": velatura.__version__,
-        "model": order.model or (DEFAULT_MODEL if order.section is None else _named(order.section)),
-        "model_hash": pipeline.info.fingerprints["denoiser"],
-        "precision": {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}[
-            str(pipeline.dtype).split(".")[-1]
-        ],
-        "loras": [{"file": str(f), "weight": w, "hash": fingerprint(f)} for f, w in order.loras],
-        "image": None if order.image is None else str(order.image),
-    }
-
-
-def _named(section: ModelSection) -> str:
-    return section.model or section.denoiser or ""
+def _decoded(path: Path) -> Image.Image:
+    try:
+        return decode(path)
+    except Exception as error:  # decoders raise anything on damaged data
+        raise RecipeError(f"--image {path} cannot be read: {error or type(error).__name__}") from None
 
 
 def _numbered(out: Path, number: int, total: int) -> Path:
-    if out.suffix.lower() != ".png":
-        raise RecipeError(f"--out must end in .png, received {out}")
     return out if total == 1 else out.with_name(f"{out.stem}-{number:03d}.png")

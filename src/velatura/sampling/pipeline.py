@@ -12,7 +12,7 @@ from torch import Tensor
 from velatura.adapters.attach import Adapter
 from velatura.adapters.files import read_adapter
 from velatura.adapters.merging import Lora, put_on_part
-from velatura.errors import RecipeError
+from velatura.errors import CheckpointError, RecipeError
 from velatura.families.registry import family_for, family_named, files_of
 from velatura.interfaces import PARTS, Conditioning, Family, ModelFiles, ModelInfo, PartName, Parts
 from velatura.placement.device import choose_device, choose_dtype
@@ -72,19 +72,23 @@ class Pipeline:
         """
         values = read_adapter(Path(file), dtype=self.dtype)
         self._encoded = None
-        if "denoiser" in values:
-            self._part("denoiser")
+        if "denoiser" in values and self._keeps_all():
+            self._part("denoiser")  # what does not fit is told at once
+        before = len(self._adapters)
+        try:
+            for part in PARTS:
+                if self.parts.modules(part):
+                    self._put_on(part, values, float(weight))
+        except CheckpointError:
+            self._take_off(before)
+            raise
         self._loras.append((values, float(weight)))
-        for part in PARTS:
-            if self.parts.modules(part):
-                self._put_on(part, values, float(weight))
 
     def remove_loras(self) -> None:
         """Take all LoRAs off again."""
         self._loras.clear()
         self._encoded = None
-        while self._adapters:
-            self._adapters.pop().take_off()
+        self._take_off(0)
 
     def __call__(
         self,
@@ -172,7 +176,9 @@ class Pipeline:
 
     def _part(self, name: PartName) -> tuple[torch.nn.Module, ...]:
         if not self.parts.modules(name):
-            loaded = self.family.load(self.files, [name], device=self.device, dtype=self.dtype)
+            crowded = name == "text_encoders" and self.parts.denoiser is not None and not self._keeps_all()
+            device = torch.device("cpu") if crowded else self.device
+            loaded = self.family.load(self.files, [name], device=device, dtype=self.dtype)
             for field in (name, "tokenizers") if name == "text_encoders" else (name,):
                 setattr(self.parts, field, getattr(loaded, field))
             for values, weight in self._loras:
@@ -183,6 +189,11 @@ class Pipeline:
         for adapter in put_on_part(self.parts, part, lora):
             adapter.set_strength(weight)
             self._adapters.append(adapter)
+
+    def _take_off(self, keep: int) -> None:
+        """All adapters but the first `keep`, the last one first."""
+        while len(self._adapters) > keep:
+            self._adapters.pop().take_off()
 
     def _keeps_all(self) -> bool:
         if self.device.type != "cuda":

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
+from pydantic import TypeAdapter
 
 from velatura.errors import RecipeError, StorageError
 from velatura.sampling.request import Request
@@ -39,10 +40,11 @@ def read_record(path: Path) -> tuple[Request, dict[str, object]]:
             text = getattr(image, "text", {})
         record = json.loads(text[KEY])
         known = {field.name for field in fields(Request)}
-        request = Request(**{name: value for name, value in record.pop("request").items() if name in known})
+        given = {name: value for name, value in record.pop("request").items() if name in known}
+        request = TypeAdapter(Request).validate_python(given)
     except FileNotFoundError:
         raise RecipeError(f"no such file: {path}") from None
-    except (KeyError, TypeError, ValueError, AttributeError, UnidentifiedImageError, OSError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OSError, Image.DecompressionBombError) as error:
         raise RecipeError(
             f"{path} holds no velatura metadata ({type(error).__name__}): only PNGs written by "
             "`velatura generate` and not edited since can be repeated"

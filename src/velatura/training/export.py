@@ -28,7 +28,7 @@ def export(setup: Setup, parts: Parts, trainables: Trainables, step: int) -> lis
     paths = []
     for number, layout in enumerate(output.formats):
         path = setup.folder.adapter(step, "" if number == 0 else f"-{layout}")
-        metadata = training_metadata(setup, step)
+        metadata = training_metadata(setup, step, trainables.adapter)
         write_adapter(path, trainables.adapter, split=split, layout=layout, dtype=dtype, metadata=metadata)
         paths.append(path)
     return paths

@@ -32,6 +32,7 @@ from velatura.training.stop import StopRequest
 from velatura.training.trainables import make_trainables
 from velatura.training.validation import validation_loss
 
+OWN_AFFAIR = ("name", "previews", "output", "memory", "validation")  # do not change what is learned
 FINISHING_BATCHES = 16  # micro-batches that an objective's last touches may look at
 
 
@@ -66,10 +67,8 @@ class Loop:
         )
         self._place_blocks()
 
-    def run(self, *, resume: bool) -> bool:
+    def run(self) -> bool:
         """Train to the last step, or to a stop request (then False: the state is saved and the run can go on)."""
-        if resume:
-            self._resume()
         steps = self.setup.recipe.training.steps
         if self.step == 0 and self.setup.recipe.previews.baseline:
             self._preview()
@@ -199,7 +198,8 @@ class Loop:
         path = save_state(self.setup.folder.states, state, keep=self.setup.recipe.output.keep_states)
         self.events(FileSaved(step=self.step, what="state", path=str(path)))
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
+        """Take over the newest whole state. Raises RecipeError when it is of another run."""
         state = load_latest(self.setup.folder.states, self.events)
         if state is None:
             self.events.notice("no saved state yet: starting at step 0")
@@ -232,15 +232,23 @@ class Loop:
 
 
 def run_identity(setup: Setup) -> str:
-    """Hash of all that decides what is learned: recipe (without what may change on resume), data, model weights."""
-    recipe = setup.recipe.model_dump(
-        mode="json", exclude={"name", "previews", "output", "memory", "validation"}
-    )
+    """Hash of all that decides what is learned: recipe (without what may change on resume), data, model weights.
+
+    Keys at their defaults do not count, so that a recipe keeps its identity when later versions know more keys.
+    """
+    recipe = setup.recipe
+    table = recipe.model_dump(mode="json", exclude=set(OWN_AFFAIR), exclude_defaults=True)
     for free in ("steps", "device", "save_every"):
-        recipe["training"].pop(free)
+        table.get("training", {}).pop(free, None)
     for place in ("model", "denoiser", "autoencoder", "text_encoders", "tokenizers"):
-        recipe["model"].pop(place)  # files may move; what is in them is in the fingerprints
-    for data in recipe["data"]:
+        table["model"].pop(place, None)  # files may move; what is in them is in the fingerprints
+    for data in table["data"]:
         data.pop("folder")
-    facts = {"recipe": recipe, "data": setup.dataset.fingerprint(), "model": dict(setup.info.fingerprints)}
+    facts = {
+        "recipe": table,
+        "kinds": [recipe.model.family, recipe.objective.kind],
+        "cache": recipe.memory.cache,
+        "data": setup.dataset.fingerprint(),
+        "model": dict(setup.info.fingerprints),
+    }
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TypeVar
 
+from velatura.adapters.attach import Adapter
 from velatura.checkpoints.lora_metadata import lora_metadata
 from velatura.recipe.adapters.lora import LoraAdapter
 from velatura.training.setup import Setup
 
+Number = TypeVar("Number", int, float)
 
-def training_metadata(setup: Setup, step: int) -> dict[str, str]:
+
+def training_metadata(setup: Setup, step: int, adapter: Adapter) -> dict[str, str]:
     """`ss_*` and `modelspec.*` keys; no dates, so that equal runs give equal files."""
     recipe = setup.recipe
     section = recipe.adapter or LoraAdapter()
@@ -20,8 +24,8 @@ def training_metadata(setup: Setup, step: int) -> dict[str, str]:
     return lora_metadata(
         architecture=setup.info.architecture,
         title=recipe.name,
-        rank=section.rank,
-        alpha=section.alpha or section.rank,
+        rank=_single({layer.rank for layer in adapter.layers.values()}),
+        alpha=_single({layer.alpha for layer in adapter.layers.values()}),
         resolution=(width, height),
         prediction_type=None if setup.info.prediction == "velocity" else _PREDICTION[setup.info.prediction],
         trigger_phrase=triggers[0] if triggers else None,
@@ -31,7 +35,7 @@ def training_metadata(setup: Setup, step: int) -> dict[str, str]:
             "learning_rate": recipe.optimizer.learning_rate,
             "lr_scheduler": recipe.optimizer.schedule,
             "lr_warmup_steps": recipe.optimizer.warmup_steps,
-            "optimizer": "torch.optim.AdamW",
+            "optimizer": {"adamw": "torch.optim.AdamW", "muon": "velatura.Muon"}[recipe.optimizer.kind],
             "max_grad_norm": recipe.optimizer.clip,
             "seed": recipe.seed,
             "steps": step,
@@ -49,12 +53,16 @@ def training_metadata(setup: Setup, step: int) -> dict[str, str]:
             "tag_frequency": {recipe.name: _tags(setup)},
             "cache_latents": setup.caches_latents,
             "sd_model_name": str(setup.files.model or setup.files.denoiser),
-            "sd_model_hash": setup.info.fingerprints["denoiser"],
         },
     )
 
 
 _PREDICTION = {"noise": "epsilon", "v": "v"}
+
+
+def _single(values: set[Number]) -> Number | None:
+    """The only value, or None where layers differ."""
+    return next(iter(values)) if len(values) == 1 else None
 
 
 def _tags(setup: Setup) -> dict[str, int]:

@@ -14,7 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_QUINTIC = (3.4445, -4.7750, 2.0315)  # slope at zero as large as possible: singular values end in about 0.7..1.2
+_QUINTIC = (
+    3.4445,
+    -4.7750,
+    2.0315,
+)  # slope at zero as large as possible: singular values end in about 0.7..1.2
 _ITERATIONS = 4
 _MOMENTUM = 0.95
 _INDEXED = re.compile(r"\.\d+\.")
@@ -28,7 +32,7 @@ def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
 def orthogonal(matrix: Tensor) -> Tensor:
     """About U V^T of a matrix's singular value decomposition, by Newton-Schulz iterations; float32 `[m, n]`."""
     a, b, c = _QUINTIC
-    x = matrix / (matrix.norm() + 1e-7)
+    x: Tensor = matrix / (matrix.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
     x = x.t() if tall else x
     for _ in range(_ITERATIONS):
@@ -55,7 +59,9 @@ class Muon(torch.optim.Optimizer):
         plain = [dict(group) for group in self.param_groups if not group["muon"]]
         self._adamw = torch.optim.AdamW(plain, lr=lr, **adamw) if plain else None
         if self._adamw is not None:
-            self._adamw.state = self.state  # one state for saving; the groups are told the learning rate each step
+            self._adamw.state = (
+                self.state
+            )  # one state for saving; the groups are told the learning rate each step
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -81,4 +87,6 @@ class Muon(torch.optim.Optimizer):
             ahead = torch.lerp(parameter.grad, momentum, _MOMENTUM).flatten(1).float()  # Nesterov
             size = 0.2 * max(ahead.shape) ** 0.5
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(orthogonal(ahead).view_as(parameter).to(parameter.dtype), alpha=-group["lr"] * size)
+            parameter.add_(
+                orthogonal(ahead).view_as(parameter).to(parameter.dtype), alpha=-group["lr"] * size
+            )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +16,11 @@ from velatura.training.muon import Muon
 def make_optimizer(section: Optimizer, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
     """The recipe's optimizer over named parameters. Biases, norms and other vectors get no weight decay."""
     fused = next(iter(parameters.values())).device.type in ("cpu", "cuda")
-    adamw = {"betas": (section.betas[0], section.betas[1]), "eps": section.eps, "fused": fused}
+    adamw: dict[str, Any] = {
+        "betas": (section.betas[0], section.betas[1]),
+        "eps": section.eps,
+        "fused": fused,
+    }
     if section.kind == "muon":
         return Muon(parameters, lr=section.learning_rate, weight_decay=section.weight_decay, adamw=adamw)
     matrices = [p for p in parameters.values() if p.ndim >= 2]
@@ -24,7 +29,9 @@ def make_optimizer(section: Optimizer, parameters: Mapping[str, nn.Parameter]) -
         {"params": matrices, "weight_decay": section.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=section.learning_rate, **adamw)
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=section.learning_rate, **adamw
+    )
 
 
 def learning_rate(section: Optimizer, step: int, steps: int) -> float:

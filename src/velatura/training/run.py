@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from velatura.events import Events
+from velatura.events import Event, Events
 from velatura.families.registry import family_for, files_of
 from velatura.objectives.registry import objective_for
 from velatura.placement.device import choose_device, choose_dtype
@@ -41,6 +42,19 @@ def train(
     Raises RecipeError, DataError, ModelError, NumericError or StorageError, each with what to do.
     """
     recipe = with_absolute_paths(recipe, base)
+    early: list[Event] = []  # what happens before the run's folder is there is logged when it is
+    events.listeners.append(early.append)
+    try:
+        setup = _settle(recipe, base, events)
+    finally:
+        events.listeners.remove(early.append)
+    if dry_run:
+        return _dry_run(setup, events)
+    return _run(setup, events, early, resume=resume)
+
+
+def _settle(recipe: Recipe, base: Path, events: Events) -> Setup:
+    """Find the model, read the data."""
     family = family_for(recipe.model)
     files = files_of(recipe.model, base)
     info = family.inspect(files)
@@ -58,17 +72,25 @@ def train(
         dtype=choose_dtype(recipe.training.precision, choose_device(recipe.training.device)),
     )
     events.notice(dataset.report())
-    if dry_run:
-        return _dry_run(setup, events)
+    return setup
+
+
+def _run(setup: Setup, events: Events, early: Sequence[Event], *, resume: bool) -> Outcome:
+    """Train, with everything logged in the run's folder."""
+    folder = setup.folder
     folder.create(resume=resume)
     with folder.lock(), listening() as stop:
-        folder.recipe.write_text(dump_recipe(recipe), encoding="utf-8")
         log, board = JsonLog(folder.events), TensorBoardLog(folder.root / "tensorboard")
+        for event in early:
+            log(event)
         events.listeners += [log, board]
         try:
             with stop.preparing():
                 loop = Loop(setup, prepare(setup, events), events, stop)
-            finished = loop.run(resume=resume)
+            if resume:
+                loop.resume()
+            folder.recipe.write_text(dump_recipe(setup.recipe), encoding="utf-8")
+            finished = loop.run()
         except Interrupted:
             events.notice("stopped before a step was made; what was encoded is kept; go on with --resume")
             return Outcome(exit_code=EXIT_STOPPED, step=0, folder=folder.root)

@@ -102,7 +102,7 @@ def check_recipe(state: RunState, recipe_hash: str) -> None:
     if state.recipe_hash != recipe_hash:
         raise RecipeError(
             "the recipe differs from the one this run was started with, so going on would not be the same run. "
-            "Only training.steps, previews, output and device settings may change. "
+            "Only previews, output, validation, and in training the steps, the device and save_every may change. "
             "Restore the recipe (the run's recipe.toml holds it), or start a run with another name."
         )
 

@@ -53,7 +53,10 @@ class Stepper:
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
 
     def __call__(self, batches: Sequence[Batch], seed: int, step: int) -> StepResult:
-        """Step number `step` over its micro-batches. Raises NumericError, naming the items, before any update."""
+        """Step `step`, counted from 0, over its micro-batches.
+
+        Raises NumericError, naming the items, before any update.
+        """
         total = sum(float(batch.weights.sum()) for batch in batches)
         sums: dict[str, float] = {}
         loss = 0.0
@@ -97,7 +100,7 @@ class Stepper:
             return
         names = [name for name, good in zip(batch.names, finite.tolist(), strict=True) if not good]
         raise NumericError(
-            f"step {step}: the loss is not finite for {', '.join(names)} (computed in {self.dtype}). "
+            f"step {step + 1}: the loss is not finite for {', '.join(names)} (computed in {self.dtype}). "
             'Nothing was updated. Lower the learning rate, use precision = "bf16" or "fp32", '
             "or look at these images and captions."
         )
@@ -110,7 +113,7 @@ class Stepper:
             names = [name for batch in batches for name in batch.names]
             self.optimizer.zero_grad(set_to_none=True)
             raise NumericError(
-                f"step {step}: the gradient is not finite for {', '.join(names)} (computed in {self.dtype}). "
+                f"step {step + 1}: the gradient is not finite for {', '.join(names)} (computed in {self.dtype}). "
                 "Nothing was updated. Lower the learning rate or use a wider precision."
             )
         self.scaler.step(self.optimizer)  # leaves a step out when fp16 overflowed

@@ -16,6 +16,7 @@ class ModelSection(Section):
 
     pipelines: ClassVar[tuple[str, ...]]  # classes in a diffusers folder's model_index.json
     objectives: ClassVar[tuple[str, ...]]  # objectives that teach the denoiser, the default first
+    lora_formats: ClassVar[tuple[str, ...]] = ("kohya", "diffusers", "comfy")
 
     model: str | None = Field(
         None, min_length=1, description="All parts: 'pocket/flux', a diffusers folder or a hub id."

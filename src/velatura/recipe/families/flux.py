@@ -17,7 +17,7 @@ class FluxModel(ModelSection):
 
     family: Literal["flux"] = Field("flux", description="The architecture; left out, `model` tells it.")
     text_length: int | None = Field(
-        None, ge=8, le=512, description="T5 tokens per prompt; default 512, schnell 256, pocket 32."
+        None, ge=8, le=512, description="T5 tokens per prompt; default 512, schnell 256, pocket 28."
     )
     guidance: float = Field(
         1.0,

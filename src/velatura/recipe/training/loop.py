@@ -39,7 +39,8 @@ class Full(Section):
 
     parts: list[Part] = Field(["denoiser"], min_length=1, description="Parts whose weights are trained.")
     only: str | None = Field(
-        None, description="Train only weights whose path in the part matches this pattern, such as 'decoder.*'."
+        None,
+        description="Train only weights whose path in the part matches this pattern, such as 'decoder.*'.",
     )
 
 

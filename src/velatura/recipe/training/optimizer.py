@@ -13,7 +13,8 @@ class Optimizer(Section):
     """How gradients become updates."""
 
     kind: Literal["adamw", "muon"] = Field(
-        "adamw", description="muon is for whole parts from random weights: it needs far fewer steps than adamw."
+        "adamw",
+        description="muon is for whole parts from random weights: it needs far fewer steps than adamw.",
     )
     learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate.")
     betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(

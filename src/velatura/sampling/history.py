@@ -1,0 +1,86 @@
+"""How a picture was made, besides its request: the model and the files that went into it, each with its hash."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from velatura.checkpoints.fingerprint import fingerprint
+from velatura.errors import ModelError, RecipeError
+from velatura.interfaces import ModelInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsedLora:
+    """A LoRA file and its weight."""
+
+    file: str
+    weight: float
+    hash: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """What a PNG says besides its request."""
+
+    velatura: str  # version
+    model: str
+    model_hash: str
+    precision: str
+    loras: tuple[UsedLora, ...] = ()
+    image: str | None = None  # the picture that was changed
+    image_hash: str | None = None
+    place: int = 0  # in its batch
+
+    def facts(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def history_in(facts: Mapping[str, object], file: Path, batch: int) -> History:
+    """The history in a PNG's facts. Raises RecipeError where it is not complete."""
+    try:
+        history = TypeAdapter(History).validate_python(dict(facts))
+    except ValidationError as error:
+        missing = ", ".join(str(problem["loc"][0]) for problem in error.errors())
+        raise RecipeError(
+            f"{file} does not say all that is needed to repeat it ({missing}): is it a preview of a training? Only "
+            "pictures painted by `velatura generate` can be repeated; give its prompt and the trained file instead."
+        ) from None
+    if not 0 <= history.place < batch:
+        raise RecipeError(f"{file} says that it is picture {history.place} of a batch of {batch}")
+    return history
+
+
+def used(loras: tuple[tuple[Path, float], ...]) -> tuple[UsedLora, ...]:
+    """LoRA files with their hashes. Raises CheckpointError where one cannot be read."""
+    return tuple(UsedLora(file=str(file), weight=weight, hash=fingerprint(file)) for file, weight in loras)
+
+
+def check_same(past: History, now: History, info: ModelInfo, like: Path) -> None:
+    """Refuse to repeat a picture with another model, or with files that changed since; files chosen anew are fine.
+
+    Raises ModelError.
+    """
+    here = info.fingerprints["denoiser"]
+    if past.model_hash != here:
+        raise ModelError(
+            f"{like} was painted by a model with hash {past.model_hash}; this one has {here}, "
+            "so the picture would be another. Give the model that it was made with: --model."
+        )
+    hashes = {lora.file: lora.hash for lora in past.loras}
+    for lora in now.loras:
+        if hashes.get(lora.file, lora.hash) != lora.hash:
+            raise ModelError(
+                f"{like} was painted with the LoRA {lora.file} when its hash was {hashes[lora.file]}; now it is "
+                f"{lora.hash}, so the picture would be another. Give the file that it was made with: --lora."
+            )
+    if past.image is not None and past.image == now.image and past.image_hash != now.image_hash:
+        raise ModelError(
+            f"{like} was made from {past.image} when its hash was {past.image_hash}; now it is {now.image_hash}, "
+            "so the picture would be another. Give the image that it was made from: --image."
+        )
