@@ -67,6 +67,8 @@ class Adapter:
         self._check_on_top()
         for layer in self.layers.values():
             base: Tensor = layer.base.weight  # type: ignore[assignment]
+            if base.itemsize < 2:
+                raise CheckpointError("a LoRA cannot be merged into 8-bit weights; load the model in full")
             base.copy_(base.float() + strength * layer.delta().to(base.device))
         self.take_off()
 
@@ -109,7 +111,7 @@ def put_on(host: nn.Module, values: Mapping[str, LoraValues]) -> Adapter:
     for path, value in values.items():
         base = _find(host, path)
         _check(path, base, value)
-        device = next(base.parameters()).device
+        device = _weight(base, path).device
         key = id(value.down)
         if key not in downs:
             downs[key] = Down(value.down.to(device), readers=readers[key])
@@ -136,10 +138,15 @@ def _find(host: nn.Module, path: str) -> nn.Module:
         ) from None
 
 
-def _linear_shape(base: nn.Module, path: str) -> tuple[int, int]:
+def _weight(base: nn.Module, path: str) -> Tensor:
     weight = getattr(base, "weight", None)
     if not isinstance(weight, Tensor) or weight.ndim != 2:
         raise CheckpointError(f"'{path}' is a {type(base).__name__}; LoRA layers sit on linear layers only")
+    return weight
+
+
+def _linear_shape(base: nn.Module, path: str) -> tuple[int, int]:
+    weight = _weight(base, path)
     return weight.shape[0], weight.shape[1]
 
 

@@ -9,6 +9,8 @@ import torch
 
 from velatura.errors import RecipeError
 
+KINDS = ("cpu", "cuda", "mps")
+
 
 def choose_device(name: str = "auto") -> torch.device:
     """'auto' takes CUDA, then MPS, then the CPU. Raises RecipeError for a device that is not there."""
@@ -19,10 +21,13 @@ def choose_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+        known = device.type in KINDS
     except (RuntimeError, AssertionError):
+        known = False
+    if not known:
         raise RecipeError(
             f"device '{name}' cannot be used here; allowed: auto, cpu, and where they are there cuda, cuda:N, mps"
-        ) from None
+        )
     return device
 
 

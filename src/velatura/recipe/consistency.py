@@ -21,6 +21,7 @@ def require_consistent(recipe: Recipe) -> None:
         _from_scratch,
         _one_validation,
         _formats,
+        _fp8,
     )
     if problems := [problem for check in checks for problem in check(recipe)]:
         raise Inconsistent(problems)
@@ -90,3 +91,9 @@ def _formats(recipe: Recipe) -> Iterator[Problem]:
         if recipe.adapter is not None and name not in allowed:
             what = f'received "{name}"; LoRAs of the family {recipe.model.family} are written as {listing(allowed)}'
             yield Problem(path=("output", "formats", index), what=what)
+
+
+def _fp8(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.memory.weights == "fp8" and recipe.adapter is None:
+        what = 'received "fp8" with [full]; 8-bit weights are frozen, and only an [adapter] can be trained over them'
+        yield Problem(path=("memory", "weights"), what=what)

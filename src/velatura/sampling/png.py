@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -29,7 +30,8 @@ def save_png(image: Image.Image, path: Path, request: Request, facts: Mapping[st
         image.save(staged, format="PNG", pnginfo=text)
         os.replace(staged, path)
     except OSError as error:
-        staged.unlink(missing_ok=True)
+        with suppress(OSError):
+            staged.unlink(missing_ok=True)
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from None
 
 

@@ -11,6 +11,7 @@ from velatura.data.cache import CachedLatents, CachedText, views_of
 from velatura.data.fill import fill_latents, fill_text, texts_of
 from velatura.events import Events
 from velatura.interfaces import Conditioning, PartName, Parts
+from velatura.placement.quantised import quantise_blocks
 from velatura.sampling.painter import request_texts
 from velatura.training.dataset import cache_folder
 from velatura.training.previews import PlannedPreview, plan_previews
@@ -55,9 +56,13 @@ def load_part(setup: Setup, parts: Parts, name: PartName, events: Events) -> Non
     if parts.modules(name):
         return
     events.notice(f"loading the {name.replace('_', ' ')}")
-    loaded = setup.family.load(
-        setup.files, [name], device=setup.device, dtype=setup.dtype, seed=setup.recipe.seed
-    )
+    in_8_bits = name == "denoiser" and setup.recipe.memory.weights == "fp8"
+    device = torch.device("cpu") if in_8_bits else setup.device  # it is made small before the device sees it
+    loaded = setup.family.load(setup.files, [name], device=device, dtype=setup.dtype, seed=setup.recipe.seed)
+    if in_8_bits and loaded.denoiser is not None:
+        count = quantise_blocks(setup.family.blocks(loaded.denoiser))
+        loaded.denoiser.to(setup.device)
+        events.notice(f"{count} linear layers are held in fp8")
     if name == "text_encoders":
         parts.text_encoders, parts.tokenizers = loaded.text_encoders, loaded.tokenizers
     elif name == "autoencoder":

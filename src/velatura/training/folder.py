@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from velatura.errors import RecipeError, StorageError
+
+WRITING_SECONDS = 5.0  # more than it takes to write a line
 
 
 class RunFolder:
@@ -83,8 +87,9 @@ class RunLock:
         except FileExistsError:
             owner = self._owner()
             if owner is not None:
+                who = f"process {owner}" if owner else "another process"
                 raise RecipeError(
-                    f"process {owner} is already running in {self.path.parent}; wait for it, or choose another name"
+                    f"{who} is already running in {self.path.parent}; wait for it, or choose another name"
                 ) from None
             self.path.unlink(missing_ok=True)
             self._take()
@@ -103,5 +108,14 @@ class RunLock:
             pid, started = self.path.read_text().split()
             process = psutil.Process(int(pid))
             return process.pid if abs(process.create_time() - float(started)) < 1 else None
-        except (ValueError, OSError, psutil.Error):
+        except ValueError:
+            return self._just_taken()
+        except (OSError, psutil.Error):
             return None
+
+    def _just_taken(self) -> int | None:
+        """A lock that says nothing yet: its owner is about to write it, unless it was killed then."""
+        with suppress(OSError):
+            if time.time() - self.path.stat().st_mtime < WRITING_SECONDS:
+                return 0
+        return None

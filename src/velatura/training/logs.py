@@ -4,28 +4,42 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
 
+from velatura.errors import StorageError
 from velatura.events import Event, PhaseProgress, StepFinished, ValidationFinished
 
 
 class JsonLog:
-    """Appends every event to a file; each line is complete or absent after a kill."""
+    """Appends every event to a file; each line is complete or absent after a kill. Raises StorageError."""
 
     def __init__(self, path: Path) -> None:
-        self.file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - lives as long as the run
+        self.file = open(path, "ab", buffering=0)  # noqa: SIM115 - lives as long as the run
+        if self.file.tell() and not _ends_with_newline(path):
+            self.file.write(b"\n")  # the last run was killed in the middle of a line
 
     def __call__(self, event: Event) -> None:
         """Write one line; progress inside phases is left out."""
-        if not isinstance(event, PhaseProgress):
-            record = {"time": round(time.time(), 3), **event.record()}
-            self.file.write(json.dumps(_plain(record)) + "\n")
+        if isinstance(event, PhaseProgress):
+            return
+        record = {"time": round(time.time(), 3), **event.record()}
+        try:
+            self.file.write((json.dumps(_plain(record)) + "\n").encode())
+        except OSError as error:
+            raise StorageError(f"cannot write {self.file.name}: {error.strerror}") from error
 
     def close(self) -> None:
         """Close the file."""
         self.file.close()
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
 
 
 class TensorBoardLog:

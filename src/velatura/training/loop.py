@@ -8,6 +8,8 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+import torch
+
 from velatura.data.loader import Loader
 from velatura.events import Events, FileSaved, PhaseFinished, PhaseStarted, StepFinished, ValidationFinished
 from velatura.placement.compiling import compile_blocks, decide, training_flops
@@ -247,8 +249,10 @@ def run_identity(setup: Setup) -> str:
     facts = {
         "recipe": table,
         "kinds": [recipe.model.family, recipe.objective.kind],
-        "cache": recipe.memory.cache,
+        "memory": [recipe.memory.cache, recipe.memory.weights],
         "data": setup.dataset.fingerprint(),
         "model": dict(setup.info.fingerprints),
     }
+    if recipe.training.precision == "auto" and setup.dtype != torch.float32:
+        facts["precision"] = str(setup.dtype)  # what this machine chose; another one may choose otherwise
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()

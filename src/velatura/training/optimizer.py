@@ -12,10 +12,12 @@ from torch import nn
 from velatura.recipe.training.optimizer import Optimizer
 from velatura.training.muon import Muon
 
+FUSED = ("cpu", "cuda")  # devices on which AdamW is one kernel
+
 
 def make_optimizer(section: Optimizer, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
     """The recipe's optimizer over named parameters. Biases, norms and other vectors get no weight decay."""
-    fused = next(iter(parameters.values())).device.type in ("cpu", "cuda")
+    fused = next(iter(parameters.values())).device.type in FUSED
     adamw: dict[str, Any] = {
         "betas": (section.betas[0], section.betas[1]),
         "eps": section.eps,

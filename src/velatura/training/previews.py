@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from velatura.events import Events, PreviewSaved
 from velatura.interfaces import Conditioning, Family, ModelInfo, Parts
@@ -54,9 +53,6 @@ def paint_previews(
 ) -> list[Path]:
     """Paint all, one PNG each."""
     paths = []
-    modules = [m for name in ("denoiser", "text_encoders") for m in parts.modules(name)]
-    training = [module.training for module in modules]
-    _set_training(modules, [False] * len(modules))
     for number, preview in enumerate(planned):
         conditioning = preview.conditioning or encode_request(family, parts, preview.request)
         latents = paint(family, parts, preview.request, conditioning.to(device, dtype), device=device)
@@ -64,10 +60,4 @@ def paint_previews(
         save_png(to_images(family, parts, latents)[0], path, preview.request, {"step": str(step)})
         events(PreviewSaved(step=step, prompt=preview.request.prompt, path=str(path)))
         paths.append(path)
-    _set_training(modules, training)
     return paths
-
-
-def _set_training(modules: list[nn.Module], modes: list[bool]) -> None:
-    for module, mode in zip(modules, modes, strict=True):
-        module.train(mode)

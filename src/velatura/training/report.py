@@ -6,12 +6,16 @@ import base64
 import html
 import json
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from velatura.checkpoints.writing import write_atomically
 from velatura.training.folder import RunFolder
 from velatura.training.setup import Setup
 
+REPEATED = ("StepFinished", "ValidationFinished")  # told again by a run that was resumed
+POINTS = 1000  # of a curve; more than a screen shows would only make the page slow
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222 }
 h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem; border-bottom: 1px solid #ddd }
@@ -22,7 +26,10 @@ table { border-collapse: collapse } td, th { padding: .2rem .7rem .2rem 0; text-
 
 
 def write_report(setup: Setup, folder: RunFolder) -> None:
-    """Write the page from the run's event log; called at the end of a run, however it ended."""
+    """Write the page from the run's event log; called at the end of a run, however it ended.
+
+    Raises StorageError.
+    """
     events = _events(folder.events)
     steps = [event for event in events if event["kind"] == "StepFinished"]
     body = [
@@ -39,22 +46,27 @@ def write_report(setup: Setup, folder: RunFolder) -> None:
         f"<title>{html.escape(setup.recipe.name)}</title><style>{STYLE}</style></head>"
         f"<body>{''.join(body)}</body></html>\n"
     )
-    folder.report.write_text(page, encoding="utf-8")
+    data = page.encode()
+    write_atomically(folder.report, lambda file: file.write(data), size=len(data))
 
 
 def _events(path: Path) -> list[dict[str, Any]]:
-    """The log's events. After a resume it holds repeated steps: the later ones count."""
+    """The log's events. A run that was resumed repeats the steps after its state: the later ones count."""
     if not path.exists():
         return []
     events: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    newest: dict[str, int] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             event = json.loads(line)
-        except ValueError:
+            kind = event["kind"]
+        except (ValueError, TypeError, KeyError):
             continue  # a line cut off by a kill
-        if event["kind"] == "StepFinished":
-            while events and events[-1]["kind"] == "StepFinished" and events[-1]["step"] >= event["step"]:
-                events.pop()
+        if kind in REPEATED:
+            step = event["step"]
+            if step <= newest.get(kind, -1):
+                events = [known for known in events if known["kind"] != kind or known["step"] < step]
+            newest[kind] = step
         events.append(event)
     return events
 
@@ -81,22 +93,34 @@ def _summary(setup: Setup, steps: Sequence[dict[str, Any]]) -> str:
 
 def _losses(steps: Sequence[dict[str, Any]], validations: Sequence[dict[str, Any]]) -> str:
     """Training loss smoothed over about 5 % of the run, and validation loss, as one SVG."""
-    points = [(step["step"], step["loss"]) for step in steps if isinstance(step["loss"], float)]
+    points, held_out = _finite(steps), _finite(validations)
     if len(points) < 2:
         return ""
     window = max(1, len(points) // 20)
-    smooth = []
-    for index, (step, _) in enumerate(points):
-        part = [loss for _, loss in points[max(0, index - window + 1) : index + 1]]
-        smooth.append((step, sum(part) / len(part)))
-    held_out = [(event["step"], event["loss"]) for event in validations]
-    lines = _polyline(smooth, [*smooth, *held_out], "#36c")
+    smooth = _running_means(points, window)
+    shown = [*smooth[:: -(-len(points) // POINTS)], smooth[-1]]
+    lines = _polyline(shown, [*smooth, *held_out], "#36c")
     if len(held_out) > 1:
         lines += _polyline(held_out, [*smooth, *held_out], "#c63")
     words = f"training (blue, mean of {window} steps): {smooth[0][1]:.4f} to {smooth[-1][1]:.4f}"
     if held_out:
         words += f"; validation (orange): {held_out[0][1]:.4f} to {held_out[-1][1]:.4f}"
     return f"<h2>Loss</h2><svg viewBox='0 0 1000 220'>{lines}</svg><p>{words}</p>"
+
+
+def _finite(events: Sequence[dict[str, Any]]) -> list[tuple[int, float]]:
+    """(step, loss) of all losses that are numbers; the log has the others as text."""
+    return [(event["step"], event["loss"]) for event in events if isinstance(event["loss"], float)]
+
+
+def _running_means(points: Sequence[tuple[int, float]], window: int) -> list[tuple[int, float]]:
+    """Each point with the mean of the last `window` values."""
+    sums = [0.0, *accumulate(loss for _, loss in points)]
+    starts = [max(0, end - window) for end in range(1, len(sums))]
+    return [
+        (step, (sums[end] - sums[start]) / (end - start))
+        for (step, _), end, start in zip(points, range(1, len(sums)), starts, strict=True)
+    ]
 
 
 def _polyline(points: Sequence[tuple[int, float]], frame: Sequence[tuple[int, float]], colour: str) -> str:

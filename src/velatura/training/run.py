@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from velatura.checkpoints.writing import write_atomically
+from velatura.errors import StorageError
 from velatura.events import Event, Events
 from velatura.families.registry import family_for, files_of
 from velatura.objectives.registry import objective_for
@@ -89,23 +91,31 @@ def _run(setup: Setup, events: Events, early: Sequence[Event], *, resume: bool) 
                 loop = Loop(setup, prepare(setup, events), events, stop)
             if resume:
                 loop.resume()
-            folder.recipe.write_text(dump_recipe(setup.recipe), encoding="utf-8")
+            recipe_text = dump_recipe(setup.recipe).encode()
+            write_atomically(folder.recipe, lambda file: file.write(recipe_text), size=len(recipe_text))
             finished = loop.run()
         except Interrupted:
             events.notice("stopped before a step was made; what was encoded is kept; go on with --resume")
             return Outcome(exit_code=EXIT_STOPPED, step=0, folder=folder.root)
         finally:
-            write_report(setup, folder)
-            events.listeners.remove(log)
-            events.listeners.remove(board)
-            log.close()
-            board.close()
+            for listener in (log, board):
+                events.listeners.remove(listener)
+                listener.close()
+            _report(setup, events)
     return Outcome(
         exit_code=0 if finished else EXIT_STOPPED,
         step=loop.step,
         folder=folder.root,
         files=tuple(loop.exported),
     )
+
+
+def _report(setup: Setup, events: Events) -> None:
+    """The report never hides how a run ended: that it cannot be written is a warning."""
+    try:
+        write_report(setup, setup.folder)
+    except (StorageError, OSError) as error:
+        events.warn(f"report.html could not be written: {error}")
 
 
 def _dry_run(setup: Setup, events: Events) -> Outcome:

@@ -20,10 +20,12 @@ from torch import Tensor, nn
 
 from velatura.checkpoints.reader import TensorFile
 from velatura.checkpoints.writing import sync_folder, write_safetensors
-from velatura.errors import CheckpointError, RecipeError
+from velatura.errors import CheckpointError, RecipeError, StorageError
 from velatura.events import Events
+from velatura.training.optimizer import FUSED
 
 MANIFEST = "manifest.json"
+FACTS = {"step", "recipe", "scaler", "skipped", "checksums"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,34 +59,60 @@ def set_optimizer_tensors(
     for key, value in tensors.items():
         name, _, moment = key.rpartition("/")
         parameter = parameters[name]
-        home = value.device if moment == "step" else parameter.device
-        optimizer.state[parameter][moment] = value.to(home)
+        stays = (
+            moment == "step" and parameter.device.type not in FUSED
+        )  # only fused kernels count on the device
+        optimizer.state[parameter][moment] = value if stays else value.to(parameter.device)
 
 
 def save_state(folder: Path, state: RunState, *, keep: int) -> Path:
-    """Write `folder/<step>` completely or not at all, then remove all but the newest `keep` states."""
+    """Write `folder/<step>` completely or not at all, then remove all but the newest `keep` states.
+
+    Where this run has a whole state of the step already, that one stays: a run passes each step in one way only.
+    Raises StorageError.
+    """
     final = folder / f"{state.step:06d}"
-    staged = folder / f".{state.step:06d}.staged"
+    try:
+        if not _is_whole(final, state.recipe_hash):
+            _write(folder, final, state)
+        _prune(folder, state.step, keep)
+    except OSError as error:
+        raise StorageError(
+            f"cannot save the state in {folder}: {error.strerror or error}. The states saved before are untouched."
+        ) from error
+    return final
+
+
+def _write(folder: Path, final: Path, state: RunState) -> None:
+    staged = folder / f".{final.name}.staged"
     shutil.rmtree(staged, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    staged.mkdir(parents=True)
     groups = {"values": state.values, "average": state.average or {}, "optimizer": state.optimizer}
-    staged.mkdir()
     for name, tensors in groups.items():
         write_safetensors(staged / f"{name}.safetensors", {k: v.cpu() for k, v in tensors.items()}, {})
-    facts = {
+    facts: dict[str, Any] = {
         "step": state.step,
         "recipe": state.recipe_hash,
         "scaler": dict(state.scaler),
         "skipped": state.skipped,
+        "checksums": {f"{name}.safetensors": _checksum(staged / f"{name}.safetensors") for name in groups},
     }
-    facts["checksums"] = {f"{name}.safetensors": _checksum(staged / f"{name}.safetensors") for name in groups}
+    facts["manifest"] = _own_checksum(facts)
     _write_synced(staged / MANIFEST, json.dumps(facts, indent=1))
-    shutil.rmtree(final, ignore_errors=True)
+    sync_folder(staged)
+    shutil.rmtree(final, ignore_errors=True)  # it was damaged, else it would have stayed
     os.replace(staged, final)
     sync_folder(folder)
-    for old in _steps(folder)[:-keep]:
-        shutil.rmtree(folder / f"{old:06d}", ignore_errors=True)
-    return final
+
+
+def _prune(folder: Path, newest: int, keep: int) -> None:
+    """Remove old states, later ones (damaged: the run went back behind them), and what a kill left half written."""
+    kept = [step for step in _steps(folder) if step <= newest][-keep:]
+    for step in _steps(folder):
+        if step not in kept:
+            shutil.rmtree(folder / f"{step:06d}", ignore_errors=True)
+    for staged in folder.glob(".*.staged"):
+        shutil.rmtree(staged, ignore_errors=True)
 
 
 def load_latest(folder: Path, events: Events) -> RunState | None:
@@ -92,7 +120,7 @@ def load_latest(folder: Path, events: Events) -> RunState | None:
     for step in reversed(_steps(folder)):
         try:
             return _load(folder / f"{step:06d}")
-        except (CheckpointError, OSError, ValueError, KeyError) as error:
+        except (CheckpointError, OSError, ValueError) as error:
             events.warn(f"state {step} is damaged and is skipped: {error}")
     return None
 
@@ -108,10 +136,7 @@ def check_recipe(state: RunState, recipe_hash: str) -> None:
 
 
 def _load(path: Path) -> RunState:
-    facts = json.loads((path / MANIFEST).read_text())
-    for name, checksum in facts["checksums"].items():
-        if _checksum(path / name) != checksum:
-            raise CheckpointError(f"{path / name} does not match its checksum")
+    facts = _checked_facts(path)
     groups = {name: _read(path / f"{name}.safetensors") for name in ("values", "average", "optimizer")}
     return RunState(
         step=facts["step"],
@@ -122,6 +147,31 @@ def _load(path: Path) -> RunState:
         scaler=facts["scaler"],
         skipped=facts["skipped"],
     )
+
+
+def _is_whole(path: Path, recipe_hash: str) -> bool:
+    try:
+        return bool(_checked_facts(path)["recipe"] == recipe_hash)
+    except (CheckpointError, OSError, ValueError):
+        return False
+
+
+def _checked_facts(path: Path) -> dict[str, Any]:
+    """The manifest, once all that it speaks of and itself are as they were written. Raises CheckpointError."""
+    facts = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    if not isinstance(facts, dict) or facts.keys() - {"manifest"} != FACTS:
+        raise CheckpointError(f"{path / MANIFEST} does not say what a manifest says")
+    if facts.get("manifest", wanted := _own_checksum(facts)) != wanted or facts["step"] != int(path.name):
+        raise CheckpointError(f"{path / MANIFEST} does not match its checksum")
+    for name, checksum in facts["checksums"].items():
+        if _checksum(path / name) != checksum:
+            raise CheckpointError(f"{path / name} does not match its checksum")
+    return facts
+
+
+def _own_checksum(facts: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in facts.items() if key != "manifest"}
+    return hashlib.blake2b(json.dumps(rest, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -103,7 +103,7 @@ def _full(section: Full, parts: Parts) -> Trainables:
         if not modules:
             raise ModelError(f"full.parts names '{name}', which this objective does not load")
         for index, module in enumerate(modules):
-            module.float().train()
+            module.float()  # and still in eval mode: T5's dropout would draw numbers that nobody counts
             prefix = name if len(modules) == 1 else f"{name}[{index}]"
             for path, parameter in module.named_parameters():
                 if section.only is None or fnmatch.fnmatchcase(path, section.only):

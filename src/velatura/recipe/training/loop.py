@@ -60,7 +60,13 @@ class Validation(Section):
 
 
 class Memory(Section):
-    """What memory may be used for caches."""
+    """How frozen weights are held, and where caches are."""
+
+    weights: Literal["full", "fp8"] = Field(
+        "full",
+        description="Of the denoiser under an adapter: full is training.precision; fp8 keeps the blocks in 8 bits, "
+        "half of bf16, and is a little less exact.",
+    )
 
     cache_folder: str | None = Field(
         None, description="Where latents and text embeddings are kept; default: the user's cache folder."

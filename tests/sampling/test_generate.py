@@ -1,0 +1,215 @@
+"""`generate` end to end on the tiny FLUX: the same order gives the same bytes, and a PNG can be repeated."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from velatura.adapters.attach import put_on_fresh
+from velatura.adapters.files import write_adapter
+from velatura.adapters.targets import choose
+from velatura.errors import CheckpointError, ModelError, RecipeError, VelaturaError
+from velatura.events import PhaseFinished, PhaseProgress
+from velatura.sampling.generate import Order, generate
+from velatura.sampling.pipeline import Pipeline
+from velatura.sampling.png import read_record, save_png
+from velatura.sampling.request import Request
+
+from ..tiny import WIDTH, Log, load, write_flux
+
+
+@pytest.fixture
+def order(tiny_model: Path, tmp_path: Path) -> Order:
+    return Order(
+        out=tmp_path / "x.png", model=str(tiny_model), prompt="a red cube", seed=5, size=(48, 32), device="cpu",
+        precision="fp32",
+    )  # fmt: skip
+
+
+def paint(order: Order, **changes: Any) -> list[Path]:
+    return [picture.path for picture in generate(replace(order, **changes), Log().events)]
+
+
+def like(path: Path, **changes: Any) -> Path:
+    """Repeat a picture beside it."""
+    (again,) = generate(
+        Order(out=path.with_name(f"again-{path.name}"), like=path, device="cpu", **changes), Log().events
+    )
+    return again.path
+
+
+def lora(tiny_model: Path, path: Path, seed: int) -> Path:
+    family, parts = load(tiny_model)
+    assert parts.denoiser is not None
+    targets = choose(family.targets(parts.denoiser), ["attention", "mlp"]).targets
+    adapter = put_on_fresh(parts.denoiser, targets, rank=2, alpha=2, seed=seed)
+    for layer in adapter.layers.values():
+        layer.up.data.normal_(0, 0.5, generator=torch.Generator().manual_seed(seed))
+    write_adapter(path, adapter, split=True, layout="kohya", dtype=torch.float32, metadata={})
+    return path
+
+
+def levels(path: Path) -> Any:
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def apart(a: Path, b: Path) -> int:
+    """Largest difference of two pictures, in levels of 255."""
+    return int(np.abs(levels(a) - levels(b)).max())
+
+
+def test_same_order_same_bytes(order: Order, tmp_path: Path) -> None:
+    (first,) = paint(order)
+    (second,) = paint(order, out=tmp_path / "deep" / "y.png")
+    assert first.read_bytes() == second.read_bytes()
+    assert Image.open(first).size == (48, 32)
+    for changes in ({"seed": 6}, {"prompt": "a blue cube"}, {"steps": 2}, {"cfg": 2.0}):
+        (other,) = paint(order, out=tmp_path / "z.png", **changes)
+        assert apart(first, other) > 0, changes
+
+
+def test_like_repeats_every_place_of_a_batch(order: Order, tmp_path: Path) -> None:
+    """Pictures of a batch may differ in the last bit from pictures painted alone, so the place is kept."""
+    three = paint(order, batch=3, cfg=2.0, negative="blue")
+    assert [path.name for path in three] == ["x-000.png", "x-001.png", "x-002.png"]
+    assert min(apart(three[0], three[1]), apart(three[1], three[2])) > 3  # noise of their own
+    for path in three:
+        assert like(path).read_bytes() == path.read_bytes()
+
+
+def test_a_series_does_not_depend_on_its_batches(order: Order, tmp_path: Path) -> None:
+    """Picture i of a seed has the noise of slot i, however many are painted at once."""
+    by_two = paint(order, count=2, batch=2)
+    one_by_one = paint(order, count=4, out=tmp_path / "y.png")
+    assert len(by_two) == len(one_by_one) == 4
+    assert all(apart(a, b) <= 1 for a, b in zip(by_two, one_by_one, strict=True))
+    assert apart(by_two[0], by_two[2]) > 3
+    assert like(by_two[3]).read_bytes() == by_two[3].read_bytes()
+
+
+def test_several_loras_act_by_their_weights(order: Order, tiny_model: Path, tmp_path: Path) -> None:
+    a, b = (lora(tiny_model, tmp_path / f"{i}.safetensors", i) for i in (1, 2))
+    (bare,) = paint(order)
+    (both,) = paint(order, out=tmp_path / "both.png", loras=((a, 0.7), (b, -0.4)))
+    (swapped,) = paint(order, out=tmp_path / "swapped.png", loras=((b, -0.4), (a, 0.7)))
+    (only,) = paint(order, out=tmp_path / "only.png", loras=((a, 0.7),))
+    (nothing,) = paint(order, out=tmp_path / "nothing.png", loras=((a, 0.0), (b, 0.0)))
+    assert apart(bare, both) > 3
+    assert apart(only, both) > 3
+    assert apart(both, swapped) <= 1
+    assert apart(bare, nothing) == 0
+    assert like(both).read_bytes() == both.read_bytes()
+    facts = read_record(both)[1]
+    assert [(Path(entry["file"]).name, entry["weight"]) for entry in facts["loras"]] == [  # type: ignore[attr-defined]
+        ("1.safetensors", 0.7),
+        ("2.safetensors", -0.4),
+    ]
+
+
+def test_changing_a_picture(order: Order, tmp_path: Path) -> None:
+    """A low strength stays near the input; `--like` repeats it as long as the input is the same."""
+    (source,) = paint(order, out=tmp_path / "source.png", seed=77)
+    changed = {
+        strength: paint(
+            order, out=tmp_path / f"{strength}.png", image=source, strength=strength, size=None, steps=10
+        )[0]
+        for strength in (0.1, 1.0)
+    }
+    assert Image.open(changed[0.1]).size == (48, 32)  # the input's
+    start = _through_the_autoencoder(order, source)
+    assert np.abs(levels(changed[0.1]) - start).mean() < np.abs(levels(changed[1.0]) - start).mean()
+    assert like(changed[0.1]).read_bytes() == changed[0.1].read_bytes()
+    (from_noise,) = paint(order, out=tmp_path / "noise.png", steps=10)
+    assert apart(changed[1.0], from_noise) == 0  # at t = 1 nothing of the input is left
+    paint(order, out=source, seed=78)
+    with pytest.raises(ModelError, match=r"was made from .*source\.png when its hash was"):
+        like(changed[0.1])
+
+
+@torch.no_grad()
+def _through_the_autoencoder(order: Order, path: Path) -> Any:
+    from velatura.sampling.painter import as_tensor, to_images
+
+    family, parts = load(Path(str(order.model)))
+    latents = family.encode_image(parts, as_tensor(Image.open(path)))
+    return np.asarray(to_images(family, parts, latents)[0]).astype(int)
+
+
+def test_what_is_told_wins_over_what_the_picture_says(order: Order, tmp_path: Path) -> None:
+    (first,) = paint(order)
+    changed = like(first, seed=6)
+    (expected,) = paint(order, out=tmp_path / "six.png", seed=6)
+    assert changed.read_bytes() == expected.read_bytes()
+
+
+def test_progress_is_told(order: Order) -> None:
+    log = Log()
+    generate(replace(order, steps=3, count=2), log.events)
+    assert [event.done for event in log.of(PhaseProgress)] == [1, 2, 3] * 2
+    assert all(event.seconds > 0 for event in log.of(PhaseFinished))
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({"size": (50, 32)}, RecipeError, "width must be a multiple of 16, received 50; nearest: 48 or 64"),
+        ({"out": Path("x.jpg")}, RecipeError, "--out must end in .png, received x.jpg"),
+        ({"steps": 0}, RecipeError, "steps must be 1 to 1000, received 0"),
+        ({"image": Path("none.png")}, RecipeError, "--image none.png cannot be read"),
+        ({"model": "no-such-model"}, ModelError, "no such file or folder"),
+        ({"loras": ((Path("none.safetensors"), 1.0),)}, CheckpointError, "none.safetensors"),
+        ({"device": "cuda:77"}, RecipeError, "device 'cuda:77' cannot be used here"),
+        ({"device": "meta"}, RecipeError, "device 'meta' cannot be used here"),
+        ({"like": Path("none.png")}, RecipeError, "no such file: none.png"),
+    ],
+)
+def test_orders_that_are_refused(
+    order: Order, changes: dict[str, Any], kind: type[VelaturaError], message: str
+) -> None:
+    with pytest.raises(kind, match=message) as caught:
+        paint(order, **changes)
+    assert caught.value.exit_code == 2
+    assert not order.out.exists()
+
+
+def test_a_picture_of_another_size_is_refused(order: Order, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "in.png")
+    with pytest.raises(RecipeError, match="the input image is 64x64 and the picture 48x32"):
+        paint(order, image=tmp_path / "in.png")
+
+
+def test_like_refuses_what_cannot_be_repeated(order: Order, tiny_model: Path, tmp_path: Path) -> None:
+    (picture,) = paint(order)
+    with pytest.raises(RecipeError, match="--count and --batch do not go with it"):
+        like(picture, count=2)
+    other = write_flux(tmp_path / "other", seed=1)
+    with pytest.raises(ModelError, match="was painted by a model with hash"):
+        like(picture, model=str(other))
+    preview = tmp_path / "preview.png"
+    save_png(Image.new("RGB", (16, 16)), preview, Request(prompt="a"), {"step": "3"})
+    with pytest.raises(RecipeError, match="is it a preview of a training"):
+        like(preview)
+
+
+def test_a_lora_that_does_not_fit_leaves_the_pipeline_as_it_was(tiny_model: Path, tmp_path: Path) -> None:
+    wide = write_flux(
+        tmp_path / "wide",
+        transformer={"num_attention_heads": 2},
+    )
+    good, bad = lora(tiny_model, tmp_path / "a.safetensors", 1), lora(wide, tmp_path / "b.safetensors", 1)
+    pipeline = Pipeline.load(str(tiny_model), device="cpu", precision="fp32")
+    options = {"width": 32, "height": 32, "steps": 2}
+    bare = pipeline("a red cube", **options)[0].tobytes()
+    pipeline.add_lora(good)
+    before = pipeline("a red cube", **options)[0].tobytes()
+    with pytest.raises(CheckpointError, match=f"maps {2 * WIDTH} -> {2 * WIDTH} features, the model's layer"):
+        pipeline.add_lora(bad)
+    assert pipeline("a red cube", **options)[0].tobytes() == before != bare
+    pipeline.remove_loras()
+    assert pipeline("a red cube", **options)[0].tobytes() == bare
