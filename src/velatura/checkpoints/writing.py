@@ -61,7 +61,7 @@ def write_safetensors(
     write_atomically(Path(path), write, size=total)
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None], *, size: int) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, size: int) -> None:
     """Let `write` fill a staged file of `size` bytes beside `path`, then put it in place.
 
     Raises StorageError, with the bytes needed and free, before anything is written.

@@ -97,3 +97,9 @@ def _fp8(recipe: Recipe) -> Iterator[Problem]:
     if recipe.memory.weights == "fp8" and recipe.adapter is None:
         what = 'received "fp8" with [full]; 8-bit weights are frozen, and only an [adapter] can be trained over them'
         yield Problem(path=("memory", "weights"), what=what)
+
+
+def _previews(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.previews.prompts and recipe.objective.kind == "autoencoder":
+        what = "received prompts, and an autoencoder that is trained by itself paints from none"
+        yield Problem(path=("previews", "prompts"), what=what, hint="leave the section out")

@@ -1,0 +1,251 @@
+"""Exact states on disk: what comes back, what damage is seen, what a kill leaves behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from velatura.errors import RecipeError, StorageError
+from velatura.recipe.training.optimizer import Optimizer
+from velatura.training import state as states
+from velatura.training.optimizer import make_optimizer
+from velatura.training.state import (
+    RunState,
+    check_recipe,
+    load_latest,
+    optimizer_tensors,
+    save_state,
+    set_optimizer_tensors,
+)
+
+from ..tiny import Log
+
+
+def made(step: int, *, average: bool = True) -> RunState:
+    """A state with values that show its step."""
+    generator = torch.Generator().manual_seed(step)
+
+    def some() -> dict[str, Tensor]:
+        return {"a.down": torch.randn(3, 4, generator=generator), "b.up": torch.randn(2, generator=generator)}
+
+    moments = {f"{name}/exp_avg": value for name, value in some().items()}
+    return RunState(
+        step=step,
+        recipe_hash="r1",
+        values=some(),
+        average=some() if average else None,
+        optimizer={**moments, "a.down/step": torch.tensor(float(step))},
+        scaler={"scale": 0.1 + 0.2, "growth_factor": 2.0, "_growth_tracker": 3},
+        skipped=2,
+    )
+
+
+def same(a: RunState | None, b: RunState) -> bool:
+    assert a is not None
+
+    def equal(x: object, y: object) -> bool:
+        assert isinstance(x, dict)
+        assert isinstance(y, dict)
+        return x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x)
+
+    groups = equal(a.values, b.values) and equal(a.optimizer, b.optimizer)
+    averages = equal(a.average or {}, b.average or {})
+    facts = [(s.step, s.recipe_hash, s.scaler, s.skipped) for s in (a, b)]
+    return groups and averages and facts[0] == facts[1]
+
+
+@pytest.mark.parametrize("average", [True, False])
+def test_what_was_saved_is_loaded_bit_for_bit(tmp_path: Path, average: bool) -> None:
+    state, log = made(7, average=average), Log()
+    assert save_state(tmp_path, state, keep=2) == tmp_path / "000007"
+    assert same(load_latest(tmp_path, log.events), state)
+    assert not log.seen
+
+
+def test_no_state(tmp_path: Path) -> None:
+    assert load_latest(tmp_path / "none", Log().events) is None
+
+
+def test_old_states_are_removed(tmp_path: Path) -> None:
+    for step in (5, 10, 15):
+        save_state(tmp_path, made(step), keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000010", "000015"]
+
+
+@pytest.mark.parametrize(
+    "file", ["values.safetensors", "average.safetensors", "optimizer.safetensors", "manifest.json"]
+)
+def test_any_flipped_byte_is_seen_and_the_state_before_is_used(tmp_path: Path, file: str) -> None:
+    save_state(tmp_path, made(5), keep=3)
+    save_state(tmp_path, made(10), keep=3)
+    path = tmp_path / "000010" / file
+    whole = path.read_bytes()
+    for position in range(0, len(whole), max(1, len(whole) // 60)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        log = Log()
+        found = load_latest(tmp_path, log.events)
+        if found is not None and found.step == 10:  # white space in the manifest says nothing
+            assert file == "manifest.json"
+            assert same(found, made(10))
+            continue
+        assert same(found, made(5))
+        assert "state 10 is damaged and is skipped" in log.texts
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "empty", "list"])
+def test_damaged_files_are_seen(tmp_path: Path, damage: str) -> None:
+    for file in ("values.safetensors", "manifest.json"):
+        folder = tmp_path / file
+        save_state(folder, made(5), keep=3)
+        path = save_state(folder, made(10), keep=3) / file
+        whole = path.read_bytes()
+        path.unlink()
+        if damage != "gone":
+            path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "list": b"[1]"}[damage])
+        log = Log()
+        assert same(load_latest(folder, log.events), made(5))
+        assert "state 10 is damaged" in log.texts
+
+
+def test_a_state_under_another_number_is_no_state(tmp_path: Path) -> None:
+    save_state(tmp_path, made(5), keep=3)
+    shutil.copytree(tmp_path / "000005", tmp_path / "000099")
+    assert same(load_latest(tmp_path, Log().events), made(5))
+
+
+def test_states_without_a_checksum_of_the_manifest_are_read(tmp_path: Path) -> None:
+    """As version 0.1.0 wrote them at first."""
+    manifest = save_state(tmp_path, made(5), keep=3) / "manifest.json"
+    facts = json.loads(manifest.read_text())
+    del facts["manifest"]
+    manifest.write_text(json.dumps(facts))
+    assert same(load_latest(tmp_path, Log().events), made(5))
+
+
+STAGES = ["write_safetensors", "_checksum", "_write_synced", "shutil.rmtree", "os.replace", "sync_folder"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("when", [1, 2, 3])
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_kill_between_any_two_stages_leaves_a_whole_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, when: int, keep: int
+) -> None:
+    """Death at the `when`-th call of each function that touches the disk: before it, and after it."""
+    save_state(tmp_path, made(5), keep=keep)
+    for after in (False, True):
+        with monkeypatch.context() as patch:
+            _die_at(patch, stage, when, after=after)
+            try:
+                save_state(tmp_path, made(10), keep=keep)
+            except Killed:
+                found = load_latest(tmp_path, Log().events)
+                assert same(found, made(5)) or same(found, made(10))
+    save_state(tmp_path, made(10), keep=keep)  # the next run clears up behind the dead one
+    assert same(load_latest(tmp_path, Log().events), made(10))
+    assert not list(tmp_path.glob(".*"))
+
+
+class Killed(BaseException):
+    """Not caught by anything."""
+
+
+def _die_at(patch: pytest.MonkeyPatch, stage: str, when: int, *, after: bool) -> None:
+    owner, _, name = stage.rpartition(".")
+    place = getattr(states, owner) if owner else states
+    real, calls = getattr(place, name), []
+
+    def dying(*arguments: object, **options: object) -> object:
+        calls.append(1)
+        if len(calls) == when and not after:
+            raise Killed
+        result = real(*arguments, **options)
+        if len(calls) == when:
+            raise Killed
+        return result
+
+    patch.setattr(place, name, dying)
+
+
+def test_saving_a_step_again_never_takes_the_whole_state_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is stopped just after it saved, or resumed when it was finished, saves one step twice."""
+    save_state(tmp_path, made(5), keep=1)
+
+    def dead(*_: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr("os.replace", dead)
+    save_state(tmp_path, made(5), keep=1)
+    assert same(load_latest(tmp_path, Log().events), made(5))
+
+
+def test_a_damaged_state_of_the_step_is_replaced(tmp_path: Path) -> None:
+    path = save_state(tmp_path, made(5), keep=1) / "values.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    save_state(tmp_path, made(5), keep=1)
+    assert same(load_latest(tmp_path, Log().events), made(5))
+
+
+def test_a_run_that_went_back_behind_a_damaged_state_keeps_what_it_saves_now(tmp_path: Path) -> None:
+    for step in (10, 20, 30):
+        save_state(tmp_path, made(step), keep=3)
+    for step in (20, 30):
+        (tmp_path / f"0000{step}" / "values.safetensors").write_bytes(b"")
+    assert same(load_latest(tmp_path, Log().events), made(10))
+    save_state(tmp_path, made(15), keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000010", "000015"]
+    assert same(load_latest(tmp_path, Log().events), made(15))
+
+
+@pytest.mark.parametrize("stage", ["write_safetensors", "_write_synced", "os.replace"])
+def test_a_full_disk_is_told_and_the_states_before_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    save_state(tmp_path, made(5), keep=1)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    owner, _, name = stage.rpartition(".")
+    monkeypatch.setattr(getattr(states, owner) if owner else states, name, full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        save_state(tmp_path, made(10), keep=1)
+    assert same(load_latest(tmp_path, Log().events), made(5))
+
+
+def test_another_recipe_is_refused() -> None:
+    check_recipe(made(1), "r1")
+    with pytest.raises(RecipeError, match="would not be the same run"):
+        check_recipe(replace(made(1), recipe_hash="r2"), "r1")
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_an_optimizer_goes_on_as_if_it_had_never_stopped(kind: str) -> None:
+    def fresh() -> dict[str, nn.Parameter]:
+        torch.manual_seed(0)
+        return {"blocks.0.w": nn.Parameter(torch.randn(8, 8)), "b": nn.Parameter(torch.randn(3))}
+
+    def step(optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], seed: int) -> None:
+        torch.manual_seed(seed)
+        for parameter in parameters.values():
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+
+    section = Optimizer(kind=kind, learning_rate=0.1)  # type: ignore[arg-type]
+    straight, stopped, resumed = fresh(), fresh(), fresh()
+    one, two, three = (make_optimizer(section, p) for p in (straight, stopped, resumed))
+    step(one, straight, 1), step(one, straight, 2)
+    step(two, stopped, 1)
+    for name, parameter in resumed.items():
+        parameter.data.copy_(stopped[name].data)
+    set_optimizer_tensors(three, resumed, optimizer_tensors(two, stopped))
+    step(three, resumed, 2)
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
