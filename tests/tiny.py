@@ -42,7 +42,14 @@ SHAPES: dict[str, dict[str, Any]] = {  # changes to the configs of the pocket FL
         "num_attention_heads": 2,
         "num_hidden_layers": 1,
     },
-    "text_encoder_2": {"d_model": WIDTH, "d_ff": 48, "d_kv": 16, "num_heads": 2, "num_layers": 1},
+    "text_encoder_2": {
+        "d_model": WIDTH,
+        "d_ff": 48,
+        "d_kv": 16,
+        "num_heads": 2,
+        "num_layers": 1,
+        "dropout_rate": 0.1,
+    },
 }
 SAMPLING = {"size": 64, "steps": 3, "guidance": 0.0, "cfg": 1.0}
 CPU = torch.device("cpu")
@@ -97,7 +104,7 @@ def write_pictures(
     return folder
 
 
-def recipe(base: Path, model: Path, **sections: Any) -> Recipe:
+def recipe(base: Path, model: Path, /, **sections: Any) -> Recipe:
     """A strict recipe from plain tables: six pictures in `<base>/photos` unless `data` says otherwise."""
     data = sections.pop("data", {})
     table: dict[str, Any] = {

@@ -25,7 +25,7 @@ class _Product(torch.autograd.Function):
         return F.linear(x, widened(values, scale, x.dtype))
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:
         """The gradient of x: the weight is widened again, not kept."""
         values, scale = ctx.saved_tensors  # type: ignore[attr-defined]
         return gradient @ widened(values, scale, gradient.dtype), None, None

@@ -1,0 +1,180 @@
+"""Same recipe and seed, same weights; stopped and resumed, never stopped: bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from velatura.errors import RecipeError
+from velatura.events import StepFinished
+
+from ..tiny import write_flux
+from .conftest import Run, Train, equal
+
+STEPS = 7
+# everything that draws numbers or keeps a state of its own
+COMMON: dict[str, Any] = {
+    "data": {"flip": 0.5, "resolution": [64, 48]},
+    "objective": {"kind": "flow", "caption_dropout": 0.4},
+    "optimizer": {"learning_rate": 0.01, "warmup_steps": 2},
+    "training": {
+        "steps": STEPS,
+        "batch_size": 3,
+        "accumulate": 2,
+    },  # 3 of a bucket's 4: the last batch is small
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "lora, recomputed": {"training": {**COMMON["training"], "checkpoint_blocks": True}},
+    "full, EMA": {"full": {"parts": ["denoiser"]}, "ema": {"decay": 0.9}},
+    "full, muon": {"full": {"parts": ["denoiser"]}, "optimizer": {"kind": "muon", "learning_rate": 0.01}},
+    "text encoders": {"full": {"parts": ["text_encoders", "denoiser"]}},
+    "no cache": {"memory": {"cache": False}},
+    "autoencoder": {
+        "full": {"parts": ["autoencoder"]},
+        "objective": {"kind": "autoencoder", "crop": 32},
+        "data": {"flip": 0.5, "resolution": [64, 48]},
+    },
+}
+
+
+def results(run: Run) -> dict[str, bytes]:
+    """All files that a user takes away, and the last state."""
+    newest = sorted((run.folder / "state").iterdir())[-1]
+    places = [newest, *run.outcome.files]
+    files = [
+        p for place in places for p in ([place] if place.is_file() else sorted(place.rglob("*.safetensors")))
+    ]
+    return {str(path.relative_to(run.folder)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stopped_and_resumed_is_never_stopped(run: Train, kind: str) -> None:
+    sections = {**COMMON, **KINDS[kind]}
+    straight = run(into="straight", **sections)
+    assert (straight.outcome.exit_code, straight.outcome.step) == (0, STEPS)
+    stopped = run(into="stopped", stop_after=3, **sections)
+    assert (stopped.outcome.exit_code, stopped.outcome.step) == (75, 3)
+    assert "stopped after step 3; go on with --resume" in stopped.log.texts
+    again = run(into="stopped", resume=True, stop_after=4, **sections)
+    assert again.outcome.step == 4
+    resumed = run(into="stopped", resume=True, **sections)
+    assert [event.step for event in resumed.log.of(StepFinished)] == [5, 6, 7]
+    assert resumed.outcome.exit_code == 0
+    assert stopped.losses + again.losses + resumed.losses == straight.losses
+    assert results(resumed) == results(straight)
+    assert len(set(straight.losses)) == STEPS
+    if kind.startswith("full, EMA"):
+        assert not equal(straight.state("average"), straight.state("values"))
+
+
+def test_the_seed_makes_a_difference(run: Train) -> None:
+    training = {"steps": 1}
+    one, two, other = (run(into=f"r{i}", seed=seed, training=training) for i, seed in enumerate((1, 1, 2)))
+    assert equal(one.state(), two.state())
+    assert one.losses == two.losses != other.losses
+    assert not equal(one.state(), other.state())
+
+
+def test_previews_and_validation_do_not_change_what_is_learned(run: Train) -> None:
+    """Held-out images do change it: they are chosen first; so both runs hold out the same."""
+    common = {"training": {"steps": 4}, "validation": {"share": 0.3, "every": 100}}
+    plain = run(into="plain", **common)
+    common["validation"]["every"] = 1
+    shown = run(
+        into="shown", **common, previews={"every": 1, "steps": 1, "prompts": ["a red cube", "a cat --l 2"]}
+    )
+    assert equal(plain.state(), shown.state())
+    assert plain.losses == shown.losses
+
+
+def test_a_resumed_run_may_be_longer_but_not_another(run: Train) -> None:
+    common: dict[str, Any] = {"optimizer": {"schedule": "constant"}}
+    run(**common, training={"steps": 2})
+    longer = run(resume=True, **common, training={"steps": 4, "save_every": 1}, previews={"steps": 2})
+    straight = run(into="straight", **common, training={"steps": 4})
+    assert equal(longer.state(), straight.state())
+    kept = (longer.folder / "recipe.toml").read_text()
+    for change in (
+        {"optimizer": {"schedule": "constant", "learning_rate": 0.5}},
+        {"adapter": {"rank": 2}},
+        {"objective": {"kind": "flow", "weighting": "cosmap"}},
+        {"seed": 4},
+        {"training": {"steps": 5, "batch_size": 2}},
+        {"memory": {"cache": False}},
+        {"data": {"flip": 0.5}},
+    ):
+        with pytest.raises(RecipeError, match="the recipe differs from the one this run was started with"):
+            run(resume=True, **{**common, "training": {"steps": 5}, **change})
+        assert (longer.folder / "recipe.toml").read_text() == kept, change
+
+
+def test_other_pictures_or_another_model_are_another_run(run: Train, photos: Path, tmp_path: Path) -> None:
+    run(training={"steps": 1})
+    other = write_flux(tmp_path / "other", seed=1)
+    with pytest.raises(RecipeError, match="the recipe differs"):
+        run(resume=True, training={"steps": 2}, model={"model": str(other)})
+    (photos / "00.txt").write_text("another caption")
+    with pytest.raises(RecipeError, match="the recipe differs"):
+        run(resume=True, training={"steps": 2})
+
+
+def test_a_damaged_state_costs_the_steps_since_the_one_before(run: Train) -> None:
+    common: dict[str, Any] = {"optimizer": {"schedule": "constant"}}
+    first = run(**common, training={"steps": 4, "save_every": 2})
+    values = first.folder / "state" / "000004" / "values.safetensors"
+    whole = values.read_bytes()
+    values.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    again = run(resume=True, **common, training={"steps": 4, "save_every": 2})
+    assert "state 4 is damaged and is skipped" in again.log.texts
+    assert "going on after step 2" in again.log.texts
+    assert again.losses == first.losses[2:]
+    assert values.read_bytes() == whole
+
+
+def test_a_finished_run_that_is_resumed_says_so_and_changes_nothing(run: Train) -> None:
+    first = run(training={"steps": 2})
+    before = results(first)
+    again = run(resume=True, training={"steps": 2})
+    assert (again.outcome.exit_code, again.outcome.step) == (0, 2)
+    assert not again.losses
+    assert results(again) == before
+
+
+def test_resuming_what_was_never_begun_starts_it(run: Train) -> None:
+    found = run(resume=True, training={"steps": 1})
+    assert "no saved state yet: starting at step 0" in found.log.texts
+    assert found.outcome.step == 1
+
+
+def test_a_second_run_of_that_name_is_refused(run: Train) -> None:
+    run(training={"steps": 1})
+    with pytest.raises(RecipeError, match="already holds a run"):
+        run(training={"steps": 1})
+
+
+def test_ctrl_c_while_preparing_keeps_what_was_encoded(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    import signal
+
+    from velatura.families.flux import FluxFamily
+
+    encode, calls = FluxFamily.encode_image, []
+
+    def interrupted(*arguments: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return encode(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FluxFamily, "encode_image", interrupted)
+        stopped = run(training={"steps": 1})
+    assert (stopped.outcome.exit_code, stopped.outcome.step) == (75, 0)
+    assert "stopped before a step was made" in stopped.log.texts
+    again = run(training={"steps": 1})  # nothing was begun: no --resume is needed
+    assert "encoded 2 images" in again.log.texts  # of 6: the batch of four was kept
+    straight = run(into="straight", training={"steps": 1})
+    assert equal(again.state(), straight.state())

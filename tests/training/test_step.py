@@ -1,0 +1,189 @@
+"""One optimizer step with an objective that is a straight line: everything can be worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from velatura.draws import Draw
+from velatura.errors import NumericError
+from velatura.interfaces import Batch, Conditioning, Loss, Parts, Prompt
+from velatura.training.step import Stepper
+
+CPU = torch.device("cpu")
+
+
+class Line:
+    """The loss of an item with value v is v w: its gradient is v."""
+
+    def __init__(self, weight: nn.Parameter, passes: int = 1) -> None:
+        self.weight = weight
+        self.passes = passes
+        self.draws: list[Draw] = []
+
+    def losses(self, family: Any, parts: Any, batch: Batch, draw: Draw) -> Iterator[Loss]:
+        self.draws.append(draw)
+        assert batch.latents is not None
+        for _ in range(self.passes):
+            values = batch.latents.flatten(1)[:, 0]
+            yield Loss(per_item=values * self.weight, weight=batch.weights, terms={"v": float(values.mean())})
+
+
+def batch(values: Sequence[float], *, first: int = 0, weights: Sequence[float] | None = None) -> Batch:
+    count = len(values)
+    return Batch(
+        names=tuple(f"{value:g}.png" for value in values),
+        prompts=(Prompt(text=""),) * count,
+        weights=torch.tensor(weights or [1.0] * count),
+        slots=tuple(range(first, first + count)),
+        latents=torch.tensor(values, dtype=torch.float32).view(-1, 1, 1, 1),
+        conditioning=Conditioning(tensors={"x": torch.zeros(count)}),
+    )
+
+
+def stepper(
+    objective: Line, *, clip: float = 0.0, dtype: torch.dtype = torch.float32, rate: float = 1.0
+) -> Stepper:
+    return Stepper(
+        family=None,  # type: ignore[arg-type]
+        parts=Parts(info=None),  # type: ignore[arg-type]
+        objective=objective,  # type: ignore[arg-type]
+        optimizer=torch.optim.SGD([objective.weight], lr=rate),
+        parameters=[objective.weight],
+        clip=clip,
+        device=CPU,
+        dtype=dtype,
+        autocast=False,
+    )
+
+
+def line(value: float = 10.0, passes: int = 1) -> Line:
+    return Line(nn.Parameter(torch.tensor(value)), passes)
+
+
+def test_the_mean_is_over_items_not_over_micro_steps() -> None:
+    """Items 1, 2, 3 and 10 in batches of 3 and 1: their mean is 4; the mean of the batches' means would be 6."""
+    objective = line()
+    result = stepper(objective)([batch([1, 2, 3]), batch([10], first=3)], seed=0, step=0)
+    assert objective.weight.item() == pytest.approx(10 - 4)
+    assert result.loss == pytest.approx(4 * 10)
+    assert result.grad_norm == pytest.approx(4)
+
+
+def test_weights_weigh_items_over_all_micro_steps() -> None:
+    """(1 * 1 + 3 * 5) / 4."""
+    objective = line()
+    batches = [batch([1], weights=[1.0]), batch([5], first=1, weights=[3.0])]
+    result = stepper(objective)(batches, seed=0, step=0)
+    assert objective.weight.item() == pytest.approx(10 - 4)
+    assert result.loss == pytest.approx(40)
+
+
+def test_passes_of_one_batch_add_up() -> None:
+    objective = line(passes=2)
+    assert stepper(objective)([batch([3.0])], seed=0, step=0).loss == pytest.approx(60)
+    assert objective.weight.item() == pytest.approx(10 - 6)
+
+
+def test_clipping_limits_the_norm_and_reports_what_it_was() -> None:
+    objective = line()
+    result = stepper(objective, clip=0.5)([batch([8.0])], seed=0, step=0)
+    assert result.grad_norm == pytest.approx(8)
+    assert objective.weight.item() == pytest.approx(9.5, abs=1e-5)
+
+
+def test_draws_know_the_step_and_the_slots_of_the_global_batch() -> None:
+    objective = line()
+    stepper(objective)([batch([1, 2]), batch([3], first=2)], seed=5, step=8)
+    assert objective.draws == [Draw(seed=5, step=8, slots=(0, 1)), Draw(seed=5, step=8, slots=(2,))]
+
+
+def test_gradients_of_a_step_do_not_reach_the_next() -> None:
+    objective = line()
+    step = stepper(objective)
+    for number, expected in enumerate([9.0, 8.0, 7.0]):
+        step([batch([1.0])], seed=0, step=number)
+        assert objective.weight.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_and_names_its_items(bad: float) -> None:
+    objective = line()
+    with pytest.raises(NumericError) as caught:
+        stepper(objective)([batch([1.0]), batch([2.0, bad, 3.0], first=1)], seed=0, step=6)
+    assert f"step 7: the loss is not finite for {bad:g}.png (computed in torch.float32)" in str(caught.value)
+    assert "2.png" not in str(caught.value)
+    assert "Nothing was updated" in str(caught.value)
+    assert objective.weight.item() == 10
+    assert caught.value.exit_code == 1
+
+
+class Steep(Line):
+    """Finite losses, gradients that are not: sqrt at zero."""
+
+    def losses(self, family: Any, parts: Any, batch: Batch, draw: Draw) -> Iterator[Loss]:
+        assert batch.latents is not None
+        values = batch.latents.flatten(1)[:, 0]
+        yield Loss(per_item=(self.weight * values).sqrt(), weight=batch.weights)
+
+
+def test_a_gradient_that_is_not_finite_stops_too() -> None:
+    objective = Steep(nn.Parameter(torch.tensor(0.0)))
+    with pytest.raises(NumericError, match=r"step 1: the gradient is not finite for 1.png, 2.png"):
+        stepper(objective)([batch([1, 2])], seed=0, step=0)
+    assert objective.weight.item() == 0
+    assert objective.weight.grad is None
+
+
+def test_fp16_scales_the_loss_and_skips_what_overflows() -> None:
+    """The loss scale starts at 65536 and is halved when a scaled gradient is infinite; that step is left out."""
+    objective = line()
+    step = stepper(objective, dtype=torch.float16, rate=1.0)
+    scales = []
+    for number, value in enumerate([2.0, 1e35, 3.0]):  # 1e35 * 65536 overflows float32
+        result = step([batch([value])], seed=0, step=number)
+        scales.append(step.scaler.get_scale())
+        assert result.skipped == (number == 1)
+        assert math.isfinite(result.loss)
+    assert objective.weight.item() == pytest.approx(10 - 2 - 3)
+    assert scales == [65536, 32768, 32768]
+
+
+def test_fp16_stops_at_a_loss_that_is_not_finite() -> None:
+    objective = line()
+    with pytest.raises(NumericError, match="not finite for nan.png"):
+        stepper(objective, dtype=torch.float16)([batch([math.nan])], seed=0, step=0)
+
+
+def test_the_loss_scaler_goes_on_where_it_stopped() -> None:
+    import json
+
+    one, two = (stepper(line(), dtype=torch.float16) for _ in range(2))
+    one([batch([1e35])], seed=0, step=0)
+    two.scaler.load_state_dict(json.loads(json.dumps(one.scaler.state_dict())))
+    assert two.scaler.state_dict() == one.scaler.state_dict()
+    assert two.scaler.get_scale() == 32768
+
+
+def test_terms_are_averaged_for_the_log() -> None:
+    result = stepper(line())([batch([1, 3]), batch([4], first=2)], seed=0, step=0)
+    assert result.terms == {"v": pytest.approx(3)}
+
+
+def test_inputs_of_the_denoiser_take_the_precision_and_latents_do_not() -> None:
+    seen: list[Tensor] = []
+
+    class Looking(Line):
+        def losses(self, family: Any, parts: Any, batch: Batch, draw: Draw) -> Iterator[Loss]:
+            assert batch.conditioning is not None
+            assert batch.latents is not None
+            seen.extend([batch.conditioning.tensors["x"], batch.latents])
+            yield from super().losses(family, parts, batch, draw)
+
+    stepper(Looking(nn.Parameter(torch.tensor(1.0))), dtype=torch.float16)([batch([1.0])], seed=0, step=0)
+    assert [tensor.dtype for tensor in seen] == [torch.float16, torch.float32]
