@@ -16,8 +16,8 @@ import pytest
 
 from velatura.recipe.toml import dump_recipe
 
-from ..tiny import recipe
-from .conftest import equal, tensors
+from ..tiny import recipe, write_pictures
+from .conftest import SIZES, equal, tensors
 
 pytestmark = [
     pytest.mark.slow,
@@ -44,20 +44,32 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.fixture
-def command(tmp_path: Path, photos: Path, tiny_model: Path) -> Callable[..., subprocess.Popen[str]]:
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the pictures."""
+    folder = tmp_path_factory.mktemp("world")
+    write_pictures(folder / "photos", SIZES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def command(world: Path, tiny_model: Path) -> Callable[..., subprocess.Popen[str]]:
     """Starts `velatura train` in a folder of its own."""
 
-    def start(place: str, *options: str, program: str | None = None) -> subprocess.Popen[str]:
-        folder = tmp_path / place
+    def start(folder: Path, *options: str, program: str | None = None) -> subprocess.Popen[str]:
         folder.mkdir(exist_ok=True)
         sections: dict[str, Any] = {
             "training": {"steps": STEPS, "batch_size": 2, "save_every": 10},
             "data": {"flip": 0.5},
             "output": {"folder": "runs", "keep_states": 3},
         }
-        (folder / "recipe.toml").write_text(dump_recipe(recipe(tmp_path, tiny_model, **sections)))
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        (folder / "recipe.toml").write_text(dump_recipe(recipe(world, tiny_model, **sections)))
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "VELATURA_CACHE": str(folder / "cache"),
+        }
         begin = (
             [sys.executable, "-m", "velatura.cli.app"] if program is None else [sys.executable, "-c", program]
         )
@@ -71,6 +83,13 @@ def command(tmp_path: Path, photos: Path, tiny_model: Path) -> Callable[..., sub
         )
 
     return start
+
+
+@pytest.fixture(scope="module")
+def undisturbed(command: Any, world: Path) -> dict[str, Any]:
+    """What a run learns that nobody stops."""
+    finish(command(world / "straight"), 0)
+    return adapter(world / "straight")
 
 
 def finish(process: subprocess.Popen[str], expect: int) -> str:
@@ -102,46 +121,45 @@ def adapter(folder: Path) -> dict[str, Any]:
     return tensors(folder / "runs" / "tiny" / "adapters" / f"tiny-{STEPS:06d}.safetensors")
 
 
-def test_ctrl_c_saves_and_resume_ends_where_an_undisturbed_run_does(command: Any, tmp_path: Path) -> None:
-    finish(command("straight"), 0)
+def test_ctrl_c_saves_and_resume_ends_where_an_undisturbed_run_does(
+    command: Any, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
     for number, kind in enumerate((signal.SIGINT, signal.SIGTERM)):
-        process = command("stopped", *(["--resume"] if number else []))
-        wait_for_step(tmp_path / "stopped", 3 + 10 * number, process)
+        process = command(tmp_path / "x", *(["--resume"] if number else []))
+        wait_for_step(tmp_path / "x", 3 + 10 * number, process)
         process.send_signal(kind)
         said = finish(process, 75)
         assert "go on with --resume" in said
-        assert not (tmp_path / "stopped" / "runs" / "tiny" / ".lock").exists()
-    finish(command("stopped", "--resume"), 0)
-    assert equal(adapter(tmp_path / "stopped"), adapter(tmp_path / "straight"))
+        assert not (tmp_path / "x" / "runs" / "tiny" / ".lock").exists()
+    finish(command(tmp_path / "x", "--resume"), 0)
+    assert equal(adapter(tmp_path / "x"), undisturbed)
 
 
-def test_a_second_ctrl_c_ends_at_once_and_loses_nothing_saved(command: Any, tmp_path: Path) -> None:
-    process = command("stopped")
-    wait_for_step(tmp_path / "stopped", 12, process)
+def test_a_second_ctrl_c_ends_at_once_and_loses_nothing_saved(
+    command: Any, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    process = command(tmp_path / "x")
+    wait_for_step(tmp_path / "x", 12, process)
     process.send_signal(signal.SIGSTOP)  # so that both arrive before the step is over
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGCONT)
     process.communicate(timeout=120)
     assert process.returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM)
-    finish(command("straight"), 0)
-    said = finish(command("stopped", "--resume"), 0)  # the lock of the dead process is taken over
+    said = finish(command(tmp_path / "x", "--resume"), 0)  # the lock of the dead process is taken over
     assert "going on after step 10" in said
-    assert equal(adapter(tmp_path / "stopped"), adapter(tmp_path / "straight"))
+    assert equal(adapter(tmp_path / "x"), undisturbed)
 
 
-@pytest.mark.parametrize(
-    ("place", "when"), [("os.fsync", 1), ("os.fsync", 4), ("os.fsync", 7), ("state.os.replace", 1)]
-)
+@pytest.mark.parametrize(("place", "when"), [("os.fsync", 1), ("os.fsync", 7), ("state.os.replace", 1)])
 def test_kill_9_during_a_save_leaves_the_state_before(
-    command: Any, tmp_path: Path, place: str, when: int
+    command: Any, undisturbed: dict[str, Any], tmp_path: Path, place: str, when: int
 ) -> None:
-    finish(command("killed", program=DYING.format(place=place, when=when)), -signal.SIGKILL)
-    states = tmp_path / "killed" / "runs" / "tiny" / "state"
+    finish(command(tmp_path / "x", program=DYING.format(place=place, when=when)), -signal.SIGKILL)
+    states = tmp_path / "x" / "runs" / "tiny" / "state"
     assert (states / ".000020.staged").is_dir()
     assert not (states / "000020").exists()
-    said = finish(command("killed", "--resume"), 0)
+    said = finish(command(tmp_path / "x", "--resume"), 0)
     assert "going on after step 10" in said
     assert sorted(path.name for path in states.iterdir()) == ["000020", "000030", "000040"]
-    finish(command("straight"), 0)
-    assert equal(adapter(tmp_path / "killed"), adapter(tmp_path / "straight"))
+    assert equal(adapter(tmp_path / "x"), undisturbed)
