@@ -33,6 +33,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "full, muon": {"full": {"parts": ["denoiser"]}, "optimizer": {"kind": "muon", "learning_rate": 0.01}},
     "text encoders": {"full": {"parts": ["text_encoders", "denoiser"]}},
     "no cache": {"memory": {"cache": False}},
+    "fp8": {"memory": {"weights": "fp8"}},
     "autoencoder": {
         "full": {"parts": ["autoencoder"]},
         "objective": {"kind": "autoencoder", "crop": 32},
@@ -105,6 +106,7 @@ def test_a_resumed_run_may_be_longer_but_not_another(run: Train) -> None:
         {"seed": 4},
         {"training": {"steps": 5, "batch_size": 2}},
         {"memory": {"cache": False}},
+        {"memory": {"weights": "fp8"}},
         {"data": {"flip": 0.5}},
     ):
         with pytest.raises(RecipeError, match="the recipe differs from the one this run was started with"):

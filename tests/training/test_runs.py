@@ -55,6 +55,17 @@ def test_a_dry_run_writes_nothing_and_tells_the_plan(
     assert "previews: 1 prompts, 32x48" in said
 
 
+def test_the_plan_knows_what_frozen_weights_take(run: Train, tiny_model: Path) -> None:
+    """In float32 four bytes each; in fp8 one byte for the matrices in the blocks."""
+    weights = tensors(tiny_model / "transformer" / "diffusion_pytorch_model.safetensors")
+    count = sum(value.numel() for value in weights.values())
+    matrices = {name: value for name, value in weights.items() if "blocks." in name and value.ndim == 2}
+    small = sum(value.numel() for value in matrices.values())
+    for held, size in (("full", 4 * count), ("fp8", 4 * count - 3 * small)):
+        said = run(dry_run=True, memory={"weights": held}).log.texts
+        assert f"frozen: {count:,} weights, {size / 2**20:.1f} MiB" in said
+
+
 @pytest.mark.parametrize(
     ("sections", "kind", "message"),
     [

@@ -35,7 +35,7 @@ def check_room(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(existing).free
     if needed > free:
         raise StorageError(
-            f"{what} need {_gib(needed)} in {folder}, where {_gib(free)} are free. Make room, set "
+            f"{what} need {readable(needed)} in {folder}, where {readable(free)} are free. Make room, set "
             "memory.cache_folder to another disk, or set memory.cache = false."
         )
 
@@ -55,5 +55,6 @@ def digest(*fields: object) -> str:
     return hashlib.blake2b(json.dumps(fields).encode(), digest_size=16).hexdigest()
 
 
-def _gib(count: int) -> str:
+def readable(count: int) -> str:
+    """Bytes for people."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**29 else f"{count / 2**20:.1f} MiB"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -40,7 +41,6 @@ def compile_blocks(blocks: Sequence[nn.Module], sizes: int) -> None:
 
 def training_flops(blocks: Sequence[nn.Module], tokens: int, images: int) -> float:
     """6 FLOP per weight and token: forward and backward of the blocks' linear layers over `images` in all."""
-    weights = sum(
-        parameter.numel() for block in blocks for parameter in block.parameters() if parameter.ndim == 2
-    )
+    held = (tensor for block in blocks for tensor in chain(block.parameters(), block.buffers()))  # fp8: buffers
+    weights = sum(tensor.numel() for tensor in held if tensor.ndim == 2 and tensor.shape[1] > 1)
     return 6.0 * weights * tokens * images

@@ -8,6 +8,7 @@ from torch import nn
 
 from velatura.adapters.targets import choose
 from velatura.data.cache import CachedLatents, views_of
+from velatura.data.cache_place import readable
 from velatura.events import Events
 from velatura.interfaces import Target
 from velatura.training.dataset import cache_folder
@@ -47,8 +48,16 @@ def _trained(setup: Setup) -> str:
     weights = sum(parameter.numel() for parameter in denoiser.parameters())
     choice = choose(setup.family.targets(denoiser), section.targets)
     values = _values(denoiser, choice.targets, section.rank, section.share_down)
-    size = weights * setup.dtype.itemsize / 2**30
-    return f"trained: {choice.report()}, {values:,} values; frozen: {weights:,} weights, {size:.2f} GiB"
+    size = weights * setup.dtype.itemsize
+    if setup.recipe.memory.weights == "fp8":
+        size -= _in_blocks(setup, denoiser) * (setup.dtype.itemsize - 1)
+    return f"trained: {choice.report()}, {values:,} values; frozen: {weights:,} weights, {readable(size)}"
+
+
+def _in_blocks(setup: Setup, denoiser: nn.Module) -> int:
+    """Weights of the linear layers that fp8 holds in a byte each."""
+    modules = (module for block in setup.family.blocks(denoiser) for module in block.modules())
+    return sum(module.weight.numel() for module in modules if isinstance(module, nn.Linear))
 
 
 def _values(denoiser: nn.Module, targets: Sequence[Target], rank: int, share: bool) -> int:
@@ -70,8 +79,7 @@ def _to_encode(setup: Setup) -> str:
     cache = CachedLatents(folder, setup.info, Events(), computed=setup.dtype)
     views = views_of((*setup.dataset.entries, *setup.dataset.held_out))
     missing = cache.missing(views)
-    size = cache.size(missing) / 2**20
-    return f"latents: {len(missing)} of {len(views)} images to be encoded, {size:.1f} MiB on disk"
+    return f"latents: {len(missing)} of {len(views)} images to be encoded, {readable(cache.size(missing))} on disk"
 
 
 def _dtype(setup: Setup) -> str:

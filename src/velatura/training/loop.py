@@ -177,6 +177,7 @@ class Loop:
                 device=self.setup.device,
                 dtype=self.setup.dtype,
                 events=self.events,
+                stopped=lambda: self.stop.asked,
             )
 
     def _export(self) -> None:
@@ -253,6 +254,8 @@ def run_identity(setup: Setup) -> str:
         "data": setup.dataset.fingerprint(),
         "model": dict(setup.info.fingerprints),
     }
+    if recipe.memory.weights != "full":
+        facts["weights"] = recipe.memory.weights
     if recipe.training.precision == "auto" and setup.dtype != torch.float32:
         facts["precision"] = str(setup.dtype)  # what this machine chose; another one may choose otherwise
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()

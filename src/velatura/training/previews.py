@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,10 +50,14 @@ def paint_previews(
     device: torch.device,
     dtype: torch.dtype,
     events: Events,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> list[Path]:
-    """Paint all, one PNG each."""
-    paths = []
+    """Paint all, one PNG each; none is begun any more once someone asked to stop."""
+    paths: list[Path] = []
     for number, preview in enumerate(planned):
+        if stopped():
+            events.notice(f"{len(planned) - number} previews of step {step} are left out")
+            break
         conditioning = preview.conditioning or encode_request(family, parts, preview.request)
         latents = paint(family, parts, preview.request, conditioning.to(device, dtype), device=device)
         path = folder / f"{number:02d}.png"

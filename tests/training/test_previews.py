@@ -1,0 +1,72 @@
+"""Previews: what their lines ask for, and that a request to stop does not wait for all of them."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from velatura.errors import RecipeError
+from velatura.events import Event, PreviewSaved, StepFinished
+from velatura.recipe.sampling.previews import Previews
+from velatura.sampling.png import read_record
+from velatura.training.previews import plan_previews
+
+from ..tiny import Log, load, recipe
+from .conftest import Train
+
+
+def plan(tiny_model: Path, *prompts: str, size: int = 75, **options: Any) -> list[Any]:
+    return plan_previews(Previews(prompts=list(prompts), **options), load(tiny_model)[1].info, size=size)
+
+
+def test_lines_win_over_the_section_and_that_over_the_model(tiny_model: Path) -> None:
+    plain, told = plan(
+        tiny_model, "a", "b --w 48 --h 96 --s 7 --l 3 --d 5 --n dark", steps=9, negative="ugly"
+    )
+    assert (plain.width, plain.height, plain.steps, plain.seed, plain.negative) == (64, 64, 9, 0, "ugly")
+    assert (told.width, told.height, told.steps, told.seed, told.negative) == (48, 96, 7, 5, "dark")
+    assert (told.cfg, plain.cfg) == (3.0, 1.0)
+
+
+def test_the_size_is_rounded_down_to_what_the_model_can_paint(tiny_model: Path) -> None:
+    for size, expected in ((75, 64), (64, 64), (15, 16)):
+        assert plan(tiny_model, "a", size=size)[0].width == expected
+    assert plan(tiny_model, "a", size=96)[0].width == 96
+
+
+def test_sizes_that_the_section_names_are_not_rounded_in_silence(tiny_model: Path) -> None:
+    section = Previews(prompts=["a"], size=100)
+    with pytest.raises(RecipeError, match="width must be a multiple of 16, received 100"):
+        plan_previews(section, load(tiny_model)[1].info, size=64)
+
+
+def test_each_picture_says_what_it_shows(run: Train) -> None:
+    found = run(training={"steps": 1}, previews={"steps": 1, "prompts": ["a red cube --d 3"]})
+    first, last = (Path(event.path) for event in found.log.of(PreviewSaved))
+    request, facts = read_record(last)
+    assert (request.prompt, request.seed, request.width) == ("a red cube", 3, 64)
+    assert (read_record(first)[1]["step"], facts["step"]) == ("0", "1")
+
+
+def test_a_request_to_stop_does_not_wait_for_the_other_pictures(
+    tmp_path: Path, photos: Path, tiny_model: Path
+) -> None:
+    from velatura.training.run import train
+
+    log = Log()
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, PreviewSaved) and event.step == 2 and event.path.endswith("00.png"):
+            signal.raise_signal(signal.SIGINT)
+
+    log.events.listeners.append(interrupt)
+    previews = {"every": 1, "steps": 1, "prompts": ["a", "b", "c"]}
+    wanted = recipe(tmp_path, tiny_model, training={"steps": 4}, previews=previews)
+    outcome = train(wanted, tmp_path, events=log.events)
+    assert (outcome.exit_code, outcome.step) == (75, 2)
+    assert [event.step for event in log.of(StepFinished)] == [1, 2]
+    assert "2 previews of step 2 are left out" in log.texts
+    assert train(wanted, tmp_path, resume=True, events=Log().events).exit_code == 0
