@@ -41,6 +41,8 @@ def compile_blocks(blocks: Sequence[nn.Module], sizes: int) -> None:
 
 def training_flops(blocks: Sequence[nn.Module], tokens: int, images: int) -> float:
     """6 FLOP per weight and token: forward and backward of the blocks' linear layers over `images` in all."""
-    held = (tensor for block in blocks for tensor in chain(block.parameters(), block.buffers()))  # fp8: buffers
+    held = (
+        tensor for block in blocks for tensor in chain(block.parameters(), block.buffers())
+    )  # fp8: buffers
     weights = sum(tensor.numel() for tensor in held if tensor.ndim == 2 and tensor.shape[1] > 1)
     return 6.0 * weights * tokens * images
