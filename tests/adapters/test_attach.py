@@ -216,7 +216,7 @@ def test_rank_is_limited_by_the_layer_and_keeps_its_scale() -> None:
         ),
         ("0", ((2, 9), (8, 2)), "maps 9 -> 8 features, the model's layer 8 -> 8"),
         ("0", ((2, 8), (8, 3)), "down has rank 2 and up has rank 3"),
-        ("1", ((2, 8), (8, 2)), "'1' is a GELU; LoRA layers sit on linear layers only"),
+        ("1", ((2, 8), (8, 2)), "'1' is a GELU; LoRA layers sit on linear layers and plain convolutions"),
     ],
 )
 def test_values_that_do_not_fit_are_refused_before_anything_changes(

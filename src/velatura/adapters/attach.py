@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from velatura.adapters.lora import Down, LoraLinear, fresh_down
+from velatura.adapters.lora import Down, LoraConv, LoraLinear, fresh_down
 from velatura.draws import generator_for
 from velatura.errors import CheckpointError
 from velatura.interfaces import Target
@@ -17,7 +17,10 @@ from velatura.interfaces import Target
 
 @dataclass(frozen=True, kw_only=True)
 class LoraValues:
-    """The values of one layer: down `[r, in]`, up `[out, r]`, alpha. Layers that share `down` hold the same tensor."""
+    """The values of one layer: down `[r, in]`, up `[out, r]`, alpha. Layers that share `down` hold the same tensor.
+
+    On a convolution down is `[r, in, kh, kw]` and up `[out, r, 1, 1]`.
+    """
 
     down: Tensor
     up: Tensor
@@ -110,12 +113,13 @@ def put_on(host: nn.Module, values: Mapping[str, LoraValues]) -> Adapter:
     layers: dict[str, LoraLinear] = {}
     for path, value in values.items():
         base = _find(host, path)
-        _check(path, base, value)
-        device = _weight(base, path).device
+        weight = _weight(base, path)
+        down, up = _fitted(path, weight, value)
         key = id(value.down)
         if key not in downs:
-            downs[key] = Down(value.down.to(device), readers=readers[key])
-        layers[path] = LoraLinear(base, downs[key], value.up.to(device), alpha=value.alpha)
+            downs[key] = Down(down.to(weight.device), readers=readers[key])
+        kind = LoraLinear if weight.ndim == 2 else LoraConv
+        layers[path] = kind(base, downs[key], up.to(weight.device), alpha=value.alpha)
     for path, layer in layers.items():
         _replace(host, path, layer)
     return Adapter(host, layers)
@@ -140,27 +144,43 @@ def _find(host: nn.Module, path: str) -> nn.Module:
 
 def _weight(base: nn.Module, path: str) -> Tensor:
     weight = getattr(base, "weight", None)
-    if not isinstance(weight, Tensor) or weight.ndim != 2:
-        raise CheckpointError(f"'{path}' is a {type(base).__name__}; LoRA layers sit on linear layers only")
+    if not isinstance(weight, Tensor) or weight.ndim not in (2, 4) or getattr(base, "groups", 1) != 1:
+        raise CheckpointError(
+            f"'{path}' is a {type(base).__name__}; LoRA layers sit on linear layers and plain convolutions"
+        )
     return weight
 
 
 def _linear_shape(base: nn.Module, path: str) -> tuple[int, int]:
     weight = _weight(base, path)
+    if weight.ndim != 2:
+        raise CheckpointError(
+            f"'{path}' is a {type(base).__name__}; new LoRA layers sit on linear layers only"
+        )
     return weight.shape[0], weight.shape[1]
 
 
-def _check(path: str, base: nn.Module, value: LoraValues) -> None:
-    out_features, in_features = _linear_shape(base, path)
-    if value.down.shape[1] != in_features or value.up.shape[0] != out_features:
+def _fitted(path: str, weight: Tensor, value: LoraValues) -> tuple[Tensor, Tensor]:
+    """down and up in the form of the layer: tools disagree on 1x1 convolutions, which are linear layers."""
+    down, up = value.down, value.up
+    if down.shape[0] != up.shape[1]:
         raise CheckpointError(
-            f"LoRA layer '{path}' maps {value.down.shape[1]} -> {value.up.shape[0]} features, "
-            f"the model's layer {in_features} -> {out_features}: it was made for another model"
+            f"LoRA layer '{path}': down has rank {down.shape[0]} and up has rank {up.shape[1]}"
         )
-    if value.down.shape[0] != value.up.shape[1]:
+    if down.shape[1:].numel() == weight.shape[1]:
+        down = down.reshape(down.shape[0], weight.shape[1], *(1,) * (weight.ndim - 2))
+    up = up.reshape(up.shape[0], up.shape[1], *(1,) * (weight.ndim - 2))
+    if down.shape[1:] != weight.shape[1:] or up.shape[0] != weight.shape[0]:
         raise CheckpointError(
-            f"LoRA layer '{path}': down has rank {value.down.shape[0]} and up has rank {value.up.shape[1]}"
+            f"LoRA layer '{path}' maps {_size(down)} -> {up.shape[0]} features, "
+            f"the model's layer {_size(weight)} -> {weight.shape[0]}: it was made for another model"
         )
+    return down, up
+
+
+def _size(weight: Tensor) -> str:
+    """What a row reads: `320`, or `320x3x3`."""
+    return "x".join(str(edge) for edge in weight.shape[1:])
 
 
 def _replace(host: nn.Module, path: str, new: nn.Module) -> None:

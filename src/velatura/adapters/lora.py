@@ -7,6 +7,7 @@ of sd-scripts has it: half the values, and the projection is computed once.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -96,6 +97,35 @@ class LoraLinear(nn.Module):
     def delta(self) -> Tensor:
         """The update of the base weight at strength 1, float32 `[out, in]`."""
         return (self.up.float() @ self.down.weight.float()) * self.scale
+
+
+class LoraConv(LoraLinear):
+    """The same on a convolution: A `[r, in, kh, kw]` is moved over x as the base is, B `[out, r, 1, 1]` mixes channels.
+
+    SD 1 has 1x1 convolutions where its transformer blocks begin and end, and files of other tools train them.
+    """
+
+    def __init__(self, base: nn.Module, down: Down, up: Tensor, *, alpha: float) -> None:
+        super().__init__(base, down, up, alpha=alpha)
+        conv: Any = base
+        self.steps: tuple[Any, ...] = (
+            base.steps if isinstance(base, LoraConv) else (conv.stride, conv.padding, conv.dilation)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, in, H, W]` -> `[B, out, H', W']`."""
+        out: Tensor = self.base(x)
+        if isinstance(self.strength, float) and self.strength == 0.0:
+            return out
+        hidden = F.conv2d(x, self.down.weight.to(x.dtype), None, *self.steps)
+        strength = self.strength
+        factor = _per_token(strength, hidden) if isinstance(strength, Tensor) else strength
+        return out + F.conv2d(hidden * (factor * self.scale), self.up.to(out.dtype))
+
+    def delta(self) -> Tensor:
+        """The update of the base weight at strength 1, float32 `[out, in, kh, kw]`."""
+        product = self.up.float().flatten(1) @ self.down.weight.float().flatten(1)
+        return (product * self.scale).view(self.up.shape[0], *self.down.weight.shape[1:])
 
 
 def fresh_down(rank: int, features: int, generator: torch.Generator) -> Tensor:
