@@ -87,7 +87,7 @@ def _deltas(path: Path, as_kohya: Path, velatura: Run) -> dict[str, object]:
 
 @pytest.mark.slow
 def test_the_demo_teaches_a_snowman(velatura: Run, tmp_path: Path) -> None:
-    done = velatura("demo", "--folder", "demo", "--steps", "200", "--pictures", "8")
+    done = velatura("demo", "--folder", "demo")
     assert (tmp_path / "demo" / "before-after.png").exists()
     assert (tmp_path / "demo" / "runs" / "snowman" / "report.html").exists()
     scores = re.findall(r"^  (\w+) +(\d+)% +(\d+)%$", done.stdout, flags=re.MULTILINE)
