@@ -58,6 +58,10 @@ class Draw:
         """One integer in [0, high) per slot."""
         return [int(self._of(stream, slot).integers(high)) for slot in self.slots]
 
+    def generators(self, stream: str) -> list[np.random.Generator]:
+        """One generator per slot, for draws whose number is not known beforehand."""
+        return [self._of(stream, slot) for slot in self.slots]
+
     def select(self, positions: Sequence[int]) -> Draw:
         """The draw of a part of the batch: `positions` index this draw's slots."""
         return Draw(seed=self.seed, step=self.step, slots=tuple(self.slots[i] for i in positions))

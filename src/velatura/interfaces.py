@@ -224,15 +224,18 @@ class Batch:
     latents: Tensor | None = None  # [B, C, H, W] scaled
     images: Tensor | None = None  # [B, 3, H, W] in [-1, 1]
     conditioning: Conditioning | None = None
+    companions: Mapping[str, Tensor] = field(default_factory=dict)
+    # by role, [B, C, H, W] float32: reference, control (RGB in [-1, 1]), mask (1 in [0, 1]), depth, normals
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
-        """Move tensors; latents and images stay float32 (they are mixed with noise in float32)."""
+        """Move tensors; latents, images and companions stay float32 (they are mixed with noise in float32)."""
         return replace(
             self,
             weights=self.weights.to(device),
             latents=None if self.latents is None else self.latents.to(device),
             images=None if self.images is None else self.images.to(device),
             conditioning=None if self.conditioning is None else self.conditioning.to(device, dtype),
+            companions={role: tensor.to(device) for role, tensor in self.companions.items()},
         )
 
 

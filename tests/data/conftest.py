@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from velatura.data.captions import Caption
 from velatura.data.items import Item
+from velatura.data.places import FilePlace
 from velatura.data.probe import content_hash
 from velatura.events import Event, Events, Notice
 from velatura.interfaces import Conditioning, ModelInfo, Parts, Prompt, SamplingDefaults
@@ -84,14 +86,16 @@ def make_item(write_image: Callable[..., Path]) -> Callable[..., Item]:
         content = content_hash(path.read_bytes())
         item = Item(
             name=name,
-            path=path,
-            caption=f"about {name}",
+            place=FilePlace(str(path)),
+            caption=Caption(text=f"about {name}", origin="file"),
             width=size[0],
             height=size[1],
             content=content,
             source=0,
         )
-        return replace(item, **changes)
+        known = {field.name for field in fields(Item)}
+        treatment = replace(item.treatment, **{k: v for k, v in changes.items() if k not in known})
+        return replace(item, treatment=treatment, **{k: v for k, v in changes.items() if k in known})
 
     return make
 

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from velatura.data.cache import CachedLatents, CachedText, View, views_of
+from velatura.data.cache import CachedLatents, CachedText
 from velatura.data.cache_place import check_room, default_cache_folder
+from velatura.data.captions import Caption
 from velatura.data.items import Item
+from velatura.data.places import FilePlace
 from velatura.data.plan import Entry
 from velatura.data.shard_writer import ShardWriter
+from velatura.data.views import View, views_of
 from velatura.errors import ModelError, NumericError, StorageError
 from velatura.interfaces import Conditioning, ModelInfo
 
@@ -64,10 +67,17 @@ def test_everything_that_matters_is_in_the_key(
     again = latents_of(tmp_path, info, log)
     assert hit(again, item)
     assert hit(
-        again, replace(item, name="moved", path=Path("elsewhere"), caption="other", weight=2.0, repeats=9)
+        again,
+        replace(
+            item,
+            name="moved",
+            place=FilePlace("elsewhere"),
+            caption=Caption(text="other"),
+            treatment=replace(item.treatment, weight=2.0, repeats=9),
+        ),
     )
     assert not hit(again, make_item("a.png", seed=2)), "other bytes under the same name"
-    assert not hit(again, replace(item, background="black"))
+    assert not hit(again, replace(item, treatment=replace(item.treatment, background="black")))
     assert not hit(again, item, flip=True)
     assert not hit(again, item, bucket=(16, 32))
     other_model = replace(info, fingerprints={**info.fingerprints, "autoencoder": "ae-2"})
@@ -95,7 +105,7 @@ def test_values_come_back_bit_for_bit_with_and_without_memory(
     for limit in (0, 2**30):
         cache = latents_of(tmp_path, info, log, memory_limit=limit)
         for _ in range(2):
-            assert torch.equal(cache.of(item, BUCKET, flip=True), value)
+            assert torch.equal(cache.of(View(item=item, bucket=BUCKET, flip=True)), value)
 
 
 def test_absent_damaged_and_impossible_latents(
@@ -104,7 +114,7 @@ def test_absent_damaged_and_impossible_latents(
     item = make_item("a.png")
     cache = latents_of(tmp_path, info, log)
     with pytest.raises(StorageError, match=r"latents of a.png at 32x16 are missing"):
-        cache.of(item, BUCKET, flip=False)
+        cache.of(View(item=item, bucket=BUCKET, flip=False))
     with pytest.raises(NumericError, match=r"a.png are not finite"):
         store_one(cache, item, float("nan"))
     with pytest.raises(ValueError, match="not"), ShardWriter(cache.store) as writer:
@@ -118,7 +128,7 @@ def test_absent_damaged_and_impossible_latents(
     assert len(fresh.missing([View(item=item, bucket=BUCKET, flip=False)])) == 1
     assert "was damaged (a checksum is wrong)" in log.texts[-1]
     with pytest.raises(StorageError, match="--resume"):
-        latents_of(tmp_path, info, log).of(item, BUCKET, flip=False)
+        latents_of(tmp_path, info, log).of(View(item=item, bucket=BUCKET, flip=False))
 
 
 def test_fp16_overflow_is_told(tmp_path: Path, make_item: Make, info: ModelInfo, log: Any) -> None:

@@ -9,11 +9,12 @@ import torch
 
 from velatura.data.cache import CachedLatents, CachedText
 from velatura.data.fill import fill_latents, fill_text, texts_of
-from velatura.data.images import decode, prepare
+from velatura.data.images import decode, fit, normalise
 from velatura.data.items import Item
 from velatura.data.loader import Loader
 from velatura.data.order import BatchPlan
 from velatura.data.plan import Entry
+from velatura.data.views import View
 from velatura.errors import DataError, ModelError, NumericError, StorageError
 from velatura.events import PhaseFinished, PhaseStarted
 from velatura.interfaces import ModelInfo, Parts
@@ -45,10 +46,11 @@ def test_latents_are_those_of_the_prepared_image(
     assert sorted(family.encoded) == [1, 2, 2, 2, 2]
     cache = open_latents()
     for entry in entries:
-        for flip in (False, True) if entry.item.flip else (False,):
-            image = prepare(decode(entry.item.path), entry.bucket, flip=flip)
+        for flip in (False, True) if entry.item.treatment.flip else (False,):
+            view = View(item=entry.item, bucket=entry.bucket, flip=flip)
+            image = normalise(fit(decode(entry.item.place.read()), view.look))
             expected = torch.nn.functional.avg_pool2d(image, 8)
-            torch.testing.assert_close(cache.of(entry.item, entry.bucket, flip=flip), expected)
+            torch.testing.assert_close(cache.of(view), expected)
     started = [event for event in log.seen if isinstance(event, PhaseStarted)]
     assert [(event.phase, event.total) for event in started] == [("cache latents", 9)]
     assert "encoded 9 images at" in log.texts[-1]
@@ -94,8 +96,8 @@ def test_damaged_entries_are_made_again(
 def test_images_that_fail_are_listed_after_all_others_were_kept(
     entries: list[Entry], family: Any, parts: Parts, open_latents: Any, log: Any
 ) -> None:
-    entries[0].item.path.write_bytes(b"changed")
-    entries[2].item.path.unlink()
+    Path(entries[0].item.place.key).write_bytes(b"changed")
+    Path(entries[2].item.place.key).unlink()
     with pytest.raises(
         DataError, match=r"2 of 9 images could not be encoded:\n(.|\n)*i0.png changed(.|\n)*i2.png can no"
     ):
@@ -167,7 +169,7 @@ def test_training_from_the_caches(
     fill_latents(entries, family, parts, latents, log.events)
     fill_text(texts_of(entries, 0.2), family, parts, text, log.events)
     for entry in entries:
-        entry.item.path.unlink()  # the caches are enough
+        Path(entry.item.place.key).unlink()  # the caches are enough
     plan = BatchPlan(entries, batch_size=2, accumulate=2, seed=1)
     with Loader(plan, seed=1, caption_dropout=0.2, latents=latents, text=text) as loader:
         for step in range(20):

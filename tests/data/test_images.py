@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from velatura.data.images import decode, fit, normalise, prepare
+from velatura.data.images import Look, decode, fit, normalise
 
 Array = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -187,19 +187,19 @@ def test_other_formats_are_never_opened(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.new("RGB", (4, 4)).save(path, "PPM")
     with pytest.raises(OSError):
-        decode(path)
+        decode(path.read_bytes())
 
 
 def test_prepare_covers_and_crops_the_centre() -> None:
     columns = np.repeat(np.arange(128, dtype=np.uint8)[None] * 2, 32, 0)
     image = Image.fromarray(np.stack([columns] * 3, -1))
-    pixels = prepare(image, (32, 32))
+    pixels = normalise(fit(image, Look(bucket=(32, 32))))
     assert pixels.shape == (3, 32, 32)
     assert pixels.dtype == torch.float32
     np.testing.assert_allclose(
         pixels[0, 0].numpy(), (columns[0, 48:80] / 127.5) - 1, atol=1e-6
     )  # no scaling: exact
-    mirrored = prepare(image, (32, 32), flip=True)
+    mirrored = normalise(fit(image, Look(bucket=(32, 32), flip=True)))
     torch.testing.assert_close(mirrored, pixels.flip(-1))
 
 
@@ -207,7 +207,7 @@ def test_scaling_keeps_the_aspect_ratio() -> None:
     """A circle in 300 x 200 is a circle in 97 x 64: both diameters are scaled by 0.325."""
     y, x = np.mgrid[0:200, 0:300]
     disc = (((x - 149.5) ** 2 + (y - 99.5) ** 2) < 80**2).astype(np.uint8) * 255
-    pixels = fit(Image.fromarray(np.stack([disc] * 3, -1)), (97, 64))
+    pixels = fit(Image.fromarray(np.stack([disc] * 3, -1)), Look(bucket=(97, 64)))
     across = (pixels[0, 32].float() / 255).sum().item()
     down = (pixels[0, :, 48].float() / 255).sum().item()
     assert across == pytest.approx(160 * 97 / 300, abs=1.0)
@@ -215,7 +215,7 @@ def test_scaling_keeps_the_aspect_ratio() -> None:
 
 
 def test_enlarging() -> None:
-    assert fit(Image.new("RGB", (10, 7), (9, 9, 9)), (64, 48)).unique().tolist() == [9]
+    assert fit(Image.new("RGB", (10, 7), (9, 9, 9)), Look(bucket=(64, 48))).unique().tolist() == [9]
 
 
 def test_normalise_reaches_both_ends() -> None:

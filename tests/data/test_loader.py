@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from velatura.data.images import decode, prepare
+from velatura.data.images import Look, decode, fit, normalise
 from velatura.data.items import Item
 from velatura.data.loader import Loader
 from velatura.data.order import BatchPlan, OrderedPlan
 from velatura.data.plan import Entry
+from velatura.data.views import View
 from velatura.errors import DataError
 from velatura.interfaces import Batch, Conditioning
 
@@ -21,8 +22,8 @@ Make = Callable[..., Item]
 class Recorded:
     """Latents that say what was asked for; conditioning by the length of the text."""
 
-    def of(self, item: Item, bucket: tuple[int, int], *, flip: bool) -> torch.Tensor:
-        return torch.full((1, 1, 1), float(flip), dtype=torch.float16)
+    def of(self, view: View) -> torch.Tensor:
+        return torch.full((1, 1, 1), float(view.flip), dtype=torch.float16)
 
 
 class Lengths:
@@ -53,10 +54,10 @@ def test_images_are_what_prepare_makes(entries: list[Entry]) -> None:
         assert batch.images is not None
         for name, image in zip(batch.names, batch.images, strict=True):
             item = next(entry.item for entry in entries if entry.item.name == name)
-            shown = decode(item.path)
-            either = [prepare(shown, (32, 48)), prepare(shown, (32, 48), flip=True)]
+            shown = decode(item.place.read())
+            either = [normalise(fit(shown, Look(bucket=(32, 48), flip=flip))) for flip in (False, True)]
             assert any(torch.allclose(image, expected, atol=1e-6) for expected in either)
-            assert batch.weights[batch.names.index(name)] == item.weight
+            assert batch.weights[batch.names.index(name)] == item.treatment.weight
     assert batches[0].conditioning is None
     assert batches[0].latents is None
 
@@ -110,9 +111,9 @@ def test_memory_is_used_up_to_the_limit(entries: list[Entry], monkeypatch: Any) 
 
     original = module.load_pixels
 
-    def counting(item: Item, bucket: tuple[int, int]) -> torch.Tensor:
-        decoded.append(item.name)
-        return original(item, bucket)
+    def counting(view: View) -> torch.Tensor:
+        decoded.append(view.item.name)
+        return original(view)
 
     monkeypatch.setattr(module, "load_pixels", counting)
     size = 3 * 32 * 48

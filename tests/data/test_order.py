@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from velatura.data.captions import Caption
 from velatura.data.items import Item
 from velatura.data.order import BatchPlan, OrderedPlan
+from velatura.data.places import FilePlace
 from velatura.data.plan import Entry
 
 
@@ -21,7 +22,13 @@ def entries(*counts: int) -> list[Entry]:
     for i, count in enumerate(counts):
         for j in range(count):
             item = Item(
-                name=f"{i}-{j}", path=Path(), caption="", width=1, height=1, content=f"{i}-{j}", source=0
+                name=f"{i}-{j}",
+                place=FilePlace(""),
+                caption=Caption(),
+                width=1,
+                height=1,
+                content=f"{i}-{j}",
+                source=0,
             )
             made.append(Entry(item=item, bucket=(64 + i, 64)))
     return made

@@ -1,19 +1,30 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from velatura.data.items import Item
+from velatura.data.captions import Caption
+from velatura.data.items import Item, Treatment
+from velatura.data.places import FilePlace
 from velatura.data.plan import lay_out
 from velatura.errors import DataError, RecipeError
-from velatura.recipe.data.folder import FolderData
+from velatura.recipe.data.sources.folder import FolderData
 
 
 def item(name: str, width: int, height: int, **changes: Any) -> Item:
-    whole = Item(name=name, path=Path(name), caption="", width=width, height=height, content=name, source=0)
+    repeats = changes.pop("repeats", 1)
+    whole = Item(
+        name=name,
+        place=FilePlace(name),
+        caption=Caption(),
+        width=width,
+        height=height,
+        content=name,
+        source=0,
+        treatment=Treatment(repeats=repeats),
+    )
     return replace(whole, **changes)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from velatura.data import sources
+from velatura.data import scan as module
 from velatura.data.items import Scan
-from velatura.recipe.data.folder import FolderData
+from velatura.recipe.data.sources.folder import FolderData
 
 Write = Callable[..., Path]
 
@@ -20,20 +20,20 @@ Write = Callable[..., Path]
 def rescan(tmp_path: Path, write_image: Write, log: Any, monkeypatch: Any) -> Callable[..., tuple[Scan, int]]:
     """Scan with a memory; also tells how many images were looked at."""
     looked: list[bool] = []
-    original = sources.probe
+    original = module.probe
 
-    def counting(data: bytes, *, thorough: bool) -> Any:
+    def counting(data: bytes, *, thorough: bool, **options: Any) -> Any:
         looked.append(thorough)
-        return original(data, thorough=thorough)
+        return original(data, thorough=thorough, **options)
 
-    monkeypatch.setattr(sources, "probe", counting)
+    monkeypatch.setattr(module, "probe", counting)
     monkeypatch.setattr("velatura.data.remembered._TRUSTED_AFTER", -(10**18))  # files may be brand new
     for i in range(3):
         write_image(f"set/{i}.png", (40 + i, 30), seed=i, caption=f"number {i}")
 
     def run(thorough: bool = True) -> tuple[Scan, int]:
         looked.clear()
-        found = sources.scan(
+        found = module.scan(
             [FolderData(folder="set", max_bad=0.5)],
             tmp_path,
             log.events,
@@ -61,7 +61,7 @@ def test_what_changed_is_read_again(rescan: Any, tmp_path: Path, write_image: Wr
     (tmp_path / "set/2.png").unlink()
     found, looked = rescan()
     assert looked == 2
-    assert [item.caption for item in found.items] == ["another", "number 1", "new"]
+    assert [item.caption.text for item in found.items] == ["another", "number 1", "new"]
     assert rescan()[1] == 0
 
 
@@ -99,7 +99,7 @@ def test_files_that_just_changed_are_not_trusted(rescan: Any, monkeypatch: Any) 
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b'{"format": 1, "files": {"0.png": [1]}}', b'{"format": 9, "files": {}}']
+    "content", [b"", b"[]", b'{"format": 2, "files": {"0.png": [1]}}', b'{"format": 9, "files": {}}']
 )
 def test_a_damaged_memory_is_no_memory(rescan: Any, tmp_path: Path, content: bytes) -> None:
     rescan()

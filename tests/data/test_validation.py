@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from velatura.data.items import Item
+from velatura.data.captions import Caption
+from velatura.data.items import Item, Treatment
+from velatura.data.places import FilePlace
 from velatura.data.validation import split
 from velatura.errors import DataError
 
@@ -15,14 +15,13 @@ def items(contents: list[int]) -> list[Item]:
     return [
         Item(
             name=f"{i}",
-            path=Path(),
-            caption="",
+            place=FilePlace(""),
+            caption=Caption(),
             width=1,
             height=1,
             content=f"{content}",
             source=0,
-            repeats=4,
-            flip=0.5,
+            treatment=Treatment(repeats=4, flip=0.5),
         )
         for i, content in enumerate(contents)
     ]
@@ -42,7 +41,7 @@ def test_nothing_is_on_both_sides(contents: list[int], share: float, seed: int) 
     different = len(set(contents))
     expected = min(max(round(share * different), 1), different - 1)
     assert len({item.content for item in held_out}) == expected
-    assert all(item.repeats == 1 and item.flip == 0 for item in held_out)
+    assert all(item.treatment.repeats == 1 and item.treatment.flip == 0 for item in held_out)
 
 
 def test_independent_of_order_and_names() -> None:

@@ -1,6 +1,6 @@
 """Latents and text embeddings on disk, addressed by everything that they depend on.
 
-A key is a hash of the image's bytes, its bucket, flip and background, the way it is scaled, the autoencoder's
+A key is a hash of the image's bytes, its bucket, flip, crop and background, the way it is scaled, the autoencoder's
 fingerprint and both dtypes; or of the text, the encoders' and tokenizers' fingerprints, and the dtype. So a
 changed image, caption, resolution or model can never meet an old entry.
 """
@@ -8,7 +8,6 @@ changed image, caption, resolution or model can never meet an old entry.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,36 +17,15 @@ from velatura.data.blocks import Group
 from velatura.data.buckets import Bucket
 from velatura.data.cache_place import digest, fingerprint
 from velatura.data.images import TRANSFORM
-from velatura.data.items import Item
 from velatura.data.memory import Kept
-from velatura.data.plan import Entry
 from velatura.data.shard_writer import ShardWriter
 from velatura.data.shards import ShardStore
+from velatura.data.views import View
 from velatura.errors import NumericError, StorageError
 from velatura.events import Events
 from velatura.interfaces import Conditioning, ModelInfo
 
 _MEMORY = 2 * 2**30
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class View:
-    """An item as the autoencoder sees it."""
-
-    item: Item
-    bucket: Bucket
-    flip: bool
-
-
-def views_of(entries: Iterable[Entry]) -> list[View]:
-    """Every view that training may ask for, once, grouped by bucket; both sides where flips may happen."""
-    found: dict[tuple[Bucket, str, str, bool], View] = {}
-    for entry in entries:
-        item = entry.item
-        for flip in (False,) if item.flip <= 0 else (True,) if item.flip >= 1 else (False, True):
-            key = (entry.bucket, item.content, item.background, flip)
-            found.setdefault(key, View(item=item, bucket=entry.bucket, flip=flip))
-    return sorted(found.values(), key=lambda view: view.bucket)
 
 
 class CachedLatents:
@@ -84,7 +62,7 @@ class CachedLatents:
 
     def missing(self, views: Sequence[View]) -> list[View]:
         """The views that must be encoded. Entries that fit in memory are read, checked and kept meanwhile."""
-        keys = {self._key(view.item, view.bucket, view.flip): view for view in views}
+        keys = {self._key(view): view for view in views}
         self._preload([key for key in keys if self._kept.get(key) is None])
         return [view for key, view in keys.items() if key not in self.store]
 
@@ -100,29 +78,29 @@ class CachedLatents:
                 f"the autoencoder's latents of {view.item.name} are not finite in {self.stored}. "
                 "fp16 overflows in many autoencoders: use bf16 or fp32."
             )
-        key = self._key(view.item, view.bucket, view.flip)
+        key = self._key(view)
         writer.put(key, {"latents": stored})
         self._kept.offer(key, stored, stored.nbytes)
 
-    def of(self, item: Item, bucket: Bucket, *, flip: bool) -> Tensor:
+    def of(self, view: View) -> Tensor:
         """Latents `[C, H, W]` in the stored dtype. Raises StorageError when they are not there or damaged."""
-        key = self._key(item, bucket, flip)
+        key = self._key(view)
         kept = self._kept.get(key)
         if kept is None:
-            kept = self._read(key, item, bucket)
+            kept = self._read(key, view)
         return kept
 
-    def _key(self, item: Item, bucket: Bucket, flip: bool) -> str:
-        return digest(self._identity, item.content, bucket, flip, item.background)
+    def _key(self, view: View) -> str:
+        return digest(self._identity, *view.key)
 
-    def _read(self, key: str, item: Item, bucket: Bucket) -> Tensor:
+    def _read(self, key: str, view: View) -> Tensor:
         for _, group in self.store.read([key]):
             latents = group["latents"]
-            if tuple(latents.shape) == self.shape(bucket):
+            if tuple(latents.shape) == self.shape(view.bucket):
                 self._kept.offer(key, latents, latents.nbytes)
                 return latents
         raise StorageError(
-            f"the cached latents of {item.name} at {bucket[0]}x{bucket[1]} are missing or damaged. "
+            f"the cached latents of {view.item.name} at {view.bucket[0]}x{view.bucket[1]} are missing or damaged. "
             "Start again with --resume: they are made anew."
         )
 

@@ -1,69 +1,49 @@
-"""Captions: read from files, made complete with the trigger word, dropped at random in training."""
+"""Captions as they are written down: read from files and names, before anything is done to them."""
 
 from __future__ import annotations
 
 import codecs
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Literal
 
-from velatura.draws import Draw
-from velatura.interfaces import Prompt
-
-Origin = Literal["file", "guessed", "recipe", "name", "none"]
+Origin = Literal["file", "guessed", "table", "recipe", "name", "none"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Caption:
-    """A caption without trigger word; "guessed" is a file that is not UTF-8, read as Western European."""
+    """A caption as it is written down; "guessed" is a file that is not UTF-8, read as Western European."""
 
-    text: str
-    origin: Origin
+    text: str = ""  # lines are kept: they may be alternatives
+    origin: Origin = "none"
+    tags: tuple[tuple[str, float], ...] = ()  # with weights, after the text; for sources that know them apart
+    max_length: int | None = None  # characters, where the item itself limits them
 
 
-def read_caption(path: Path) -> Caption:
-    """Read a caption file as one line: UTF-8, UTF-16 with its mark, else Windows-1252 or Latin-1.
-
-    All lines belong to the caption; they and all runs of white space are joined by one space. Raises OSError.
-    """
-    data = path.read_bytes()
+def decode_text(data: bytes) -> tuple[str, Origin]:
+    """The text of a file, and whether its encoding was guessed: UTF-8, UTF-16 with its mark, else Western."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return Caption(text=_one_line(data.decode("utf-16", errors="replace")), origin="file")
+        return data.decode("utf-16", errors="replace"), "file"
     try:
-        return Caption(text=_one_line(data.decode("utf-8-sig")), origin="file")
+        return data.decode("utf-8-sig"), "file"
     except UnicodeDecodeError:
-        return Caption(text=_one_line(_western(data)), origin="guessed")
+        return _western(data), "guessed"
 
 
-def caption_from_name(name: str) -> str:
+def read_caption(data: bytes) -> Caption:
+    """A caption file: its lines, each with single spaces, empty ones left out."""
+    text, origin = decode_text(data)
+    return Caption(text=tidy(text), origin=origin)
+
+
+def caption_from_name(name: str) -> Caption:
     """A file's name as a caption: no extension, underscores as spaces."""
-    return _one_line(PurePath(name).stem.replace("_", " "))
+    return Caption(text=tidy(PurePath(name).stem.replace("_", " ")), origin="name")
 
 
-def with_trigger(trigger: str | None, caption: str) -> str:
-    """`trigger, caption`; a caption that begins with the trigger word stays as it is."""
-    if not trigger or caption == trigger:
-        return caption or (trigger or "")
-    if caption.startswith(trigger) and not caption[len(trigger)].isalnum():
-        return caption
-    return f"{trigger}, {caption}" if caption else trigger
-
-
-def dropped(draw: Draw, caption_dropout: float) -> list[bool]:
-    """Per slot of `draw`: is the caption replaced by the empty one in this step?"""
-    if caption_dropout <= 0:
-        return [False] * len(draw.slots)
-    return [value < caption_dropout for value in draw.uniform("caption dropout").tolist()]
-
-
-def prompts_for(captions: list[str], draw: Draw, caption_dropout: float) -> tuple[Prompt, ...]:
-    """The prompts of a batch, one per slot of `draw`."""
-    drops = dropped(draw, caption_dropout)
-    return tuple(Prompt(text="" if drop else text) for text, drop in zip(captions, drops, strict=True))
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+def tidy(text: str) -> str:
+    """Lines with single spaces, empty ones left out."""
+    return "\n".join(line for line in (" ".join(line.split()) for line in text.splitlines()) if line)
 
 
 def _western(data: bytes) -> str:

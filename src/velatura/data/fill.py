@@ -11,13 +11,15 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from velatura.data.cache import CachedLatents, CachedText, View, views_of
+from velatura.data.cache import CachedLatents, CachedText
 from velatura.data.cache_place import check_room
 from velatura.data.decoded import load_pixels
 from velatura.data.images import normalise
 from velatura.data.plan import Entry
 from velatura.data.progress import Phase, phase
 from velatura.data.shard_writer import ShardWriter
+from velatura.data.views import View, views_of
+from velatura.data.wording import drops, possible_texts
 from velatura.errors import DataError, ModelError
 from velatura.events import Events
 from velatura.interfaces import Conditioning, Family, PartName, Parts, Prompt
@@ -36,8 +38,16 @@ class Filled:
 
 def texts_of(entries: Iterable[Entry], caption_dropout: float, others: Iterable[str] = ()) -> list[str]:
     """Every text that training may ask for, once: captions, the empty one if some are dropped, `others`."""
-    empty = [""] if caption_dropout > 0 else []
-    return list(dict.fromkeys([*(entry.item.caption for entry in entries), *empty, *others]))
+    items = {id(entry.item): entry.item for entry in entries}.values()
+    texts = (text for item in items for text in possible_texts(item.caption, item.treatment.wording) or ())
+    empty = [""] if any(drops(item.treatment.wording, caption_dropout) for item in items) else []
+    return list(dict.fromkeys([*texts, *empty, *others]))
+
+
+def texts_are_listed(entries: Iterable[Entry]) -> bool:
+    """Whether all texts that training may ask for can be encoded ahead."""
+    items = {id(entry.item): entry.item for entry in entries}.values()
+    return all(possible_texts(item.caption, item.treatment.wording) is not None for item in items)
 
 
 def fill_latents(
@@ -135,7 +145,7 @@ def _decoded(
     try:
         for position, chunk in enumerate(chunks):
             while len(ahead) < 3 and position + len(ahead) < len(chunks):
-                ahead.append([pool.submit(_pixels, view) for view in chunks[position + len(ahead)]])
+                ahead.append([pool.submit(load_pixels, view) for view in chunks[position + len(ahead)]])
             good, pixels = [], []
             for view, future in zip(chunk, ahead.pop(0), strict=True):
                 try:
@@ -148,11 +158,6 @@ def _decoded(
                 yield good, torch.stack(pixels)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _pixels(view: View) -> Tensor:
-    pixels = load_pixels(view.item, view.bucket)
-    return pixels.flip(-1) if view.flip else pixels
 
 
 def _device(parts: Parts, part: PartName) -> torch.device:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 import warnings
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image, ImageCms, ImageOps, features
 from torch import Tensor
 
-from velatura.data.items import Background
+from velatura.data.items import Background, Filter
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"})
 _OPTIONAL = tuple(name for name in ("WEBP", "AVIF") if features.check(name.lower()))
@@ -46,17 +46,14 @@ def orientation(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
-def decode(
-    source: Path | bytes, background: Background = "white", *, at_least: int | None = None
-) -> Image.Image:
-    """Decode a file (or its bytes) to an upright RGB image in sRGB; of an animation, the first frame.
+def decode(data: bytes, background: Background = "white", *, at_least: int | None = None) -> Image.Image:
+    """Decode a file's bytes to an upright RGB image in sRGB; of an animation, the first frame.
 
     Transparency shows `background`; CMYK and colour profiles are converted; 16-bit grey is scaled to 8 bits.
     `at_least` lets JPEGs be decoded at a half, a quarter or an eighth of their size, as long as both edges
     keep that many pixels: several times faster for camera photos. Raises what Pillow raises on a damaged
     file.
     """
-    data = source.read_bytes() if isinstance(source, Path) else source
     image = open_image(data)
     if at_least is not None:
         image.draft(None, (at_least, at_least))
@@ -74,36 +71,83 @@ def decode(
     return canvas
 
 
-def fit(image: Image.Image, bucket: tuple[int, int], *, flip: bool = False) -> Tensor:
-    """Scale an RGB image to cover `bucket` (width, height), cut out the centre; uint8 `[3, H, W]`.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """How one use of an image is cut out of it; its mask and other companions are cut the same way."""
+
+    bucket: tuple[int, int]  # width, height
+    flip: bool = False
+    at: tuple[float, float] = (
+        0.5,
+        0.5,
+    )  # where the excess is cut: 0 keeps the left or upper end, 1 the other
+    resize: Filter = "auto"
+
+    def box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The part of an image of this size that is shown: left, top, right, bottom, fractions of pixels."""
+        scale = max(self.bucket[0] / width, self.bucket[1] / height)
+        shown = min(self.bucket[0] / scale, width), min(self.bucket[1] / scale, height)
+        left, top = (width - shown[0]) * self.at[0], (height - shown[1]) * self.at[1]
+        return left, top, min(left + shown[0], width), min(top + shown[1], height)
+
+
+def fit(image: Image.Image, look: Look) -> Tensor:
+    """Scale an RGB or L image to cover the look's bucket and cut out its part; uint8 `[C, H, W]`.
 
     Scaling and cropping are one step with fractional borders, so the aspect ratio is kept exactly.
     """
-    width, height = bucket
-    scale = max(width / image.width, height / image.height)
-    left, top = (image.width - width / scale) / 2, (image.height - height / scale) / 2
-    box = (
-        max(left, 0.0),
-        max(top, 0.0),
-        min(image.width - left, image.width),
-        min(image.height - top, image.height),
-    )
-    if image.size != bucket:
-        kernel = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS
-        image = image.resize(bucket, kernel, box=box)
-    if flip:
+    if image.size != look.bucket:
+        box = look.box(*image.size)
+        shrinks = box[2] - box[0] >= look.bucket[0]
+        image = image.resize(look.bucket, _filter(look.resize, shrinks), box=box)
+    if look.flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    array = np.array(image)
+    return torch.from_numpy((array[None] if array.ndim == 2 else array.transpose(2, 0, 1)).copy())
+
+
+def fit_map(values: Tensor, look: Look) -> Tensor:
+    """Cut a map of numbers `[C, H, W]` as `fit` cuts its image, by the nearest value: numbers are never mixed."""
+    height, width = values.shape[1:]
+    left, top, right, bottom = look.box(width, height)
+    columns = (left + (torch.arange(look.bucket[0]) + 0.5) * (right - left) / look.bucket[0]).long()
+    rows = (top + (torch.arange(look.bucket[1]) + 0.5) * (bottom - top) / look.bucket[1]).long()
+    cut = values[:, rows.clamp(max=height - 1)][:, :, columns.clamp(max=width - 1)]
+    return cut.flip(-1) if look.flip else cut
+
+
+def alpha_of(data: bytes) -> Image.Image | None:
+    """The transparency of an image, upright, as mode L; None when it has none. Raises what Pillow raises."""
+    image = open_image(data)
+    image.load()
+    if orientation(image) != 1:
+        image = ImageOps.exif_transpose(image)
+    return image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+
+
+def recoloured(pixels: Tensor, hue: float, gamma: float) -> Tensor:
+    """uint8 `[3, H, W]` with its hue turned by a share of the circle and its values raised to 1 / gamma."""
+    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    if hue:
+        bands = np.array(image.convert("HSV"))
+        bands[..., 0] = (bands[..., 0].astype(np.int16) + round(hue * 256)) % 256
+        image = Image.fromarray(bands, "HSV").convert("RGB")
+    if gamma != 1:
+        table = (255 * (np.arange(256) / 255) ** (1 / gamma)).round().astype(np.uint8)
+        return torch.from_numpy(table[np.array(image)].transpose(2, 0, 1).copy())
     return torch.from_numpy(np.array(image).transpose(2, 0, 1).copy())
+
+
+def _filter(name: Filter, shrinks: bool) -> Image.Resampling:
+    """Pillow's filters take the mean over what they shrink, so its box filter is what others call area."""
+    if name == "auto":
+        return Image.Resampling.LANCZOS if shrinks else Image.Resampling.BICUBIC
+    return Image.Resampling["BOX" if name == "area" else name.upper()]
 
 
 def normalise(pixels: Tensor) -> Tensor:
     """uint8 0..255 -> float32 in [-1, 1], same shape."""
     return pixels.to(torch.float32).div_(127.5).sub_(1)
-
-
-def prepare(image: Image.Image, bucket: tuple[int, int], *, flip: bool = False) -> Tensor:
-    """An RGB image as the autoencoder wants it: float32 `[3, H, W]` in [-1, 1], of the bucket's size."""
-    return normalise(fit(image, bucket, flip=flip))
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -2,31 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
+from velatura.data.captions import Caption
+from velatura.data.places import Place
+from velatura.data.wording import Wording
 from velatura.errors import DataError
+from velatura.recipe.data.items import SourceData
 
 Background = Literal["white", "black", "grey"]
+Filter = Literal["auto", "area", "box", "bilinear", "bicubic", "lanczos", "nearest"]
+Role = Literal["reference", "control", "mask", "depth", "normals"]
+ROLES: tuple[Role, ...] = ("reference", "control", "mask", "depth", "normals")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Treatment:
+    """What is done to an item at each use. The items of a source share one, unless a file of theirs says otherwise."""
+
+    repeats: float = 1  # uses per epoch
+    weight: float = 1.0  # of the loss
+    regularisation: bool = False  # used as often as all that is not, together
+    rating: float = 1.0  # of a rated dataset: how likely it is still used late in training
+    group: str = ""  # items of one group share batches with each other only
+    flip: float = 0.0  # probability of a horizontal flip
+    background: Background = "white"  # what shows through transparency
+    alpha_mask: bool = False  # transparency is the loss mask
+    resize: Filter = "auto"
+    random_crop: bool = False
+    crops: int = 4  # random crops that a cache holds
+    colour: float = 0.0  # probability of a small change of hue or gamma
+    wording: Wording = field(default_factory=Wording)
+
+    @classmethod
+    def of(cls, section: SourceData) -> Treatment:
+        """What a `[[data]]` table says."""
+        return cls(
+            repeats=section.repeats,
+            weight=section.weight,
+            regularisation=section.regularisation,
+            flip=section.flip,
+            background=section.background,
+            alpha_mask=section.alpha == "mask",
+            resize=section.resize,
+            random_crop=section.crop == "random",
+            crops=section.crops,
+            colour=section.colour,
+            wording=Wording.of(section),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Companion:
+    """An image that belongs to an item: a mask, a depth map, the image before an edit."""
+
+    place: Place
+    content: str  # blake2b of its bytes, 32 hex digits
+    width: int  # pixels, as displayed
+    height: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """One image with its caption."""
+    """One image with its caption and its companions."""
 
     name: str  # path as the recipe's author would write it, for messages
-    path: Path
-    caption: str  # complete, the trigger word included
+    place: Place
+    caption: Caption
     width: int  # pixels, as displayed (after EXIF rotation)
     height: int
     content: str  # blake2b of the file's bytes, 32 hex digits
-    source: int  # index of the `[[data]]` table
-    weight: float = 1.0  # of the loss
-    repeats: int = 1  # uses per epoch
-    flip: float = 0.0  # probability of a horizontal flip
-    background: Background = "white"  # what shows through transparency
+    source: int  # index of the expanded `[[data]]` table
+    treatment: Treatment = field(default_factory=Treatment)
+    companions: Mapping[Role, Companion] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +84,6 @@ class Quarantined:
     """A file that looked like an image and cannot be used."""
 
     name: str
-    path: Path
     reason: str
 
     def __str__(self) -> str:
@@ -45,28 +94,20 @@ class Quarantined:
 class Scan:
     """All items in order of source and name, the files left aside, and what was remarked on the way."""
 
+    sections: tuple[SourceData, ...]  # tables that stand for several were expanded
     items: tuple[Item, ...]
     quarantined: tuple[Quarantined, ...] = ()
     notices: tuple[str, ...] = ()
 
-    @staticmethod
-    def join(scans: Sequence[Scan]) -> Scan:
-        """Several sources as one."""
-        return Scan(
-            items=tuple(item for scan in scans for item in scan.items),
-            quarantined=tuple(bad for scan in scans for bad in scan.quarantined),
-            notices=tuple(notice for scan in scans for notice in scan.notices),
-        )
 
-
-def check_bad_share(folder: str, bad: Sequence[Quarantined], total: int, max_bad: float) -> None:
+def check_bad_share(source: str, bad: Sequence[Quarantined], total: int, max_bad: float) -> None:
     """Raise DataError when more than `max_bad` (a share) of `total` images cannot be used, or all of them."""
     if not bad or (len(bad) < total and len(bad) <= max_bad * total):
         return
     shown = "\n".join(f"  {entry}" for entry in bad[:10])
     more = f"\n  … and {len(bad) - 10} more" if len(bad) > 10 else ""
     raise DataError(
-        f"{len(bad)} of {total} images in '{folder}' cannot be used; max_bad allows {max_bad:.0%}.\n"
+        f"{len(bad)} of {total} images in '{source}' cannot be used; max_bad allows {max_bad:.0%}.\n"
         f"{shown}{more}\nRepair or remove them, or raise max_bad for this [[data]] table."
     )
 

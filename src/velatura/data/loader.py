@@ -6,18 +6,19 @@ import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from velatura.data.buckets import Bucket
-from velatura.data.captions import prompts_for
-from velatura.data.decoded import DecodedImages
-from velatura.data.images import normalise
-from velatura.data.items import Item
+from velatura.data.decoded import DecodedImages, stack_companions
+from velatura.data.images import normalise, recoloured
+from velatura.data.items import Role
 from velatura.data.order import Placed, Plan
+from velatura.data.views import View, drawn_views
+from velatura.data.wording import drawn_texts
 from velatura.draws import Draw
 from velatura.interfaces import Batch, Conditioning, Prompt
 
@@ -25,8 +26,8 @@ from velatura.interfaces import Batch, Conditioning, Prompt
 class Latents(Protocol):
     """Where latents come from: `velatura.data.cache.CachedLatents`."""
 
-    def of(self, item: Item, bucket: Bucket, *, flip: bool) -> Tensor:
-        """Latents `[C, H, W]` of one item."""
+    def of(self, view: View) -> Tensor:
+        """Latents `[C, H, W]` of one view."""
         ...
 
 
@@ -102,52 +103,76 @@ class Loader:
     def _make(self, step: int) -> list[Batch]:
         with self._lock:
             micro_batches = self._plan.micro_batches(step)
-        decoding = [self._decode(placed) for placed in micro_batches]
-        return [
-            self._batch(step, placed, images) for placed, images in zip(micro_batches, decoding, strict=True)
-        ]
+        uses = [self._use(step, placed) for placed in micro_batches]
+        return [self._batch(use) for use in uses]
 
-    def _decode(self, placed: Sequence[Placed]) -> list[Future[Tensor]] | None:
-        if self._latents is not None:
-            return None
-        return [self._decoders.submit(self._images.of, at.entry.item, at.entry.bucket) for at in placed]
-
-    def _batch(self, step: int, placed: Sequence[Placed], decoding: Sequence[Future[Tensor]] | None) -> Batch:
-        items = [at.entry.item for at in placed]
+    def _use(self, step: int, placed: Sequence[Placed]) -> _Use:
+        """What a micro-batch shows; its files begin to be read."""
+        entries = [at.entry for at in placed]
         draw = Draw.of(self._seed, step=step, slots=[at.slot for at in placed])
-        flips = _flips(items, draw)
-        prompts = prompts_for([item.caption for item in items], draw, self._caption_dropout)
-        return Batch(
-            names=tuple(item.name for item in items),
-            prompts=prompts,
-            weights=torch.tensor([item.weight for item in items], dtype=torch.float32),
-            slots=draw.slots,
-            latents=None if decoding is not None else self._stack_latents(placed, flips),
-            images=None if decoding is None else _stack_images(decoding, flips),
-            conditioning=self._conditioning(prompts),
+        views = drawn_views(entries, draw, cached=self._latents is not None)
+        captions = [(at.entry.item.caption, at.entry.item.treatment.wording, at.epoch) for at in placed]
+        texts = drawn_texts(captions, draw, dropout=self._caption_dropout, cached=self._text is not None)
+        submit = self._decoders.submit
+        pixels = None if self._latents is not None else [submit(self._images.of, view) for view in views]
+        return _Use(
+            views=views,
+            texts=texts,
+            draw=draw,
+            pixels=pixels,
+            companions=[submit(self._images.companions_of, view) for view in views],
         )
 
-    def _stack_latents(self, placed: Sequence[Placed], flips: Sequence[bool]) -> Tensor:
-        assert self._latents is not None
-        chosen = zip(placed, flips, strict=True)
-        return torch.stack(
-            [self._latents.of(at.entry.item, at.entry.bucket, flip=flip) for at, flip in chosen]
-        ).float()
-
-    def _conditioning(self, prompts: Sequence[Prompt]) -> Conditioning | None:
-        if self._text is None:
-            return None
-        return Conditioning.join([self._text.of(prompt.text) for prompt in prompts])
-
-
-def _flips(items: Sequence[Item], draw: Draw) -> list[bool]:
-    """Which items of the batch are mirrored in this step."""
-    if not any(item.flip for item in items):
-        return [False] * len(items)
-    return [value < item.flip for item, value in zip(items, draw.uniform("flip").tolist(), strict=True)]
+    def _batch(self, use: _Use) -> Batch:
+        items = [view.item for view in use.views]
+        companions = [future.result() for future in use.companions]
+        return Batch(
+            names=tuple(item.name for item in items),
+            prompts=tuple(Prompt(text=text) for text in use.texts),
+            weights=torch.tensor([item.treatment.weight for item in items], dtype=torch.float32),
+            slots=use.draw.slots,
+            latents=None if self._latents is None else _stack_latents(self._latents, use.views),
+            images=None if use.pixels is None else _stack_images(use),
+            conditioning=None if self._text is None else _conditioning(self._text, use.texts),
+            companions=stack_companions(companions),
+        )
 
 
-def _stack_images(decoding: Sequence[Future[Tensor]], flips: Sequence[bool]) -> Tensor:
-    """`[B, 3, H, W]` in [-1, 1]."""
-    pixels = [future.result() for future in decoding]
-    return normalise(torch.stack([p.flip(-1) if flip else p for p, flip in zip(pixels, flips, strict=True)]))
+@dataclass(frozen=True, kw_only=True)
+class _Use:
+    """A micro-batch on its way: what was drawn, and the files that are being read."""
+
+    views: Sequence[View]
+    texts: Sequence[str]
+    draw: Draw
+    pixels: Sequence[Future[Tensor]] | None
+    companions: Sequence[Future[dict[Role, Tensor]]]
+
+
+def _stack_latents(latents: Latents, views: Sequence[View]) -> Tensor:
+    return torch.stack([latents.of(view) for view in views]).float()
+
+
+def _conditioning(text: Texts, texts: Sequence[str]) -> Conditioning:
+    return Conditioning.join([text.of(one) for one in texts])
+
+
+def _stack_images(use: _Use) -> Tensor:
+    """`[B, 3, H, W]` in [-1, 1], some with other colours."""
+    assert use.pixels is not None
+    pixels = [future.result() for future in use.pixels]
+    chances = [view.item.treatment.colour for view in use.views]
+    if any(chances):
+        drawn = use.draw.uniform("colour", (3,)).tolist()
+        pixels = [
+            _recoloured(one, turn, amount) if chance > happens else one
+            for one, chance, (happens, turn, amount) in zip(pixels, chances, drawn, strict=True)
+        ]
+    return normalise(torch.stack(pixels))
+
+
+def _recoloured(pixels: Tensor, which: float, amount: float) -> Tensor:
+    """A turned hue (by up to 16 degrees) or another gamma (0.95 to 1.05), as sd-scripts' colour augmentation."""
+    if which < 0.5:
+        return recoloured(pixels, hue=(2 * amount - 1) * 16 / 360, gamma=1)
+    return recoloured(pixels, hue=0, gamma=0.95 + 0.1 * amount)

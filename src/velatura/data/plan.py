@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from velatura.data.buckets import Bucket, assign, crop_loss, default_step, enlarges, make_buckets
 from velatura.data.items import Item, some
 from velatura.errors import DataError, RecipeError
 from velatura.events import Events
-from velatura.recipe.data.folder import FolderData
+from velatura.recipe.data.items import SourceData
 
 _CROPPED = 1 / 3  # share of an image's area whose loss is remarked
 
@@ -21,6 +21,14 @@ class Entry:
     item: Item
     bucket: Bucket
     repeat: int = 0
+    share: float = 1.0  # below 1: used in this share of the epochs only
+    batch_size: int | None = None  # where the source has its own
+
+    @property
+    def lane(self) -> tuple[Bucket, int | None, str, tuple[str, ...]]:
+        """What the entries of a batch must have in common."""
+        roles = tuple(sorted(self.item.companions))
+        return self.bucket, self.batch_size, self.item.treatment.group, roles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +41,7 @@ class Layout:
 
 
 def lay_out(
-    items: Sequence[Item], sections: Sequence[FolderData], *, size_step: int, events: Events
+    items: Sequence[Item], sections: Sequence[SourceData], *, size_step: int, events: Events
 ) -> Layout:
     """Put every item in the nearest bucket of each of its source's resolutions, `repeats` times.
 
@@ -45,12 +53,15 @@ def lay_out(
     entries: list[Entry] = []
     left_out: list[Item] = []
     for item in items:
+        section = sections[item.source]
         sizes = [assign(item.width, item.height, choice) for choice in buckets[item.source]]
-        if not sections[item.source].upscale:
+        if not section.upscale:
             sizes = [size for size in sizes if not enlarges(item.width, item.height, size)]
-        if not sizes:
+        if not sizes or min(item.width, item.height) < (section.min_size or 0):
             left_out.append(item)
-        entries += [Entry(item=item, bucket=size, repeat=i) for size in sizes for i in range(item.repeats)]
+        else:
+            entries += [use for size in sizes for use in _uses(item, size, section.batch_size)]
+    entries = _balanced(entries)
     notices = _notices(entries, left_out)
     for notice in notices:
         events.notice(notice)
@@ -64,20 +75,45 @@ def lay_out(
     return Layout(entries=tuple(entries), left_out=tuple(left_out), notices=notices)
 
 
-def _buckets_of(section: FolderData, size_step: int) -> list[list[Bucket]]:
+def _uses(item: Item, size: Bucket, batch_size: int | None) -> list[Entry]:
+    """`repeats` entries; the fraction that is left is one more that is used in this share of the epochs."""
+    whole = int(item.treatment.repeats)
+    fraction = round(item.treatment.repeats - whole, 6)
+    uses = [Entry(item=item, bucket=size, repeat=i, batch_size=batch_size) for i in range(whole)]
+    if fraction:
+        uses.append(Entry(item=item, bucket=size, repeat=whole, share=fraction, batch_size=batch_size))
+    return uses
+
+
+def _balanced(entries: list[Entry]) -> list[Entry]:
+    """Regularisation images together are used as often as all others together: whole rounds, then the first ones."""
+    plain = [entry for entry in entries if not entry.item.treatment.regularisation]
+    classes = [entry for entry in entries if entry.item.treatment.regularisation]
+    if not plain or not classes:
+        return entries
+    wanted = max(1, round(sum(entry.share for entry in plain)))
+    rounds = -(-wanted // len(classes))
+    repeated = [
+        replace(entry, repeat=entry.repeat + i, share=1.0) for i in range(rounds) for entry in classes
+    ]
+    return [*plain, *repeated[:wanted]]
+
+
+def _buckets_of(section: SourceData, size_step: int) -> list[list[Bucket]]:
     """One list of buckets per resolution of the source."""
     resolutions = [section.resolution] if isinstance(section.resolution, int) else section.resolution
     step = section.bucket_step
     if step is not None and step % size_step:
         raise RecipeError(
-            f"data folder '{section.folder}': bucket_step = {step}, but this model's image edges are "
+            f"[[data]] bucket_step = {step}, but this model's image edges are "
             f"multiples of {size_step}; use such a multiple."
         )
     choices = []
     for resolution in dict.fromkeys(resolutions):
         chosen = step or default_step(resolution, size_step)
         square_only = make_buckets(resolution, size_step, min_edge=resolution)
-        choices.append(make_buckets(resolution, chosen) if section.buckets else square_only)
+        ranged = make_buckets(resolution, chosen, section.bucket_min, section.bucket_max)
+        choices.append(ranged if section.buckets else square_only)
     return choices
 
 
@@ -85,7 +121,7 @@ def _notices(entries: Sequence[Entry], left_out: Sequence[Item]) -> tuple[str, .
     notices = []
     if left_out:
         notices.append(
-            f"{len(left_out)} images are smaller than their resolution and were left out (upscale = false): "
+            f"{len(left_out)} images are too small and were left out (upscale = false, or min_size): "
             f"{some([item.name for item in left_out])}."
         )
     enlarged = {e.item.name: None for e in entries if enlarges(e.item.width * 2, e.item.height * 2, e.bucket)}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from velatura.data.images import open_image, orientation
@@ -33,22 +35,25 @@ def content_hash(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def probe(data: bytes, *, thorough: bool) -> Probe:
+def probe(data: bytes, *, thorough: bool, max_pixels: int | None = None) -> Probe:
     """Check an image file's bytes.
 
     `thorough` decodes all pixels; otherwise the header is read and the end marker looked for, and only files
-    whose format has none, or that miss theirs, are decoded. Raises BadImageError with the reason.
+    whose format has none, or that miss theirs, are decoded. NPY arrays (depth, normals) are read as well. Nothing
+    of more than `max_pixels` is decoded. Raises BadImageError with the reason.
     """
     if not data:
         raise BadImageError("empty file (0 bytes)")
     try:
-        return _probe(data, thorough)
+        return _probe(data, thorough, max_pixels)
     except UnidentifiedImageError:
         raise BadImageError(
             "not an image, or of a kind that is not read (png, jpg, webp, bmp, tiff, gif and avif are)"
         ) from None
     except Image.DecompressionBombError as error:
         raise BadImageError(f"too many pixels: {error}") from None
+    except BadImageError:
+        raise
     except MemoryError:
         raise BadImageError("too large to decode in memory") from None
     except (
@@ -57,9 +62,12 @@ def probe(data: bytes, *, thorough: bool) -> Probe:
         raise BadImageError(f"damaged: {error or type(error).__name__}") from None
 
 
-def _probe(data: bytes, thorough: bool) -> Probe:
+def _probe(data: bytes, thorough: bool, max_pixels: int | None) -> Probe:
+    if data.startswith(b"\x93NUMPY"):
+        return _probe_array(data, max_pixels)
     image = open_image(data)
     size = image.size
+    check_pixels(size, max_pixels)
     turn = 1 if _surely_upright(image, data) else None
     if thorough or not _has_end(image, data):
         if image.format == "JPEG" or image.format == "MPO":
@@ -74,6 +82,25 @@ def _probe(data: bytes, thorough: bool) -> Probe:
     if min(width, height) < 1:
         raise BadImageError(f"has no pixels ({width}x{height})")
     return Probe(width=width, height=height, content=content_hash(data), frames=_frames(image))
+
+
+def check_pixels(size: tuple[int, int], max_pixels: int | None) -> None:
+    """Raise BadImageError for an image of more than `max_pixels`."""
+    count = size[0] * size[1]
+    if max_pixels is not None and count > max_pixels:
+        raise BadImageError(f"has {count:,} pixels ({size[0]}x{size[1]}); max_pixels allows {max_pixels:,}")
+
+
+def _probe_array(data: bytes, max_pixels: int | None) -> Probe:
+    """An array `[H, W]`, `[H, W, C]` or `[C, H, W]`; never one of Python objects."""
+    array = np.load(io.BytesIO(data), allow_pickle=False)
+    if array.ndim not in (2, 3) or array.dtype.kind not in "fiu":
+        raise BadImageError(f"an array of shape {array.shape} and type {array.dtype} is no map of numbers")
+    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
+        array = array.transpose(1, 2, 0)
+    height, width = array.shape[:2]
+    check_pixels((width, height), max_pixels)
+    return Probe(width=width, height=height, content=content_hash(data))
 
 
 def _surely_upright(image: Image.Image, data: bytes) -> bool:

@@ -1,14 +1,12 @@
-"""What a user should hear about a scanned folder: captions that are missing, twins, animations, orphans."""
+"""What a user should hear about a scanned source: captions that are missing, twins, animations."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from velatura.data.captions import Caption
-from velatura.data.folder import Listing, stem_of
 from velatura.data.items import Item, some
-from velatura.recipe.data.folder import FolderData
+from velatura.recipe.data.items import SourceData
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,31 +14,25 @@ class Found:
     """An item, and how it was found."""
 
     item: Item
-    caption: Caption
     frames: int
 
 
-def remarks(section: FolderData, listing: Listing, found: Sequence[Found]) -> Iterator[str]:
+def remarks(source: str, section: SourceData, found: Sequence[Found]) -> Iterator[str]:
     """One sentence per subject, each with a count and a few names."""
-    yield from _about_captions(section, listing, found)
+    yield from _about_captions(source, section, found)
     yield from _about_images(found)
-    yield from _about_other_files(section, listing)
 
 
-def _about_captions(section: FolderData, listing: Listing, found: Sequence[Found]) -> Iterator[str]:
-    without = [entry.item.name for entry in found if not entry.caption.text]
+def _about_captions(source: str, section: SourceData, found: Sequence[Found]) -> Iterator[str]:
+    captions = [(entry.item.name, entry.item.caption) for entry in found]
+    without = [name for name, caption in captions if not caption.text and not caption.tags]
     if without:
         instead = f"only the word '{section.trigger}'" if section.trigger else "an empty caption"
-        stray = sum(1 for image in listing.images if stem_of(image) in listing.stray)
-        hint = (
-            f" {stray} text files of another extension were not read: set caption_extension." if stray else ""
-        )
-        count = f"{len(without)} of {len(found)}"
-        yield f"{count} images in '{section.folder}' have {instead}: {some(without)}.{hint}"
-    guessed = [entry.item.name for entry in found if entry.caption.origin == "guessed"]
+        yield f"{len(without)} of {len(found)} images in '{source}' have {instead}: {some(without)}."
+    guessed = [name for name, caption in captions if caption.origin == "guessed"]
     if guessed:
         yield (
-            f"{len(guessed)} captions in '{section.folder}' are not UTF-8 and were read as Western European "
+            f"{len(guessed)} captions in '{source}' are not UTF-8 and were read as Western European "
             f"text (Windows-1252): those of {some(guessed)}. Save them as UTF-8 if letters are wrong."
         )
 
@@ -55,12 +47,3 @@ def _about_images(found: Sequence[Found]) -> Iterator[str]:
     twins = [" = ".join(names) for names in by_content.values() if len(names) > 1]
     if twins:
         yield f"{len(twins)} images are there more than once: {some(twins, 3)}."
-
-
-def _about_other_files(section: FolderData, listing: Listing) -> Iterator[str]:
-    stems = {stem_of(image) for image in listing.images}
-    orphans = sorted(name for stem, name in listing.captions.items() if stem not in stems)
-    if orphans:
-        yield f"{len(orphans)} caption files in '{section.folder}' have no image: {some(orphans)}."
-    if listing.hidden:
-        yield f"{listing.hidden} hidden files or folders in '{section.folder}' were left out."

@@ -7,7 +7,6 @@ seconds before the earlier look are not trusted, for a file may change twice wit
 from __future__ import annotations
 
 import json
-import os
 import time
 from contextlib import suppress
 from dataclasses import astuple
@@ -17,21 +16,15 @@ from typing import Any, BinaryIO
 from velatura.checkpoints.writing import write_atomically
 from velatura.data.cache_place import digest
 from velatura.data.captions import Caption
+from velatura.data.places import Stamp
 from velatura.data.probe import Probe
 
-_FORMAT = 1  # of the file, and of what `probe` and `read_caption` make of a file's bytes
+_FORMAT = 2  # of the file, and of what `probe` and `read_caption` make of a file's bytes
 _TRUSTED_AFTER = 2_000_000_000  # ns
-
-Stamp = tuple[int, int, int]  # size, modification and change time in ns
-
-
-def stamp_of(status: os.stat_result) -> Stamp:
-    """What tells whether a file was touched."""
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 class Remembered:
-    """Probes and captions of one folder's files, by path relative to it; kept as JSON under `memory`.
+    """Probes and captions of one source's files, by the keys of their places; kept as JSON under `memory`.
 
     Without `memory` nothing is remembered. A file that cannot be read or understood counts as empty.
     """
@@ -42,28 +35,28 @@ class Remembered:
         self._old = _load(self._file)
         self._new: dict[str, list[Any]] = {}
 
-    def probe(self, relative: str, stamp: Stamp, *, thorough: bool) -> Probe | None:
+    def probe(self, key: str, stamp: Stamp, *, thorough: bool) -> Probe | None:
         """What is known of an image; None when it must be looked at (again, or more thoroughly)."""
-        found = self._old.get(relative)
+        found = self._old.get(key)
         if found is None or tuple(found[:3]) != stamp or (thorough and not found[3]):
             return None
-        self._new[relative] = found
+        self._new[key] = found
         width, height, content, frames = found[4:]
         return Probe(width=width, height=height, content=content, frames=frames)
 
-    def caption(self, relative: str, stamp: Stamp) -> Caption | None:
+    def caption(self, key: str, stamp: Stamp) -> Caption | None:
         """What a caption file says; None when it must be read."""
-        found = self._old.get(relative)
+        found = self._old.get(key)
         if found is None or tuple(found[:3]) != stamp:
             return None
-        self._new[relative] = found
+        self._new[key] = found
         return Caption(text=found[3], origin=found[4])
 
-    def keep(self, relative: str, stamp: Stamp, found: Probe | Caption, *, thorough: bool = False) -> None:
+    def keep(self, key: str, stamp: Stamp, found: Probe | Caption, *, thorough: bool = False) -> None:
         """Remember a file, unless it changed so lately that it may change again unseen."""
         if max(stamp[1:]) < self._began - _TRUSTED_AFTER:
             details = [thorough, *astuple(found)] if isinstance(found, Probe) else [found.text, found.origin]
-            self._new[relative] = [*stamp, *details]
+            self._new[key] = [*stamp, *details]
 
     def save(self) -> None:
         """Write what this scan met, in place of what the earlier one did. Raises StorageError."""

@@ -33,7 +33,13 @@ def split(items: Sequence[Item], share: float, seed: int) -> tuple[tuple[Item, .
 
 def still(items: Sequence[Item]) -> tuple[Item, ...]:
     """Items for validation: used once, never flipped, of equal weight."""
-    return tuple(replace(item, repeats=1, flip=0.0, weight=1.0) for item in items)
+    return tuple(
+        replace(
+            item,
+            treatment=replace(item.treatment, repeats=1, flip=0.0, random_crop=False, weight=1.0, colour=0.0),
+        )
+        for item in items
+    )
 
 
 def _rank(content: str, seed: int) -> bytes:

@@ -1,4 +1,4 @@
-"""What a recipe may leave out because the rest of it tells: the family, and the objective's kind."""
+"""What a recipe may leave out because the rest of it tells: the family, the kinds of objective and data."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ def fill_in(table: dict[str, Any], base: Path) -> list[Problem]:
     objective = table.setdefault("objective", {})
     if isinstance(objective, dict):
         objective.setdefault("kind", _objective(table))
+    for source in table.get("data") if isinstance(table.get("data"), list) else ():
+        if isinstance(source, dict):
+            source.setdefault("kind", "folder")
     return problems
 
 

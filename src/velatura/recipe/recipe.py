@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 
 from velatura.recipe.adapters.lora import LoraAdapter
 from velatura.recipe.consistency import require_consistent
-from velatura.recipe.data.folder import FolderData
+from velatura.recipe.data.sources.folder import FolderData
+from velatura.recipe.data.sources.table import TableData
 from velatura.recipe.families.flux import FluxModel
 from velatura.recipe.families.sd1 import Sd1Model
 from velatura.recipe.objectives.autoencoder import AutoencoderObjective
@@ -19,6 +20,7 @@ from velatura.recipe.section import Section
 from velatura.recipe.training.loop import Ema, Full, Memory, Training, Validation
 from velatura.recipe.training.optimizer import Optimizer
 
+Data = Annotated[FolderData | TableData, Field(discriminator="kind")]
 Model = Annotated[FluxModel | Sd1Model, Field(discriminator="family")]
 Objective = Annotated[FlowObjective | DiffusionObjective | AutoencoderObjective, Field(discriminator="kind")]
 
@@ -33,7 +35,7 @@ class Recipe(Section):
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Of every random number in the run.")
     model: Model = Field(description="The model and its parts.")
-    data: list[FolderData] = Field(min_length=1, description="Where the images are.")
+    data: list[Data] = Field(min_length=1, description="Where the images are.")
     adapter: LoraAdapter | None = Field(None, description="Train an adapter over frozen weights.")
     full: Full | None = Field(None, description="Train whole parts; in place of `adapter`.")
     objective: Objective = Field(description="What a step minimises.")

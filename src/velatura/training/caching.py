@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
-from velatura.data.cache import CachedLatents, CachedText, views_of
+from velatura.data.cache import CachedLatents, CachedText
 from velatura.data.fill import fill_latents, fill_text, texts_of
+from velatura.data.views import views_of
 from velatura.events import Events
 from velatura.interfaces import Conditioning, PartName, Parts
 from velatura.placement.quantised import quantise_blocks

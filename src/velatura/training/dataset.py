@@ -10,10 +10,11 @@ from velatura.data.cache_place import default_cache_folder
 from velatura.data.items import Scan
 from velatura.data.order import BatchPlan, OrderedPlan
 from velatura.data.plan import Entry, lay_out
-from velatura.data.sources import scan
+from velatura.data.scan import scan
 from velatura.data.validation import split, still
 from velatura.events import Events
-from velatura.recipe.data.folder import FolderData
+from velatura.recipe.data.items import SourceData
+from velatura.recipe.data.sources.folder import FolderData
 from velatura.recipe.recipe import Recipe
 
 
@@ -42,8 +43,9 @@ class Dataset:
         for entry in self.entries:
             item = entry.item
             digest.update(
-                f"{item.content}/{item.caption}/{entry.bucket}/{item.weight}/{item.flip}\n".encode()
+                f"{item.content}/{item.caption}/{entry.bucket}/{entry.share}/{item.treatment}\n".encode()
             )
+            digest.update("/".join(f"{role}={one.content}" for role, one in item.companions.items()).encode())
         return digest.hexdigest()
 
     def report(self) -> str:
@@ -52,7 +54,7 @@ class Dataset:
         sizes = ", ".join(f"{w}x{h}: {count}" for (w, h), count in list(facts.buckets.items())[:8])
         more = f" and {len(facts.buckets) - 8} more sizes" if len(facts.buckets) > 8 else ""
         return (
-            f"{len({entry.item.path for entry in self.entries})} images, {len(self.entries)} uses per epoch "
+            f"{len({entry.item.place.key for entry in self.entries})} images, {len(self.entries)} uses per epoch "
             f"({sizes}{more}), {facts.steps:g} steps per epoch"
         )
 
@@ -66,10 +68,10 @@ def prepare_dataset(recipe: Recipe, base: Path, size_step: int, events: Events) 
     """Read all sources. Raises DataError when there is nothing, or too little that is sound, to train on."""
     found = scan(recipe.data, base, events, memory=cache_folder(recipe))
     training, held_out = split(found.items, recipe.validation.share, recipe.seed)
-    entries = lay_out(training, recipe.data, size_step=size_step, events=events).entries
+    entries = lay_out(training, found.sections, size_step=size_step, events=events).entries
     apart: tuple[Entry, ...] = ()
     if held_out:
-        apart = lay_out(held_out, recipe.data, size_step=size_step, events=events).entries
+        apart = lay_out(held_out, found.sections, size_step=size_step, events=events).entries
     if recipe.validation.folder is not None:
         apart += _from_folder(recipe, base, size_step, events)
     plan = BatchPlan(
@@ -83,7 +85,7 @@ def prepare_dataset(recipe: Recipe, base: Path, size_step: int, events: Events) 
 
 def _from_folder(recipe: Recipe, base: Path, size_step: int, events: Events) -> tuple[Entry, ...]:
     """Validation images of their own, treated as the first source says."""
-    like = recipe.data[0].model_copy(update={"folder": recipe.validation.folder, "repeats": 1, "flip": 0.0})
-    sections: list[FolderData] = [like]
-    found = scan(sections, base, events)
-    return lay_out(still(found.items), sections, size_step=size_step, events=events).entries
+    shared = recipe.data[0].model_dump(include=set(SourceData.model_fields), exclude={"kind"})
+    like = FolderData(**{**shared, "folder": recipe.validation.folder, "repeats": 1, "flip": 0.0})
+    found = scan([like], base, events)
+    return lay_out(still(found.items), found.sections, size_step=size_step, events=events).entries

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from torch import nn
 
 from velatura.adapters.targets import choose
-from velatura.data.cache import CachedLatents, views_of
+from velatura.data.cache import CachedLatents
 from velatura.data.cache_place import readable
+from velatura.data.views import views_of
 from velatura.events import Events
 from velatura.interfaces import Target
 from velatura.training.dataset import cache_folder

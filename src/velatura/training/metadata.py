@@ -67,6 +67,6 @@ def _single(values: set[Number]) -> Number | None:
 
 def _tags(setup: Setup) -> dict[str, int]:
     """How often each comma-separated part of the captions occurs, the hundred most frequent."""
-    captions = {entry.item.path: entry.item.caption for entry in setup.dataset.entries}.values()
+    captions = {entry.item.place.key: entry.item.caption.text for entry in setup.dataset.entries}.values()
     counts = Counter(tag.strip().lower() for caption in captions for tag in caption.split(",") if tag.strip())
     return dict(counts.most_common(100))

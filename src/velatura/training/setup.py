@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
+from velatura.data.fill import texts_are_listed
 from velatura.interfaces import Family, ModelFiles, ModelInfo, Objective, PartName
 from velatura.recipe.recipe import Recipe
 from velatura.training.dataset import Dataset
@@ -37,15 +39,18 @@ class Setup:
         """Whether the objective reads captions at all."""
         return "denoiser" in self.objective.needs
 
-    @property
+    @cached_property
     def caches_text(self) -> bool:
         """Whether captions are encoded once, ahead."""
-        return self.conditioned and self.recipe.memory.cache and "text_encoders" not in self.trained
+        if not self.conditioned or not self.recipe.memory.cache or "text_encoders" in self.trained:
+            return False
+        return texts_are_listed((*self.dataset.entries, *self.dataset.held_out))
 
-    @property
+    @cached_property
     def caches_latents(self) -> bool:
         """Whether images are encoded once, ahead."""
-        return self.objective.reads == "latents" and self.recipe.memory.cache
+        recoloured = any(entry.item.treatment.colour for entry in self.dataset.entries)
+        return self.objective.reads == "latents" and self.recipe.memory.cache and not recoloured
 
     @property
     def caption_dropout(self) -> float:

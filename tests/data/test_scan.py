@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from velatura.data.items import Item
-from velatura.data.sources import scan
+from velatura.data.scan import scan
+from velatura.data.wording import text_of
 from velatura.errors import DataError
-from velatura.recipe.data.folder import FolderData
+from velatura.recipe.data.sources.folder import FolderData
 
 Write = Callable[..., Path]
 
@@ -28,9 +29,15 @@ def test_items_in_order_of_name_with_captions(tmp_path: Path, write_image: Write
     write_image("set/c.Webp", seed=3)
     found = items_of(tmp_path, log, repeats=3, weight=0.5, trigger="sks", flip=0.25, caption="fallback")
     assert [item.name for item in found] == ["set/a.jpeg", "set/b.PNG", "set/c.Webp"]
-    assert [item.caption for item in found] == ["sks, first line", "sks, second", "sks, fallback"]
+    assert [text_of(item.caption, item.treatment.wording) for item in found] == [
+        "sks, first line",
+        "sks, second",
+        "sks, fallback",
+    ]
     assert [(item.width, item.height) for item in found] == [(30, 40), (40, 30), (64, 64)]
-    assert {(item.repeats, item.weight, item.flip) for item in found} == {(3, 0.5, 0.25)}
+    assert {(item.treatment.repeats, item.treatment.weight, item.treatment.flip) for item in found} == {
+        (3, 0.5, 0.25)
+    }
     assert log.kinds() == ["PhaseStarted", "PhaseProgress", "PhaseFinished"]
 
 
@@ -42,8 +49,8 @@ def test_absolute_folders(tmp_path: Path, write_image: Write, log: Any) -> None:
 def test_captions_by_file_name_or_missing(tmp_path: Path, write_image: Write, log: Any) -> None:
     for i in range(7):
         write_image(f"set/red_fox {i}.png", seed=i)
-    assert items_of(tmp_path, log, caption_from_name=True)[0].caption == "red fox 0"
-    assert {item.caption for item in items_of(tmp_path, log)} == {""}
+    assert items_of(tmp_path, log, caption_from_name=True)[0].caption.text == "red fox 0"
+    assert {text_of(item.caption, item.treatment.wording) for item in items_of(tmp_path, log)} == {""}
     (text,) = log.texts
     assert "7 of 7 images" in text
     assert "set/red_fox 4.png and 2 more" in text
@@ -53,14 +60,18 @@ def test_a_wrong_caption_extension_is_remarked(tmp_path: Path, write_image: Writ
     write_image("set/a.png").with_suffix(".caption").write_text("here I am")
     items_of(tmp_path, log)
     assert "set caption_extension" in log.texts[0]
-    assert items_of(tmp_path, log, caption_extension=".caption")[0].caption == "here I am"
+    assert items_of(tmp_path, log, caption_extension=".caption")[0].caption.text == "here I am"
 
 
 def test_odd_encodings(tmp_path: Path, write_image: Write, log: Any) -> None:
     texts = {"a": "\ufeffcafé".encode(), "b": "café “bar”".encode("cp1252"), "c": "café".encode("utf-16")}
     for number, (stem, data) in enumerate(texts.items()):
         write_image(f"set/{stem}.png", seed=number).with_suffix(".txt").write_bytes(data)
-    assert [item.caption for item in items_of(tmp_path, log)] == ["café", "café “bar”", "café"]
+    assert [text_of(item.caption, item.treatment.wording) for item in items_of(tmp_path, log)] == [
+        "café",
+        "café “bar”",
+        "café",
+    ]
     (text,) = log.texts
     assert "1 captions" in text
     assert "set/b.png" in text
@@ -139,7 +150,7 @@ def test_recursive_with_links_in_a_loop(tmp_path: Path, write_image: Write, log:
     (tmp_path / "set/linked twice").symlink_to(tmp_path / "outside", target_is_directory=True)
     found = items_of(tmp_path, log, recursive=True)
     assert [item.name for item in found] == ["set/a.png", "set/linked/c.png", "set/sub/b.png"]
-    assert [item.caption for item in found] == ["x", "z", "y"]
+    assert [text_of(item.caption, item.treatment.wording) for item in found] == ["x", "z", "y"]
     assert len(items_of(tmp_path, log)) == 1
 
 
@@ -163,7 +174,7 @@ def test_several_sources(tmp_path: Path, write_image: Write, log: Any) -> None:
     write_image("one/a.png", caption="x")
     write_image("two/a.png", caption="y")
     found = scan([FolderData(folder="one"), FolderData(folder="two", weight=2.0)], tmp_path, log.events)
-    assert [(item.name, item.source, item.weight) for item in found.items] == [
+    assert [(item.name, item.source, item.treatment.weight) for item in found.items] == [
         ("one/a.png", 0, 1.0),
         ("two/a.png", 1, 2.0),
     ]

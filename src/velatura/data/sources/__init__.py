@@ -1,0 +1,1 @@
+"""Readers: one file per kind of source, each turns a `[[data]]` table into records."""

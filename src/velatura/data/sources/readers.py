@@ -1,0 +1,29 @@
+"""Which reader reads which kind of `[[data]]` table; a new kind is a line here, its reader and its schema."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from velatura.data.sources.folder import read_folder
+from velatura.data.sources.record import Reading
+from velatura.recipe.data.items import SourceData
+
+READERS: dict[str, Callable[[Any, Path], Reading]] = {
+    "folder": read_folder,
+}
+
+# kinds that stand for several tables of other kinds, such as another tool's dataset file
+EXPANDERS: dict[str, Callable[[Any, Path], Sequence[SourceData]]] = {}
+
+
+def expand(section: SourceData, base: Path) -> Sequence[SourceData]:
+    """The tables that a table stands for; most stand for themselves. Raises DataError."""
+    expander = EXPANDERS.get(section.kind)
+    return [section] if expander is None else expander(section, base)
+
+
+def read(section: SourceData, base: Path) -> Reading:
+    """What a table describes, before any image is opened; relative paths start at `base`. Raises DataError."""
+    return READERS[section.kind](section, base)

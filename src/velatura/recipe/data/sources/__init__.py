@@ -1,0 +1,1 @@
+"""The kinds of `[[data]]` tables, one file each."""
