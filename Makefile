@@ -57,6 +57,7 @@ test-slow: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/data.py --count 10000
 
 docs: $(STAMP)
 	$(BIN)/python -m velatura.recipe.reference > docs/reference/recipe.md

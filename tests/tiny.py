@@ -105,12 +105,13 @@ def write_pictures(
 
 
 def recipe(base: Path, model: Path, /, **sections: Any) -> Recipe:
-    """A strict recipe from plain tables: six pictures in `<base>/photos` unless `data` says otherwise."""
+    """A strict recipe from plain tables: six pictures in `<base>/photos` unless `data` (or a list of it) says otherwise."""
     data = sections.pop("data", {})
+    sources = data if isinstance(data, list) else [data]
     table: dict[str, Any] = {
         "name": "tiny",
         "seed": 3,
-        "data": [{"folder": str(base / "photos"), "resolution": 64, **data}],
+        "data": [{"folder": str(base / "photos"), "resolution": 64, **source} for source in sources],
         **sections,
         "model": {"model": str(model), **sections.get("model", {})},
         "training": {"precision": "fp32", "compile": False, **sections.get("training", {})},

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from velatura.draws import Draw
+from velatura.errors import ModelError
 
 Prediction = Literal["velocity", "noise", "v"]
 PartName = Literal["denoiser", "autoencoder", "text_encoders"]
@@ -126,6 +127,23 @@ class Target:
     slice: tuple[int, int] | None = None  # rows of the fused layer that are this one
 
 
+@dataclass(frozen=True, kw_only=True)
+class Posterior:
+    """What an autoencoder makes of an image: scaled latents `[..., C, H, W]`, and how far a sample is from them."""
+
+    mean: Tensor
+    deviation: Tensor | None = (
+        None  # standard deviation; None where only the mean is wanted, or there is none
+    )
+
+    def sample(self, draw: Draw) -> Tensor:
+        """A sample of `[B, C, H, W]`, the same wherever a run draws it; the mean where there is no deviation."""
+        if self.deviation is None:
+            return self.mean
+        noise = draw.normal("posterior", self.mean.shape[1:]).to(self.mean.device)
+        return self.mean + self.deviation * noise
+
+
 class Schedule(ABC):
     """Noise schedule over t in [0, 1]: 0 is the clean image, 1 the noisiest."""
 
@@ -183,12 +201,22 @@ class Family(ABC):
         """Run the text encoders; differentiable where they are trained."""
 
     @abstractmethod
+    def tokenizers(self, files: ModelFiles) -> tuple[Any, ...]:
+        """The tokenizers alone, as `token_counts` wants them in its parts. Raises ModelError where there are none."""
+
+    @abstractmethod
     def token_counts(self, parts: Parts, text: str) -> tuple[tuple[int, int], ...]:
         """Per text encoder: tokens of `text`, and the most that it reads (more are cut off)."""
 
     @abstractmethod
     def encode_image(self, parts: Parts, images: Tensor, draw: Draw | None = None) -> Tensor:
         """`[B, 3, H, W]` in [-1, 1] -> scaled latents; the posterior's mean, or a sample when `draw` is given."""
+
+    def posterior(self, parts: Parts, images: Tensor) -> Posterior:
+        """Mean and deviation of the latents that `encode_image` samples. ModelError: the autoencoder has none."""
+        raise ModelError(
+            f"the autoencoder of {self.name} gives no deviation: set memory.cached_latents to 'mean'"
+        )
 
     @abstractmethod
     def decode_latents(self, parts: Parts, latents: Tensor) -> Tensor:

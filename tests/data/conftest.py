@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 from torch import Tensor, nn
 
@@ -18,9 +19,11 @@ from velatura.data.items import Item
 from velatura.data.places import FilePlace
 from velatura.data.probe import content_hash
 from velatura.events import Event, Events, Notice
-from velatura.interfaces import Conditioning, ModelInfo, Parts, Prompt, SamplingDefaults
+from velatura.interfaces import Conditioning, ModelInfo, Parts, Posterior, Prompt, SamplingDefaults
 
 torch.set_num_threads(1)
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 CORNERS = np.array(
     [[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], np.uint8
 )  # red green / blue white
@@ -127,6 +130,10 @@ class FakeFamily:
             raise KeyboardInterrupt
         self.encoded.append(len(images))
         return nn.functional.avg_pool2d(images, 8)
+
+    def posterior(self, parts: Parts, images: Tensor) -> Posterior:
+        mean = self.encode_image(parts, images)
+        return Posterior(mean=mean, deviation=0.1 + mean.abs())
 
     def encode(self, parts: Parts, prompts: Sequence[Prompt]) -> Conditioning:
         self.texts += [prompt.text for prompt in prompts]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from velatura.data.buckets import assign, crop_loss, default_step, enlarges, make_buckets
+from velatura.data.buckets import assign, crop_loss, default_step, enlarges, make_buckets, own_size
 from velatura.errors import RecipeError
 
 resolutions = st.integers(64, 2048)
@@ -15,11 +15,35 @@ steps = st.sampled_from([8, 16, 32, 64])
 
 @pytest.mark.parametrize(
     ("resolution", "low", "high", "count"),
-    [(1024, 256, 2048, 41), (1024, 256, 1024, 25), (512, 256, 1024, 17)],
+    [(1024, 256, 2048, 41), (1024, 256, 1024, 25), (512, 256, 1024, 17), (768, 256, 1024, 19), (768, 256, 2048, 41)],
 )
 def test_as_many_as_sd_scripts_has(resolution: int, low: int, high: int, count: int) -> None:
     """The counts that were measured on sd-scripts (reference/kohya-train.md, 1.4)."""
     assert len(make_buckets(resolution, 64, low, high)) == count
+
+
+# width -> heights, each also turned: measured on sd-scripts with resolution 1024 and 512, reference/kohya-train.md 8.2
+AT_1024 = {
+    **dict.fromkeys((256, 320, 384, 448), [2048]),
+    512: [1856, 1920, 1984, 2048], 576: [1664, 1728, 1792], 640: [1536, 1600], 704: [1408, 1472],
+    768: [1280, 1344], 832: [1216], 896: [1152], 960: [1088], 1024: [1024],
+}  # fmt: skip
+AT_512 = {256: [832, 896, 960, 1024], 320: [704, 768], 384: [640], 448: [576], 512: [512]}
+
+
+@pytest.mark.parametrize(("resolution", "high", "sizes"), [(1024, 2048, AT_1024), (512, 1024, AT_512)])
+def test_the_same_as_sd_scripts_has(resolution: int, high: int, sizes: dict[int, list[int]]) -> None:
+    upright = {(width, height) for width, heights in sizes.items() for height in heights}
+    turned = {(height, width) for width, height in upright}
+    assert set(make_buckets(resolution, 64, 256, high)) == upright | turned
+
+
+def test_the_square_root_of_an_area() -> None:
+    """832 x 1216 has 1,011,712 pixels: its own size fits exactly, and the square is 960 = 64 * floor(1005.8 / 64)."""
+    found = make_buckets(math.sqrt(832 * 1216), 64, 256, 2048)
+    assert (832, 1216) in found
+    assert (960, 960) in found
+    assert (1024, 1024) not in found
 
 
 @given(resolutions, steps)
@@ -80,3 +104,29 @@ def test_default_steps() -> None:
 def test_too_small() -> None:
     with pytest.raises(RecipeError, match="32 or more"):
         make_buckets(24, 32)
+
+
+@pytest.mark.parametrize(
+    ("size", "bucket"),
+    [
+        ((1920, 1080), (1344, 768)),  # these three: measured on sd-scripts, reference/kohya-train.md 1.4 and 8.2
+        ((300, 200), (256, 192)),
+        ((1000, 1000), (960, 960)),
+        ((2048, 2048), (1024, 1024)),
+        ((63, 500), None),  # there it has 0 pixels
+        ((100_000, 20), None),
+    ],
+)
+def test_own_sizes(size: tuple[int, int], bucket: tuple[int, int] | None) -> None:
+    assert own_size(*size, 1024 * 1024, 64) == bucket
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(64, 1024), steps)
+def test_own_sizes_never_enlarge(width: int, height: int, resolution: int, step: int) -> None:
+    found = own_size(width, height, resolution**2, step)
+    if found is None:
+        assert min(width, height) < step or width * height > resolution**2
+        return
+    assert found[0] % step == found[1] % step == 0
+    assert 0 < found[0] * found[1] <= resolution**2 * 1.1
+    assert not enlarges(width, height, found)

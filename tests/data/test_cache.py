@@ -19,7 +19,7 @@ from velatura.data.plan import Entry
 from velatura.data.shard_writer import ShardWriter
 from velatura.data.views import View, views_of
 from velatura.errors import ModelError, NumericError, StorageError
-from velatura.interfaces import Conditioning, ModelInfo
+from velatura.interfaces import Conditioning, ModelInfo, Posterior
 
 Make = Callable[..., Item]
 BUCKET = (32, 16)
@@ -29,9 +29,13 @@ def latents_of(folder: Path, info: ModelInfo, log: Any, **options: Any) -> Cache
     return CachedLatents(folder, info, log.events, **{"computed": torch.float32, **options})
 
 
+def mean(latents: torch.Tensor) -> Posterior:
+    return Posterior(mean=latents)
+
+
 def store_one(cache: CachedLatents, item: Item, value: float = 1.0) -> None:
     with ShardWriter(cache.store) as writer:
-        cache.put(writer, View(item=item, bucket=BUCKET, flip=False), torch.full((3, 2, 4), value))
+        cache.put(writer, View(item=item, bucket=BUCKET, flip=False), mean(torch.full((3, 2, 4), value)))
 
 
 def test_views(make_item: Make) -> None:
@@ -84,6 +88,9 @@ def test_everything_that_matters_is_in_the_key(
     assert not hit(latents_of(tmp_path, other_model, log), item)
     assert not hit(latents_of(tmp_path, info, log, computed=torch.bfloat16), item)
     assert not hit(latents_of(tmp_path, info, log, stored=torch.float16), item)
+    assert not hit(latents_of(tmp_path, info, log, holds="sample"), item)
+    assert not hit(again, replace(item, treatment=replace(item.treatment, resize="area")))
+    assert again.missing([View(item=item, bucket=BUCKET, crop=1)])
 
 
 def test_a_changed_way_of_scaling_makes_everything_anew(
@@ -101,11 +108,28 @@ def test_values_come_back_bit_for_bit_with_and_without_memory(
     item = make_item("a.png")
     value = torch.randn(3, 2, 4)
     with ShardWriter(latents_of(tmp_path, info, log).store) as writer:
-        latents_of(tmp_path, info, log).put(writer, View(item=item, bucket=BUCKET, flip=True), value)
+        latents_of(tmp_path, info, log).put(writer, View(item=item, bucket=BUCKET, flip=True), mean(value))
     for limit in (0, 2**30):
         cache = latents_of(tmp_path, info, log, memory_limit=limit)
         for _ in range(2):
-            assert torch.equal(cache.of(View(item=item, bucket=BUCKET, flip=True)), value)
+            assert torch.equal(cache.of(View(item=item, bucket=BUCKET, flip=True)).mean, value)
+
+
+def test_means_and_deviations_come_back(tmp_path: Path, make_item: Make, info: ModelInfo, log: Any) -> None:
+    view = View(item=make_item("a.png"), bucket=BUCKET)
+    found = Posterior(mean=torch.randn(3, 2, 4), deviation=torch.rand(3, 2, 4))
+    cache = latents_of(tmp_path, info, log, holds="sample")
+    assert cache.size([view]) == 2 * latents_of(tmp_path, info, log).size([view]) == 2 * 3 * 2 * 4 * 4
+    with ShardWriter(cache.store) as writer:
+        cache.put(writer, view, found)
+    for limit in (0, 2**30):
+        again = latents_of(tmp_path, info, log, holds="sample", memory_limit=limit).of(view)
+        assert again.deviation is not None
+        assert found.deviation is not None
+        assert torch.equal(again.mean, found.mean)
+        assert torch.equal(again.deviation, found.deviation)
+    with pytest.raises(NumericError, match=r"a.png are not finite"), ShardWriter(cache.store) as writer:
+        cache.put(writer, view, replace(found, deviation=torch.full((3, 2, 4), float("inf"))))
 
 
 def test_absent_damaged_and_impossible_latents(
@@ -118,7 +142,7 @@ def test_absent_damaged_and_impossible_latents(
     with pytest.raises(NumericError, match=r"a.png are not finite"):
         store_one(cache, item, float("nan"))
     with pytest.raises(ValueError, match="not"), ShardWriter(cache.store) as writer:
-        cache.put(writer, View(item=item, bucket=BUCKET, flip=False), torch.zeros(3, 4, 2))
+        cache.put(writer, View(item=item, bucket=BUCKET, flip=False), mean(torch.zeros(3, 4, 2)))
     store_one(cache, item)
     (shard,) = cache.store.folder.glob("*.safetensors")
     data = bytearray(shard.read_bytes())

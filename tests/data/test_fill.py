@@ -1,20 +1,27 @@
 from __future__ import annotations
 
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from velatura.data.cache import CachedLatents, CachedText
-from velatura.data.fill import fill_latents, fill_text, texts_of
+from velatura.data.fill import fill_latents, fill_text
 from velatura.data.images import decode, fit, normalise
-from velatura.data.items import Item
+from velatura.data.items import Companion, Item
 from velatura.data.loader import Loader
 from velatura.data.order import BatchPlan
 from velatura.data.plan import Entry
-from velatura.data.views import View
+from velatura.data.probe import content_hash
+from velatura.data.texts import texts_of
+from velatura.data.views import View, views_of
 from velatura.errors import DataError, ModelError, NumericError, StorageError
 from velatura.events import PhaseFinished, PhaseStarted
 from velatura.interfaces import ModelInfo, Parts
@@ -50,10 +57,55 @@ def test_latents_are_those_of_the_prepared_image(
             view = View(item=entry.item, bucket=entry.bucket, flip=flip)
             image = normalise(fit(decode(entry.item.place.read()), view.look))
             expected = torch.nn.functional.avg_pool2d(image, 8)
-            torch.testing.assert_close(cache.of(view), expected)
+            torch.testing.assert_close(cache.of(view).mean, expected)
+            assert cache.of(view).deviation is None
     started = [event for event in log.seen if isinstance(event, PhaseStarted)]
     assert [(event.phase, event.total) for event in started] == [("cache latents", 9)]
     assert "encoded 9 images at" in log.texts[-1]
+
+
+def test_means_and_deviations(
+    tmp_path: Path, entries: list[Entry], family: Any, parts: Parts, info: ModelInfo, log: Any
+) -> None:
+    def cache() -> CachedLatents:
+        return CachedLatents(tmp_path / "cache", info, log.events, computed=torch.float32, holds="sample")
+
+    assert fill_latents(entries, family, parts, cache(), log.events).encoded == 9
+    found = cache().of(View(item=entries[0].item, bucket=entries[0].bucket))
+    assert found.deviation is not None
+    torch.testing.assert_close(found.deviation, 0.1 + found.mean.abs())
+
+
+def test_random_crops_are_encoded_ahead(
+    make_item: Make, family: Any, parts: Parts, open_latents: Any, log: Any
+) -> None:
+    item = make_item("wide.png", (128, 32), random_crop=True, crops=3, flip=0.5)
+    entry = Entry(item=item, bucket=(64, 32))
+    assert fill_latents([entry], family, parts, open_latents(), log.events).encoded == 6
+    plan = BatchPlan([entry] * 4, batch_size=4, seed=1)
+    with Loader(plan, seed=1, latents=open_latents()) as loader:
+        found = [batch.latents for step in range(20) for batch in loader.batches(step)]
+    shown = {tuple(one.flatten().tolist()) for latents in found if latents is not None for one in latents}
+    assert len(shown) == 6
+
+
+def test_cached_latents_show_the_same_part_as_companions(
+    make_item: Make, family: Any, parts: Parts, open_latents: Any, log: Any, tmp_path: Path
+) -> None:
+    """The mask of this image is the image itself; latents are means of 8 x 8 pixels, and so is the mask then."""
+    item = make_item("scene.png", (128, 40), seed=5, random_crop=True, crops=3, flip=0.5)
+    grey = Image.open(item.place.key).convert("L")
+    grey.save(item.place.key)
+    content = content_hash(Path(item.place.key).read_bytes())
+    mask = Companion(place=item.place, content=content, width=128, height=40)
+    entry = Entry(item=replace(item, content=content, companions={"mask": mask}), bucket=(64, 32))
+    fill_latents([entry], family, parts, open_latents(), log.events)
+    with Loader(BatchPlan([entry] * 4, batch_size=4, seed=1), seed=1, latents=open_latents()) as loader:
+        for step in range(10):
+            (batch,) = loader.batches(step)
+            assert batch.latents is not None
+            pooled = torch.nn.functional.avg_pool2d(batch.companions["mask"], 8)
+            torch.testing.assert_close(pooled * 2 - 1, batch.latents[:, :1], atol=1e-5, rtol=0)
 
 
 def test_nothing_is_done_twice(
@@ -181,3 +233,90 @@ def test_training_from_the_caches(
                 assert batch.conditioning.tensors["pooled"].flatten().tolist() == [
                     len(p.text) for p in batch.prompts
                 ]
+
+
+PROGRAM = """
+import pickle, sys, time
+from pathlib import Path
+import torch
+from torch import nn
+from velatura.data.cache import CachedLatents
+from velatura.data.fill import fill_latents
+from velatura.events import Events
+from velatura.interfaces import Parts
+
+class Slow:
+    def encode_image(self, parts, images, draw=None):
+        time.sleep(float(sys.argv[2]))
+        print("encoded", flush=True)
+        return nn.functional.avg_pool2d(images, 8)
+
+torch.set_num_threads(1)
+entries, info, folder = pickle.loads(Path(sys.argv[1]).read_bytes())
+import velatura.data.shard_writer as writer
+writer.SHARD_BYTES = 1  # a shard for every batch: as many meetings as possible
+cache = CachedLatents(folder, info, Events(), computed=torch.float32)
+print("ready", flush=True)
+sys.stdin.readline()
+parts = Parts(info=info, autoencoder=nn.Linear(1, 1))
+print("done", fill_latents(entries, Slow(), parts, cache, Events(), batch_size=1).encoded, flush=True)
+"""
+
+
+@pytest.fixture
+def start(tmp_path: Path, entries: list[Entry], info: ModelInfo) -> Any:
+    """Another process that fills the cache; it waits for a line, and says "encoded" before each batch is kept."""
+    given = tmp_path / "given.pickle"
+    given.write_bytes(pickle.dumps((entries, info, tmp_path / "cache")))
+    started: list[subprocess.Popen[str]] = []
+
+    def run(pause: float) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", PROGRAM, str(given), str(pause)]
+        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def go(process: Any) -> None:
+    assert process.stdout.readline() == "ready\n"
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def check_whole(entries: list[Entry], cache: CachedLatents) -> None:
+    for view in views_of(entries):
+        image = normalise(fit(decode(view.item.place.read()), view.look))
+        torch.testing.assert_close(cache.of(view).mean, torch.nn.functional.avg_pool2d(image, 8))
+
+
+@pytest.mark.slow
+def test_two_processes_fill_one_cache(entries: list[Entry], start: Any, open_latents: Any, log: Any) -> None:
+    both = [start(0.01), start(0.01)]
+    for process in both:
+        go(process)
+    ends = [process.communicate()[0].splitlines()[-1] for process in both]
+    assert all(end.startswith("done") for end in ends)
+    cache = open_latents()
+    assert cache.missing(views_of(entries)) == []
+    check_whole(entries, cache)
+    assert not any("damaged" in text for text in log.texts)
+
+
+@pytest.mark.slow
+def test_killed_it_goes_on_from_what_was_kept(
+    entries: list[Entry], start: Any, open_latents: Any, family: Any, parts: Parts, log: Any
+) -> None:
+    process = start(0.3)
+    go(process)
+    for _ in range(4):
+        assert process.stdout.readline() == "encoded\n"
+    process.kill()
+    process.wait()
+    done = fill_latents(entries, family, parts, open_latents(), log.events)
+    assert done.reused in (3, 4)
+    assert done.encoded == 9 - done.reused
+    check_whole(entries, open_latents())

@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from velatura.data.images import Look, decode, fit, normalise
+from velatura.data.images import Look, alpha_of, decode, fit, fit_map, normalise, recoloured
+from velatura.data.items import Filter
 
 Array = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -222,3 +225,117 @@ def test_normalise_reaches_both_ends() -> None:
     torch.testing.assert_close(
         normalise(torch.tensor([0, 255], dtype=torch.uint8)), torch.tensor([-1.0, 1.0])
     )
+
+
+EDGES = st.integers(1, 300)
+PLACES = st.floats(0, 1)
+
+
+@given(st.tuples(EDGES, EDGES), st.tuples(EDGES, EDGES), PLACES, PLACES)
+def test_the_part_that_is_shown(size: tuple[int, int], bucket: tuple[int, int], x: float, y: float) -> None:
+    """Inside the image, of the bucket's ratio, as large as can be, and where `at` says."""
+    left, top, right, bottom = Look(bucket=bucket, at=(x, y)).box(*size)
+    assert 0 <= left <= right <= size[0]
+    assert 0 <= top <= bottom <= size[1]
+    assert (right - left) * bucket[1] == pytest.approx((bottom - top) * bucket[0], rel=1e-9)
+    assert right - left == pytest.approx(size[0]) or bottom - top == pytest.approx(size[1])
+    assert left == pytest.approx((size[0] - (right - left)) * x, abs=1e-9)
+    assert top == pytest.approx((size[1] - (bottom - top)) * y, abs=1e-9)
+
+
+@pytest.mark.parametrize(("at", "first"), [((0.0, 0.5), 0), ((0.5, 0.5), 48), ((1.0, 0.5), 96)])
+def test_crops_take_the_excess_where_they_are_told(at: tuple[float, float], first: int) -> None:
+    ramp = Image.fromarray(np.repeat(np.arange(128, dtype=np.uint8)[None], 32, 0))
+    assert fit(ramp, Look(bucket=(32, 32), at=at))[0, 5].tolist() == list(range(first, first + 32))
+
+
+FILTERS: list[Filter] = ["auto", "area", "box", "bilinear", "bicubic", "lanczos", "nearest"]
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_every_filter_keeps_the_mean_and_the_place(name: Filter) -> None:
+    """Halves of a picture stay halves, whatever the filter, both smaller and larger."""
+    halves = np.zeros((64, 64, 3), np.uint8)
+    halves[:, 32:] = 200
+    for edge in (16, 32, 96, 160):
+        pixels = fit(Image.fromarray(halves), Look(bucket=(edge, edge), resize=name)).float()
+        assert pixels.mean().item() == pytest.approx(100, abs=2)
+        middle = pixels[:, :, edge // 4]
+        assert middle.max() <= 10
+        assert pixels[:, :, -edge // 4].min() >= 190
+
+
+def test_filters_differ_as_they_should() -> None:
+    """To a half: area is the mean of each 2 x 2; nearest takes one of them; auto is lanczos."""
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+    image = Image.fromarray(noise)
+
+    def scaled(name: Filter, edge: int) -> torch.Tensor:
+        return fit(image, Look(bucket=(edge, edge), resize=name))[0].int()
+
+    means = torch.from_numpy(noise.reshape(16, 2, 16, 2).mean((1, 3)))
+    assert (scaled("area", 16) - means).abs().max() <= 1  # rounded along each edge
+    assert torch.equal(scaled("area", 16), scaled("box", 16))
+    assert all(value in noise for value in scaled("nearest", 16).unique().tolist())
+    assert torch.equal(scaled("auto", 16), scaled("lanczos", 16))
+    assert torch.equal(scaled("auto", 48), scaled("bicubic", 48))
+    different = [scaled(name, 16) for name in ("area", "bilinear", "bicubic", "lanczos", "nearest")]
+    assert all(not torch.equal(a, b) for i, a in enumerate(different) for b in different[:i])
+
+
+@given(
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.integers(1, 24),
+    st.integers(1, 24),
+    PLACES,
+    st.booleans(),
+)
+def test_maps_are_cut_as_their_images_are(
+    size: tuple[int, int], width: int, height: int, at: float, flip: bool
+) -> None:
+    values = np.arange(size[0] * size[1]).reshape(size[1], size[0]) % 256
+    look = Look(bucket=(width, height), flip=flip, at=(at, 1 - at), resize="nearest")
+    cut = fit_map(torch.from_numpy(values.astype(np.float32))[None], look)
+    assert cut.shape == (1, height, width)
+    image = fit(Image.fromarray(values.astype(np.uint8)), look).float()
+    same = (cut == image).float().mean().item()
+    assert same == 1.0 or size == (width, height) or _on_a_border(size, look)
+
+
+def _on_a_border(size: tuple[int, int], look: Look) -> bool:
+    """Whether the middle of a target pixel falls on the border of two source pixels: either may be taken."""
+    left, top, right, bottom = look.box(*size)
+    across = left + (np.arange(look.bucket[0]) + 0.5) * (right - left) / look.bucket[0]
+    down = top + (np.arange(look.bucket[1]) + 0.5) * (bottom - top) / look.bucket[1]
+    return any(bool((np.abs(places - places.round()) < 1e-4).any()) for places in (across, down))
+
+
+def test_a_flip_is_the_mirror_image_of_the_same_part() -> None:
+    noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (50, 70, 3), dtype=np.uint8))
+    for at in ((0.5, 0.5), (0.2, 0.9)):
+        plain, turned = (fit(noise, Look(bucket=(32, 32), at=at, flip=flip)) for flip in (False, True))
+        assert torch.equal(plain.flip(-1), turned)
+
+
+def test_transparency_alone() -> None:
+    pixels = np.zeros((2, 3, 4), np.uint8)
+    pixels[0, :, 3] = (0, 128, 255)
+    found = alpha_of(encoded(Image.fromarray(pixels), "PNG"))
+    assert found is not None
+    np.testing.assert_array_equal(np.asarray(found), pixels[..., 3])
+    assert alpha_of(encoded(Image.new("RGB", (2, 2)), "PNG")) is None
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    turned = alpha_of(encoded(Image.fromarray(pixels), "PNG", exif=exif))
+    assert turned is not None
+    assert turned.size == (2, 3)
+
+
+def test_other_colours() -> None:
+    """A third of the circle turns red to green; gamma 2 takes a half to its root; grey has no hue to turn."""
+    red = torch.tensor([255, 0, 0], dtype=torch.uint8).view(3, 1, 1).expand(3, 4, 4)
+    assert recoloured(red, hue=1 / 3, gamma=1)[:, 0, 0].tolist() == pytest.approx([0, 255, 0], abs=3)
+    grey = torch.full((3, 4, 4), 64, dtype=torch.uint8)
+    assert torch.equal(recoloured(grey, hue=0.3, gamma=1), grey)
+    assert recoloured(grey, hue=0, gamma=2).unique().tolist() == [round(255 * (64 / 255) ** 0.5)]
+    assert torch.equal(recoloured(red, hue=0, gamma=1), red)

@@ -1,20 +1,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from velatura.data.images import Look, decode, fit, normalise
 from velatura.data.items import Item
 from velatura.data.loader import Loader
 from velatura.data.order import BatchPlan, OrderedPlan
 from velatura.data.plan import Entry
+from velatura.data.probe import content_hash
 from velatura.data.views import View
+from velatura.draws import Draw
 from velatura.errors import DataError
-from velatura.interfaces import Batch, Conditioning
+from velatura.interfaces import Batch, Conditioning, Posterior
 
 Make = Callable[..., Item]
 
@@ -22,8 +26,8 @@ Make = Callable[..., Item]
 class Recorded:
     """Latents that say what was asked for; conditioning by the length of the text."""
 
-    def of(self, view: View) -> torch.Tensor:
-        return torch.full((1, 1, 1), float(view.flip), dtype=torch.float16)
+    def of(self, view: View) -> Posterior:
+        return Posterior(mean=torch.full((1, 1, 1), float(view.flip), dtype=torch.float16))
 
 
 class Lengths:
@@ -121,3 +125,63 @@ def test_memory_is_used_up_to_the_limit(entries: list[Entry], monkeypatch: Any) 
         for step in range(3):
             loader.batches(step)
     assert len(decoded) == 7 + 3 + 3  # four of seven are kept
+
+
+class Spread:
+    """Mean 5, deviation 2."""
+
+    def of(self, view: View) -> Posterior:
+        return Posterior(mean=torch.full((4, 8, 8), 5.0), deviation=torch.full((4, 8, 8), 2.0))
+
+
+def test_where_deviations_are_cached_each_use_is_a_fresh_sample(entries: list[Entry]) -> None:
+    def run(first: int) -> list[torch.Tensor]:
+        with Loader(BatchPlan(entries, batch_size=7, seed=2), seed=2, latents=Spread()) as loader:
+            batches = [batch for step in range(first, 6) for batch in loader.batches(step)]
+        return [batch.latents for batch in batches if batch.latents is not None]
+
+    found = run(0)
+    values = torch.cat(found)
+    assert values.mean().item() == pytest.approx(5, abs=0.1)
+    assert values.std().item() == pytest.approx(2, abs=0.1)
+    assert len({float(one[0, 0, 0]) for one in values}) == len(values)
+    expected = 5 + 2 * Draw.of(2, step=3, slots=7).normal("posterior", (4, 8, 8))
+    torch.testing.assert_close(found[3], expected)  # what `Family.encode_image` draws for these slots
+    assert all(torch.equal(a, b) for a, b in zip(run(4), found[4:], strict=True))
+
+
+def test_other_colours_come_as_often_as_asked(make_item: Make) -> None:
+    item = make_item("grey.png")
+    Image.new("RGB", (32, 48), (180, 90, 40)).save(item.place.key)
+    data = Path(item.place.key).read_bytes()
+    treatment = replace(item.treatment, colour=0.4)
+    item = replace(item, content=content_hash(data), width=32, height=48, treatment=treatment)
+    plan = OrderedPlan([Entry(item=item, bucket=(32, 48))] * 300, batch_size=10)
+    with Loader(plan, seed=3) as loader:
+        images = torch.cat(
+            [batch.images for i in range(30) for batch in loader.batches(i) if batch.images is not None]
+        )
+    colours = (images[:, :, 0, 0] + 1) * 127.5
+    plain = torch.tensor([180.0, 90.0, 40.0])
+    changed = (colours - plain).abs().amax(1) > 0.01
+    assert 90 < int(changed.sum()) < 150  # 120 expected, deviation 8.5
+    assert (colours - plain).abs().max() < 40, "small changes only"
+    assert (images.flatten(2).std(2) < 1e-6).all(), "one change for a whole image"
+
+
+def test_masks_come_with_the_batch(make_item: Make) -> None:
+    """The left half is transparent; the mask is flipped with its image."""
+    item = make_item("a.png", flip=0.5, alpha_mask=True)
+    pixels = Image.new("RGBA", (64, 64), (255, 0, 0, 255))
+    pixels.paste((0, 0, 0, 0), (0, 0, 32, 64))
+    pixels.save(item.place.key)
+    item = replace(item, content=content_hash(Path(item.place.key).read_bytes()))
+    plan = BatchPlan([Entry(item=item, bucket=(64, 64))] * 8, batch_size=8)
+    with Loader(plan, seed=1) as loader:
+        (batch,) = loader.batches(0)
+    assert batch.images is not None
+    mask = batch.companions["mask"]
+    assert mask.shape == (8, 1, 64, 64)
+    green = batch.images[:, 1]  # white where it was transparent, pure red elsewhere
+    torch.testing.assert_close(mask[:, 0], (green < 0).float())
+    assert 0 < int(mask[:, 0, 0, 0].sum()) < 8

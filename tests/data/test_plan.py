@@ -65,6 +65,15 @@ def test_small_images_are_left_out_and_named(log: Any) -> None:
         lay_out(items[2:], [section], size_step=16, events=log.events)
 
 
+def test_a_shorter_edge_below_the_least_size_leaves_an_image_out(log: Any) -> None:
+    section = FolderData(folder="x", resolution=64, min_size=50)
+    items = [item("just", 50, 300), item("narrow", 49, 300), item("flat", 300, 49)]
+    layout = lay_out(items, [section], size_step=16, events=log.events)
+    assert {entry.item.name for entry in layout.entries} == {"just"}
+    assert [left.name for left in layout.left_out] == ["narrow", "flat"]
+    assert any("2 images are too small" in text and "narrow, flat" in text for text in log.texts)
+
+
 def test_strong_enlargement_is_remarked(log: Any) -> None:
     sizes([item("tiny", 40, 40)], log, FolderData(folder="x", resolution=128))
     assert "enlarged to more than twice" in log.texts[0]

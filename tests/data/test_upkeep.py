@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from velatura.data.shards import ShardStore
-from velatura.data.upkeep import collect, usage, verify
+from velatura.data.upkeep import remove, unused, usage, verify
 
 
 def fill(folder: Path, log: Any, *keys: str) -> Path:
@@ -19,7 +19,7 @@ def fill(folder: Path, log: Any, *keys: str) -> Path:
     return new
 
 
-def test_usage_verify_collect(tmp_path: Path, log: Any) -> None:
+def test_usage_verify_remove(tmp_path: Path, log: Any) -> None:
     old = fill(tmp_path / "latents" / "m1", log, "a", "b")
     new = fill(tmp_path / "latents" / "m1", log, "c")
     text = fill(tmp_path / "text" / "m1", log, "d")
@@ -36,10 +36,29 @@ def test_usage_verify_collect(tmp_path: Path, log: Any) -> None:
     size = old.stat().st_size
     month_ago = time.time() - 31 * 24 * 3600
     os.utime(old, (month_ago, month_ago))
-    assert collect(tmp_path, days=30) == size
+    shards = unused(tmp_path, log.events, days=30)
+    assert [one.path for one in shards] == [old]
+    assert remove(tmp_path, shards) == size
     assert new.exists()
     assert not (tmp_path / "text" / "m1").exists()
-    assert collect(tmp_path / "nowhere", days=0) == 0
+    assert unused(tmp_path / "nowhere", log.events, days=0) == []
+
+
+def test_what_is_kept_protects_its_whole_file(tmp_path: Path, log: Any) -> None:
+    mixed = fill(tmp_path / "latents" / "m1", log, "a", "b")
+    other = fill(tmp_path / "latents" / "m1", log, "c")
+    text = fill(tmp_path / "text" / "m2", log, "d")
+    assert {one.path for one in unused(tmp_path, log.events, keep={"b", "z"})} == {other, text}
+    assert unused(tmp_path, log.events, keep={"b"}, days=1) == []
+    remove(tmp_path, unused(tmp_path, log.events, keep={"b"}))
+    assert mixed.exists()
+    assert not text.parent.exists()
+
+
+def test_a_damaged_header_counts_as_damage(tmp_path: Path, log: Any) -> None:
+    fill(tmp_path / "latents" / "m1", log, "a").write_bytes(b"nonsense")
+    found = verify(tmp_path, log.events)
+    assert (found.sound, found.damaged) == (0, 1)
 
 
 def test_reading_counts_as_use(tmp_path: Path, log: Any) -> None:
@@ -47,4 +66,4 @@ def test_reading_counts_as_use(tmp_path: Path, log: Any) -> None:
     month_ago = time.time() - 31 * 24 * 3600
     os.utime(shard, (month_ago, month_ago))
     list(ShardStore(tmp_path / "text" / "m1", log.events).read(["a"]))
-    assert collect(tmp_path, days=30) == 0
+    assert unused(tmp_path, log.events, days=30) == []

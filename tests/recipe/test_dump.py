@@ -24,15 +24,20 @@ def with_fixed(fixed: dict[str, Any], **keys: st.SearchStrategy[Any]) -> st.Sear
     return some(**keys).map(lambda chosen: fixed | chosen)
 
 
-data = some(
-    recursive=st.booleans(),
-    resolution=st.integers(16, 2048) | st.lists(st.integers(16, 2048), min_size=1, max_size=4),
-    repeats=st.integers(1, 2**70),
-    weight=positive,
-    caption=texts,
-    trigger=texts,
-    flip=st.floats(0, 1),
-).flatmap(lambda keys: texts.map(lambda folder: keys | {"folder": folder}))
+shared = {
+    "resolution": st.integers(16, 2048) | st.lists(st.integers(16, 2048), min_size=1, max_size=4),
+    "repeats": st.integers(1, 2**70),
+    "weight": positive,
+    "trigger": texts,
+    "flip": st.floats(0, 1),
+}
+folders = some(**shared, recursive=st.booleans(), caption=texts).flatmap(
+    lambda keys: texts.map(lambda folder: keys | {"folder": folder})
+)
+tables = some(**shared, caption_column=texts, folder=texts | st.lists(texts, min_size=1)).flatmap(
+    lambda keys: texts.map(lambda file: keys | {"file": file, "kind": "table"})
+)
+data = folders | tables
 recipes = st.fixed_dictionaries(
     {
         "name": st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True),

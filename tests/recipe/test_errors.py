@@ -80,6 +80,44 @@ def test_changed_recipes(smallest: str, refusal: Refusal, old: str, new: str, ex
     assert expected in refusal(smallest.replace(old, new))
 
 
+@pytest.mark.parametrize(
+    ("keys", "place", "what"),
+    [
+        ('folder = "x"\nresolution = "big"', "line 9: [[data]] number 2, resolution", 'received the text "big"; allowed: an integer'),
+        ('file = "x.csv"\nresolution = [8]', "line 9: [[data]] number 2, resolution[0]", "received the integer 8; allowed: an integer, at least 16"),
+        ('kind = "tabel"\nfile = "x.csv"', "line 8: [[data]] number 2, kind", 'did you mean "table"?'),
+        ("kind = 3", "line 8: [[data]] number 2, kind", 'received the integer 3; allowed: "folder", "table"'),
+        ('kind = "table"', "line 7: [[data]] number 2, file", "the key file is missing; allowed: text, not empty"),
+        ('folder = "x"\nimage_column = "y"', "[[data]] number 2, image_column", 'image_column belongs to [[data]] kind = "table"'),
+        ('file = "x.csv"\nrecursive = true', "[[data]] number 2, recursive", 'recursive belongs to [[data]] kind = "folder"'),
+        ('folder = "x"\nimage_colum = "y"', "[[data]] number 2, image_colum", 'did you mean image_column, of [[data]] kind = "table"'),
+        ('folder = "x"\nfoldr = "y"', "[[data]] number 2, foldr", "did you mean folder?"),
+        ('folder = "x"\nshuffle_caption = true', "[[data]] number 2, shuffle_caption", "did you mean shuffle_tags?"),
+        ('folder = "x"\nmetadata_file = "y"', "[[data]] number 2, metadata_file", 'did you mean file, of [[data]] kind = "table"'),
+        ('folder = "x"\nvalidation_split = 0.1', "[[data]] number 2, validation_split", "did you mean validation_share?"),
+        ('folder = ""', "[[data]] number 2, folder", 'received the text ""; allowed: text, not empty'),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_one_of_several_kinds(
+    smallest: str, refusal: Refusal, keys: str, place: str, what: str
+) -> None:
+    message = refusal(smallest.replace("[adapter]", f"[adapter]\n[[data]]\n{keys}"))
+    assert place in message
+    assert what in message
+
+
+def test_a_table_that_is_no_table(smallest: str, refusal: Refusal) -> None:
+    message = refusal(
+        smallest.replace('[[data]]\nfolder = "photos"\n', "").replace('name = "a"', 'name = "a"\ndata = [3]')
+    )
+    assert "[[data]] number 1" in message
+    assert "received the integer 3" in message
+
+
+def test_a_key_of_every_kind_names_the_section_alone(smallest: str, refusal: Refusal) -> None:
+    assert "bucket_step belongs in [[data]]\n" in refusal(f"{smallest}[training]\nbucket_step = 64\n") + "\n"
+
+
 def test_all_mistakes_come_at_once_in_the_files_order() -> None:
     text = (
         'nam = "x"\n[data]\nfolder = "x"\n[training]\nsteps = "1"\nstep = 2\n[model]\nmodel = "pocket/flux"\n'

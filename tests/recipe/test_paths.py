@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from velatura.errors import RecipeError
-from velatura.recipe.paths import is_hub_id, missing_files, resolve
+from velatura.recipe.data.sources.folder import FolderData
+from velatura.recipe.data.sources.table import TableData
+from velatura.recipe.paths import is_hub_id, missing_files, resolve, with_absolute_paths
 from velatura.recipe.toml import load_recipe, parse_recipe
 
 
@@ -49,6 +51,54 @@ def test_missing_files_are_named_with_where_they_were_looked_for(tmp_path: Path)
         f"--set validation.folder=held: [validation] folder\n    no such folder: {tmp_path}/held",
     ):
         assert expected in message
+
+
+@pytest.fixture
+def several_kinds(smallest: str) -> str:
+    return smallest + (
+        '[[data]]\nfolder = "photos"\nreferences = "before"\nmasks = "masks/*_mask"\n'
+        '[[data]]\nfile = "x.csv"\nfolder = ["one", "two"]\n[memory]\ncache_folder = "cache"\n'
+    )
+
+
+def test_what_kinds_of_data_name_is_looked_for(tmp_path: Path, several_kinds: str) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "x.csv").mkdir()
+    (tmp_path / "one").mkdir()
+    found = {problem.path: problem.what for problem in missing_files(parse_recipe(several_kinds), tmp_path)}
+    assert found == {
+        ("data", 1, "references"): f"no such folder: {tmp_path}/before",
+        ("data", 1, "masks"): f"no such folder: {tmp_path}/masks",
+        ("data", 2, "file"): f"is a folder, and must be a file: {tmp_path}/x.csv",
+        ("data", 2, "folder", 1): f"no such folder: {tmp_path}/two",
+    }
+
+
+def test_absolute_paths(tmp_path: Path, several_kinds: str) -> None:
+    recipe = with_absolute_paths(parse_recipe(several_kinds), tmp_path)
+    folder, table = recipe.data[1], recipe.data[2]
+    assert isinstance(folder, FolderData)
+    assert isinstance(table, TableData)
+    assert folder.references == str(tmp_path / "before")
+    assert folder.masks == str(tmp_path / "masks/*_mask")
+    assert (table.file, table.folder) == (
+        str(tmp_path / "x.csv"),
+        [str(tmp_path / "one"), str(tmp_path / "two")],
+    )
+    assert recipe.memory.cache_folder == str(tmp_path / "cache")
+    assert recipe.model.model == "pocket/flux"
+    assert recipe.output.folder == "runs"  # the exception: it starts at the working folder
+    assert with_absolute_paths(recipe, Path("elsewhere")) == recipe
+
+
+def test_hub_ids_stay_unless_there_is_such_a_folder(tmp_path: Path, smallest: str) -> None:
+    text = smallest.replace(
+        'model = "pocket/flux"', 'family = "flux"\nmodel = "org/name"\ntext_encoders = ["a/b"]'
+    )
+    model = with_absolute_paths(parse_recipe(text), tmp_path).model
+    assert (model.model, model.text_encoders) == ("org/name", ["a/b"])
+    (tmp_path / "org/name").mkdir(parents=True)
+    assert with_absolute_paths(parse_recipe(text), tmp_path).model.model == str(tmp_path / "org/name")
 
 
 def test_models_of_the_package(tmp_path: Path, smallest: str) -> None:

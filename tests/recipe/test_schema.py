@@ -6,9 +6,11 @@ import pytest
 from pydantic import Field
 from pydantic.fields import FieldInfo
 
+from velatura.recipe.data.sources.folder import FolderData
+from velatura.recipe.data.sources.table import TableData
 from velatura.recipe.json_schema import recipe_schema
 from velatura.recipe.recipe import Recipe
-from velatura.recipe.schema import allowed, listing, received, variants
+from velatura.recipe.schema import allowed, listing, ordered_keys, received, variants
 from velatura.recipe.section import Section
 from velatura.recipe.toml import parse_recipe
 
@@ -53,7 +55,15 @@ def test_every_key_is_described_and_has_words_for_what_it_allows(section: type[S
 
 def test_titles() -> None:
     titles = [variant.title for variant in variants(Recipe)]
-    assert titles[:4] == ['[model] family = "flux"', '[model] family = "sd1"', "[[data]]", "[adapter]"]
+    assert titles[:4] == [
+        '[model] family = "flux"', '[model] family = "sd1"', '[[data]] kind = "folder"', '[[data]] kind = "table"',
+    ]  # fmt: skip
+    assert "[adapter]" in titles
+
+
+def test_what_chooses_and_what_must_be_given_comes_first() -> None:
+    assert ordered_keys(FolderData)[:2] == ["kind", "folder"]
+    assert ordered_keys(TableData)[:2] == ["kind", "file"]
 
 
 def test_json_schema_lets_out_what_the_loader_fills_in(smallest: str) -> None:
@@ -62,4 +72,8 @@ def test_json_schema_lets_out_what_the_loader_fills_in(smallest: str) -> None:
     flux = schema["$defs"]["FluxModel"]
     assert flux["additionalProperties"] is False
     assert "family" not in flux.get("required", [])
+    kinds = schema["properties"]["data"]["items"]
+    assert {"$ref": "#/$defs/TableData"} in kinds["anyOf"]
+    assert "discriminator" not in kinds
+    assert "kind" not in schema["$defs"]["TableData"]["required"]
     assert parse_recipe(smallest).objective.kind == "flow"  # and the loader does fill it in

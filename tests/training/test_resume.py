@@ -34,6 +34,16 @@ KINDS: dict[str, dict[str, Any]] = {
     "text encoders": {"full": {"parts": ["text_encoders", "denoiser"]}},
     "no cache": {"memory": {"cache": False}},
     "fp8": {"memory": {"weights": "fp8"}},
+    "drawn data": {
+        "data": {
+            **COMMON["data"],
+            "crop": "random",
+            "tag_dropout": 0.3,
+            "tag_separator": " ",
+            "caption_variants": 3,
+        },
+        "memory": {"cached_latents": "sample"},
+    },
     "autoencoder": {
         "full": {"parts": ["autoencoder"]},
         "objective": {"kind": "autoencoder", "crop": 32},

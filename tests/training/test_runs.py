@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from velatura.adapters.attach import put_on_fresh
 from velatura.adapters.files import read_adapter, write_adapter
 from velatura.adapters.targets import choose
 from velatura.data.cache import CachedLatents
-from velatura.data.items import Item
+from velatura.data.views import View
 from velatura.errors import DataError, ModelError, NumericError, RecipeError, VelaturaError
 from velatura.events import FileSaved, PreviewSaved, StepFinished, ValidationFinished
 from velatura.families.flux import FluxFamily
+from velatura.interfaces import Posterior
 
 from ..tiny import load
 from .conftest import Train, equal, tensors
@@ -50,7 +52,7 @@ def test_a_dry_run_writes_nothing_and_tells_the_plan(
     double = 2 * ((d + 3 * d) + 2 * d + 2 * (d + 4 * d))
     single = (d + 7 * d) + (5 * d + d)
     assert f"{rank * (double + 2 * single):,} values" in said
-    assert "steps: 30 of 2 x 1 images, 10.00 epochs, at most 60 images seen" in said
+    assert "steps: 30 of 2 x 1 images, 10.00 epochs, about 60 images seen" in said
     assert "6 of 6 images to be encoded" in said
     assert "previews: 1 prompts, 32x48" in said
 
@@ -137,9 +139,9 @@ def test_a_loss_that_is_not_a_number_stops_and_names_the_image(
 ) -> None:
     real = CachedLatents.of
 
-    def poisoned(self: CachedLatents, item: Item, bucket: Any, *, flip: bool) -> torch.Tensor:
-        latents = real(self, item, bucket, flip=flip)
-        return latents * torch.nan if item.path.name == "02.png" else latents
+    def poisoned(self: CachedLatents, view: View) -> Posterior:
+        found = real(self, view)
+        return replace(found, mean=found.mean * torch.nan) if view.item.name.endswith("02.png") else found
 
     monkeypatch.setattr(CachedLatents, "of", poisoned)
     with pytest.raises(NumericError, match=r"step \d: the loss is not finite for [^,]*02\.png \(") as caught:
@@ -150,7 +152,8 @@ def test_a_loss_that_is_not_a_number_stops_and_names_the_image(
 def test_a_run_that_failed_has_its_report(
     run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(CachedLatents, "of", lambda *_, **__: torch.full((16, 8, 8), torch.nan))
+    nothing = Posterior(mean=torch.full((16, 8, 8), torch.nan))
+    monkeypatch.setattr(CachedLatents, "of", lambda *_: nothing)
     with pytest.raises(NumericError):
         run(training={"steps": 2}, data={"buckets": False})
     assert (tmp_path / "runs" / "tiny" / "report.html").exists()

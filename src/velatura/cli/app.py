@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from velatura import __version__
-from velatura.cli import demo, generate, lora, pocket, recipe, train
+from velatura.cli import cache, data, demo, generate, lora, pocket, recipe, train
 from velatura.errors import VelaturaError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -35,6 +35,8 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.add_typer(recipe.app, name="recipe")
 app.command("train")(train.train)
+app.add_typer(data.app, name="data")
+app.add_typer(cache.app, name="cache")
 app.command("generate")(generate.generate)
 app.add_typer(lora.app, name="lora")
 app.add_typer(pocket.app, name="pocket")

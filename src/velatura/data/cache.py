@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,13 +24,14 @@ from velatura.data.shards import ShardStore
 from velatura.data.views import View
 from velatura.errors import NumericError, StorageError
 from velatura.events import Events
-from velatura.interfaces import Conditioning, ModelInfo
+from velatura.interfaces import Conditioning, ModelInfo, Posterior
 
-_MEMORY = 2 * 2**30
+MEMORY = 2 * 2**30  # bytes of entries that each cache keeps in memory
+Holds = Literal["mean", "sample"]
 
 
 class CachedLatents:
-    """Scaled latents of views: the posterior's mean, as `Family.encode_image` gives it.
+    """Scaled latents of views: the posterior's mean and, where a fresh `sample` per use is wanted, its deviation.
 
     `computed` is the dtype in which the autoencoder runs, `stored` that of the files; entries are kept in
     memory up to `memory_limit` bytes. Raises ModelError when the autoencoder has no fingerprint.
@@ -43,13 +45,18 @@ class CachedLatents:
         *,
         computed: torch.dtype,
         stored: torch.dtype = torch.float32,
-        memory_limit: int = _MEMORY,
+        holds: Holds = "mean",
+        memory_limit: int = MEMORY,
     ) -> None:
-        self._identity = digest(TRANSFORM, fingerprint(info, "autoencoder"), str(computed), str(stored))
+        more = [] if holds == "mean" else [holds]  # the default leaves no trace, so that old caches stay good
+        self._identity = digest(
+            TRANSFORM, fingerprint(info, "autoencoder"), str(computed), str(stored), *more
+        )
         self._info = info
+        self.holds = holds
         self.stored = stored
         self.store = ShardStore(folder / "latents" / self._identity[:16], events)
-        self._kept: Kept[str, Tensor] = Kept(memory_limit)
+        self._kept: Kept[str, Posterior] = Kept(memory_limit)
 
     def shape(self, bucket: Bucket) -> tuple[int, int, int]:
         """[C, H, W] of the latents of a bucket."""
@@ -58,7 +65,9 @@ class CachedLatents:
 
     def size(self, views: Iterable[View]) -> int:
         """Bytes that the latents of these views take."""
-        return sum(torch.Size(self.shape(view.bucket)).numel() for view in views) * self.stored.itemsize
+        tensors = 1 if self.holds == "mean" else 2
+        values = sum(torch.Size(self.shape(view.bucket)).numel() for view in views)
+        return values * tensors * self.stored.itemsize
 
     def missing(self, views: Sequence[View]) -> list[View]:
         """The views that must be encoded. Entries that fit in memory are read, checked and kept meanwhile."""
@@ -66,8 +75,27 @@ class CachedLatents:
         self._preload([key for key in keys if self._kept.get(key) is None])
         return [view for key, view in keys.items() if key not in self.store]
 
-    def put(self, writer: ShardWriter, view: View, latents: Tensor) -> None:
-        """Hand a view's latents `[C, H, W]` to a writer of this cache. Raises NumericError if not finite."""
+    def put(self, writer: ShardWriter, view: View, found: Posterior) -> None:
+        """Hand a view's latents to a writer of this cache. Raises NumericError if they are not finite."""
+        group = {name: self._sound(view, tensor) for name, tensor in _as_group(found).items()}
+        key = self._key(view)
+        writer.put(key, group)
+        self._keep(key, group)
+
+    def of(self, view: View) -> Posterior:
+        """The view's latents in the stored dtype. Raises StorageError when they are not there or damaged."""
+        key = self._key(view)
+        kept = self._kept.get(key)
+        return self._read(key, view) if kept is None else kept
+
+    def keys(self, views: Iterable[View]) -> set[str]:
+        """Under which the store holds these views, or would."""
+        return {self._key(view) for view in views}
+
+    def _key(self, view: View) -> str:
+        return digest(self._identity, *view.key)
+
+    def _sound(self, view: View, latents: Tensor) -> Tensor:
         if tuple(latents.shape) != self.shape(view.bucket):
             raise ValueError(
                 f"latents of {view.item.name} are {tuple(latents.shape)}, not {self.shape(view.bucket)}"
@@ -78,27 +106,13 @@ class CachedLatents:
                 f"the autoencoder's latents of {view.item.name} are not finite in {self.stored}. "
                 "fp16 overflows in many autoencoders: use bf16 or fp32."
             )
-        key = self._key(view)
-        writer.put(key, {"latents": stored})
-        self._kept.offer(key, stored, stored.nbytes)
+        return stored
 
-    def of(self, view: View) -> Tensor:
-        """Latents `[C, H, W]` in the stored dtype. Raises StorageError when they are not there or damaged."""
-        key = self._key(view)
-        kept = self._kept.get(key)
-        if kept is None:
-            kept = self._read(key, view)
-        return kept
-
-    def _key(self, view: View) -> str:
-        return digest(self._identity, *view.key)
-
-    def _read(self, key: str, view: View) -> Tensor:
+    def _read(self, key: str, view: View) -> Posterior:
         for _, group in self.store.read([key]):
-            latents = group["latents"]
-            if tuple(latents.shape) == self.shape(view.bucket):
-                self._kept.offer(key, latents, latents.nbytes)
-                return latents
+            if all(tuple(tensor.shape) == self.shape(view.bucket) for tensor in group.values()):
+                self._keep(key, group)
+                return _from_group(group)
         raise StorageError(
             f"the cached latents of {view.item.name} at {view.bucket[0]}x{view.bucket[1]} are missing or damaged. "
             "Start again with --resume: they are made anew."
@@ -106,8 +120,20 @@ class CachedLatents:
 
     def _preload(self, keys: Iterable[str]) -> None:
         for key, group in self.store.read(keys):
-            if not self._kept.offer(key, group["latents"], group["latents"].nbytes):
+            if not self._keep(key, group):
                 return
+
+    def _keep(self, key: str, group: Group) -> bool:
+        return self._kept.offer(key, _from_group(group), sum(tensor.nbytes for tensor in group.values()))
+
+
+def _as_group(found: Posterior) -> Group:
+    group: Group = {"latents": found.mean}
+    return group if found.deviation is None else {**group, "deviation": found.deviation}
+
+
+def _from_group(group: Group) -> Posterior:
+    return Posterior(mean=group["latents"], deviation=group.get("deviation"))
 
 
 class CachedText:
@@ -125,7 +151,7 @@ class CachedText:
         *,
         computed: torch.dtype,
         tag: str = "",
-        memory_limit: int = _MEMORY,
+        memory_limit: int = MEMORY,
     ) -> None:
         encoders, tokenizers = fingerprint(info, "text_encoders"), info.fingerprints.get("tokenizers", "")
         self._identity = digest(info.family, info.variant, encoders, tokenizers, tag, str(computed))
@@ -166,6 +192,10 @@ class CachedText:
             f"the cached text embedding of '{text[:80]}' is missing or damaged. "
             "Start again with --resume: it is made anew."
         )
+
+    def keys(self, texts: Iterable[str]) -> set[str]:
+        """Under which the store holds these texts, or would."""
+        return {self._key(text) for text in texts}
 
     def _key(self, text: str) -> str:
         return digest(self._identity, text)

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ImageOps
 from torch import Tensor
 
-from velatura.data.images import Look, alpha_of, decode, fit, fit_map, normalise
+from velatura.data.images import Look, alpha_of, decode, fit, fit_map, normalise, open_image, orientation
 from velatura.data.items import Item, Role
 from velatura.data.probe import content_hash
 from velatura.errors import DataError
@@ -50,41 +50,66 @@ def load_alpha(data: bytes, look: Look) -> Tensor:
 
 
 def _mask(data: bytes, look: Look) -> Tensor:
-    return fit(decode(data), look).float().mean(0, keepdim=True).div_(255)
+    """The mean of the channels; what is transparent does not count."""
+    return fit(decode(data, "black"), look).float().mean(0, keepdim=True).div_(255)
 
 
 def _depth(data: bytes, look: Look) -> Tensor:
-    return fit_map(_numbers(data).unsqueeze(0), look)
+    values = _real(_numbers(data))
+    if values.ndim == 2:
+        values = values.unsqueeze(0)
+    if (values != values[:1]).any():
+        raise ValueError(f"a depth map has one channel, this has {len(values)} different ones")
+    return fit_map(values[:1], look)
 
 
 def _normals(data: bytes, look: Look) -> Tensor:
     """Flipped with their image, normals look the other way: x changes its sign."""
-    values = _numbers(data)
-    if values.ndim == 2:
-        raise DataError("normals need three channels")
-    if values.min() >= 0:  # stored as an image: 0..1, 0..255 or 0..65535
-        top = 1.0 if values.max() <= 1 else 255.0 if values.max() <= 255 else 65535.0
-        values = values / top * 2 - 1
-    valid = values.square().sum(0, keepdim=True) > 0.25
-    fitted = fit_map(torch.where(valid, values, torch.zeros(())), look)
+    numbers = _numbers(data)
+    if numbers.ndim != 3 or len(numbers) != 3:
+        raise ValueError(f"normals have three channels, this is of shape {tuple(numbers.shape)}")
+    values = _vectors(numbers)
+    length = values.norm(dim=0, keepdim=True)
+    there = (length > 0.5) & (length < 1.5)  # black and grey pixels stand for none
+    fitted = fit_map(torch.where(there, values, torch.zeros(())), look)
     if look.flip:
         fitted[0] = -fitted[0]
-    length = fitted.norm(dim=0, keepdim=True)
-    return torch.where(length > 0.1, fitted / length.clamp(min=1e-6), torch.zeros(()))
+    unit: Tensor = fitted / fitted.norm(dim=0, keepdim=True).clamp(min=1e-6)
+    return unit
+
+
+def _vectors(numbers: Tensor) -> Tensor:
+    """Normals as vectors; images store (n + 1) / 2 as integers, arrays hold either."""
+    if not numbers.is_floating_point():
+        return numbers.float() / (255 if numbers.dtype == torch.uint8 else 65535) * 2 - 1
+    values = _real(numbers)
+    lengths = values.norm(dim=0)
+    units = ((lengths - 1).abs() < 0.02).sum() > (lengths > 0).sum() / 2
+    stored = bool(values.min() >= 0) and not bool(units)
+    return values * 2 - 1 if stored else values
+
+
+def _real(values: Tensor) -> Tensor:
+    """float32; what is no number becomes 0."""
+    return values.float().nan_to_num_(0.0, 0.0, 0.0)
 
 
 def _numbers(data: bytes) -> Tensor:
-    """The numbers of an NPY array or an image, float32 `[H, W]` or `[3, H, W]`."""
+    """The numbers of an NPY array or an image as they are stored, `[H, W]` or `[C, H, W]`."""
     if data.startswith(b"\x93NUMPY"):
         array = np.load(io.BytesIO(data), allow_pickle=False)
         if array.ndim == 3 and array.shape[0] not in (1, 3):
             array = array.transpose(2, 0, 1)
     else:
-        image = Image.open(io.BytesIO(data))
+        image = open_image(data)
+        image.load()
+        if orientation(image) != 1:
+            image = ImageOps.exif_transpose(image)
         array = np.asarray(image.convert("RGB") if image.mode in ("P", "RGBA", "CMYK", "LA") else image)
         array = array.transpose(2, 0, 1) if array.ndim == 3 else array
-    values = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).nan_to_num_(0.0, 0.0, 0.0)
-    return values[0] if values.ndim == 3 and values.shape[0] == 1 else values
+    small = array.dtype in (np.bool_, np.uint8)
+    kind = np.float32 if array.dtype.kind == "f" else np.uint8 if small else np.int64
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=kind))
 
 
 _LOADERS: dict[Role, Callable[[bytes, Look], Tensor]] = {

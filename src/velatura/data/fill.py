@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -19,10 +19,9 @@ from velatura.data.plan import Entry
 from velatura.data.progress import Phase, phase
 from velatura.data.shard_writer import ShardWriter
 from velatura.data.views import View, views_of
-from velatura.data.wording import drops, possible_texts
 from velatura.errors import DataError, ModelError
 from velatura.events import Events
-from velatura.interfaces import Conditioning, Family, PartName, Parts, Prompt
+from velatura.interfaces import Conditioning, Family, PartName, Parts, Posterior, Prompt
 
 _SPARE = 1.05  # headers and the file system's blocks, as a factor on the bytes of the tensors
 
@@ -34,20 +33,6 @@ class Filled:
     encoded: int
     reused: int
     seconds: float
-
-
-def texts_of(entries: Iterable[Entry], caption_dropout: float, others: Iterable[str] = ()) -> list[str]:
-    """Every text that training may ask for, once: captions, the empty one if some are dropped, `others`."""
-    items = {id(entry.item): entry.item for entry in entries}.values()
-    texts = (text for item in items for text in possible_texts(item.caption, item.treatment.wording) or ())
-    empty = [""] if any(drops(item.treatment.wording, caption_dropout) for item in items) else []
-    return list(dict.fromkeys([*texts, *empty, *others]))
-
-
-def texts_are_listed(entries: Iterable[Entry]) -> bool:
-    """Whether all texts that training may ask for can be encoded ahead."""
-    items = {id(entry.item): entry.item for entry in entries}.values()
-    return all(possible_texts(item.caption, item.treatment.wording) is not None for item in items)
 
 
 def fill_latents(
@@ -75,9 +60,8 @@ def fill_latents(
     bad: list[str] = []
     with phase(events, "cache latents", len(missing)) as progress, ShardWriter(cache.store) as writer:
         for chunk, pixels in _decoded(_chunks(missing, batch_size), workers, bad, progress):
-            with torch.no_grad():
-                latents = family.encode_image(parts, normalise(pixels).to(device))
-            for view, one in zip(chunk, latents, strict=True):
+            found = _encode_images(normalise(pixels).to(device), family, parts, cache)
+            for view, one in zip(chunk, found, strict=True):
                 cache.put(writer, view, one)
             progress.advance(len(chunk))
     if bad:
@@ -116,6 +100,16 @@ def fill_text(
                 check_room(cache.store.folder, needed, f"the embeddings of {len(missing)} captions")
             progress.advance(len(chunk))
     return _filled(events, "captions", len(missing), len(different), progress.seconds)
+
+
+def _encode_images(images: Tensor, family: Family, parts: Parts, cache: CachedLatents) -> list[Posterior]:
+    """One batch, item by item: with the deviation where the cache holds it."""
+    with torch.no_grad():
+        if cache.holds == "mean":
+            return [Posterior(mean=one) for one in family.encode_image(parts, images)]
+        found = family.posterior(parts, images)
+    deviations = [None] * len(images) if found.deviation is None else found.deviation
+    return [Posterior(mean=one, deviation=spread) for one, spread in zip(found.mean, deviations, strict=True)]
 
 
 def _encode_texts(

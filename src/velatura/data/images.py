@@ -82,13 +82,21 @@ class Look:
         0.5,
     )  # where the excess is cut: 0 keeps the left or upper end, 1 the other
     resize: Filter = "auto"
+    inset: tuple[float, float, float, float] = (
+        0,
+        0,
+        0,
+        0,
+    )  # shares that are cut away first: left, top, right, bottom
 
     def box(self, width: int, height: int) -> tuple[float, float, float, float]:
         """The part of an image of this size that is shown: left, top, right, bottom, fractions of pixels."""
-        scale = max(self.bucket[0] / width, self.bucket[1] / height)
-        shown = min(self.bucket[0] / scale, width), min(self.bucket[1] / scale, height)
-        left, top = (width - shown[0]) * self.at[0], (height - shown[1]) * self.at[1]
-        return left, top, min(left + shown[0], width), min(top + shown[1], height)
+        x, y = width * self.inset[0], height * self.inset[1]
+        right, bottom = width * (1 - self.inset[2]), height * (1 - self.inset[3])
+        scale = max(self.bucket[0] / (right - x), self.bucket[1] / (bottom - y))
+        shown = min(self.bucket[0] / scale, right - x), min(self.bucket[1] / scale, bottom - y)
+        left, top = x + (right - x - shown[0]) * self.at[0], y + (bottom - y - shown[1]) * self.at[1]
+        return left, top, min(left + shown[0], right), min(top + shown[1], bottom)
 
 
 def fit(image: Image.Image, look: Look) -> Tensor:

@@ -33,6 +33,7 @@ class Treatment:
     resize: Filter = "auto"
     random_crop: bool = False
     crops: int = 4  # random crops that a cache holds
+    cut_as_everydream2: bool = False  # random crops near the centre, with a little jitter
     colour: float = 0.0  # probability of a small change of hue or gamma
     wording: Wording = field(default_factory=Wording)
 
@@ -49,6 +50,7 @@ class Treatment:
             resize=section.resize,
             random_crop=section.crop == "random",
             crops=section.crops,
+            cut_as_everydream2=section.compat == "everydream2",
             colour=section.colour,
             wording=Wording.of(section),
         )

@@ -17,16 +17,16 @@ from velatura.data.decoded import DecodedImages, stack_companions
 from velatura.data.images import normalise, recoloured
 from velatura.data.items import Role
 from velatura.data.order import Placed, Plan
+from velatura.data.texts import drawn_texts
 from velatura.data.views import View, drawn_views
-from velatura.data.wording import drawn_texts
 from velatura.draws import Draw
-from velatura.interfaces import Batch, Conditioning, Prompt
+from velatura.interfaces import Batch, Conditioning, Posterior, Prompt
 
 
 class Latents(Protocol):
     """Where latents come from: `velatura.data.cache.CachedLatents`."""
 
-    def of(self, view: View) -> Tensor:
+    def of(self, view: View) -> Posterior:
         """Latents `[C, H, W]` of one view."""
         ...
 
@@ -131,7 +131,7 @@ class Loader:
             prompts=tuple(Prompt(text=text) for text in use.texts),
             weights=torch.tensor([item.treatment.weight for item in items], dtype=torch.float32),
             slots=use.draw.slots,
-            latents=None if self._latents is None else _stack_latents(self._latents, use.views),
+            latents=None if self._latents is None else _stack_latents(self._latents, use),
             images=None if use.pixels is None else _stack_images(use),
             conditioning=None if self._text is None else _conditioning(self._text, use.texts),
             companions=stack_companions(companions),
@@ -149,8 +149,14 @@ class _Use:
     companions: Sequence[Future[dict[Role, Tensor]]]
 
 
-def _stack_latents(latents: Latents, views: Sequence[View]) -> Tensor:
-    return torch.stack([latents.of(view) for view in views]).float()
+def _stack_latents(latents: Latents, use: _Use) -> Tensor:
+    """`[B, C, H, W]` float32; a sample where deviations are cached, the one that an uncached run draws."""
+    found = [latents.of(view) for view in use.views]
+    deviations = [one.deviation for one in found if one.deviation is not None]
+    return Posterior(
+        mean=torch.stack([one.mean for one in found]).float(),
+        deviation=torch.stack(deviations).float() if deviations else None,
+    ).sample(use.draw)
 
 
 def _conditioning(text: Texts, texts: Sequence[str]) -> Conditioning:

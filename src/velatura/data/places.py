@@ -1,4 +1,4 @@
-"""Where the bytes of an image lie: a file, a member of a tar shard, a cell of a table."""
+"""Where the bytes of an image lie: a file, a member of a tar shard, a cell of a Parquet table."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import stat
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+
+from velatura.data.cells import read_cell
 
 Stamp = tuple[int, int, int]  # size in bytes, modification and change time in ns
 
@@ -101,3 +103,34 @@ class MemberPlace(Place):
         if len(data) != self.size:
             raise OSError(f"{Path(self.archive).name} ends inside this member")
         return data
+
+
+@dataclass(frozen=True, slots=True)
+class CellPlace(Place):
+    """A cell of a Parquet table that holds a file's bytes; to read it is to read its row group, if not read lately."""
+
+    table: str
+    column: str  # of bytes; "image.bytes" inside a struct
+    group: int
+    row: int  # in its row group
+    name: str = ""  # what the table calls the file
+
+    @property
+    def key(self) -> str:
+        """Table, column and row."""
+        return f"{self.table}!{self.column}@{self.group}.{self.row}"
+
+    @property
+    def suffix(self) -> str:
+        """The extension of the name."""
+        return os.path.splitext(self.name)[1].lower()  # noqa: PTH122
+
+    def stamp(self) -> Stamp:
+        """The table's times; the size of a cell is not known before it is read, and counts as none."""
+        _, modified, changed = stamp_of(os.stat(self.table))  # noqa: PTH116
+        return 0, modified, changed
+
+    def read(self) -> bytes:
+        """The cell's bytes. Raises OSError when it is empty, or the table is no longer what it was."""
+        modified = os.stat(self.table).st_mtime_ns  # noqa: PTH116
+        return read_cell(self.table, modified, self.column, self.group, self.row)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
 
-from velatura.data.buckets import Bucket, assign, crop_loss, default_step, enlarges, make_buckets
+from velatura.data.buckets import Bucket, crop_loss, enlarges
 from velatura.data.items import Item, some
-from velatura.errors import DataError, RecipeError
+from velatura.data.regularisation import balanced_repeats
+from velatura.data.sizes import Sizes
+from velatura.errors import DataError
 from velatura.events import Events
 from velatura.recipe.data.items import SourceData
 
@@ -22,7 +25,7 @@ class Entry:
     bucket: Bucket
     repeat: int = 0
     share: float = 1.0  # below 1: used in this share of the epochs only
-    batch_size: int | None = None  # where the source has its own
+    batch_size: int | None = None  # where it is not that of the run
 
     @property
     def lane(self) -> tuple[Bucket, int | None, str, tuple[str, ...]]:
@@ -41,28 +44,49 @@ class Layout:
 
 
 def lay_out(
-    items: Sequence[Item], sections: Sequence[SourceData], *, size_step: int, events: Events
+    items: Sequence[Item],
+    sections: Sequence[SourceData],
+    *,
+    size_step: int,
+    events: Events,
+    batch_tokens: int | None = None,
 ) -> Layout:
     """Put every item in the nearest bucket of each of its source's resolutions, `repeats` times.
 
-    `size_step`: image edges must be multiples of this (`ModelInfo.size_step`). Items smaller than their
-    bucket are left out where the source says `upscale = false`. Notices were also sent to `events`. Raises
-    RecipeError for sizes that the family cannot have, DataError when no entry remains.
+    `size_step`: image edges must be multiples of this (`ModelInfo.size_step`); so many pixels squared are a token.
+    With `batch_tokens` each bucket has a batch size of its own, where the source does not name one. Items smaller
+    than their bucket are left out where the source says `upscale = false`. Notices were also sent to `events`.
+    Raises RecipeError for sizes that the family cannot have, DataError when no entry remains.
     """
-    buckets = [_buckets_of(section, size_step) for section in sections]
-    entries: list[Entry] = []
+
+    def batch_size(size: Bucket, section: SourceData) -> int | None:
+        if section.batch_size is not None or batch_tokens is None:
+            return section.batch_size
+        return max(1, batch_tokens // tokens_of(size, size_step))
+
+    allowed = [Sizes(section, size_step) for section in sections]
+    placed: list[tuple[Item, Bucket]] = []
     left_out: list[Item] = []
+
+    @cache  # of 100,000 images, most share a few hundred sizes
+    def sizes_of(source: int, width: int, height: int) -> list[Bucket]:
+        return allowed[source].of(width, height)
+
     for item in items:
         section = sections[item.source]
-        sizes = [assign(item.width, item.height, choice) for choice in buckets[item.source]]
-        if not section.upscale:
-            sizes = [size for size in sizes if not enlarges(item.width, item.height, size)]
+        sizes = sizes_of(item.source, item.width, item.height)
         if not sizes or min(item.width, item.height) < (section.min_size or 0):
             left_out.append(item)
         else:
-            entries += [use for size in sizes for use in _uses(item, size, section.batch_size)]
-    entries = _balanced(entries)
-    notices = _notices(entries, left_out)
+            placed += [(item, size) for size in sizes]
+    repeats = balanced_repeats([item for item, _ in placed], sections)
+    entries = [
+        use
+        for (item, size), count in zip(placed, repeats, strict=True)
+        for use in _uses(item, size, count, batch_size(size, sections[item.source]))
+    ]
+    unused = [item.name for (item, _), count in zip(placed, repeats, strict=True) if not count]
+    notices = _notices(entries, left_out, unused)
     for notice in notices:
         events.notice(notice)
     if not items:
@@ -75,53 +99,28 @@ def lay_out(
     return Layout(entries=tuple(entries), left_out=tuple(left_out), notices=notices)
 
 
-def _uses(item: Item, size: Bucket, batch_size: int | None) -> list[Entry]:
+def tokens_of(size: Bucket, size_step: int) -> int:
+    """Image tokens of a size: squares of `size_step` pixels, as transformers see them."""
+    return (size[0] // size_step) * (size[1] // size_step)
+
+
+def _uses(item: Item, size: Bucket, repeats: float, batch_size: int | None) -> list[Entry]:
     """`repeats` entries; the fraction that is left is one more that is used in this share of the epochs."""
-    whole = int(item.treatment.repeats)
-    fraction = round(item.treatment.repeats - whole, 6)
+    whole = int(repeats + 5e-7)
+    fraction = max(round(repeats - whole, 6), 0.0)
     uses = [Entry(item=item, bucket=size, repeat=i, batch_size=batch_size) for i in range(whole)]
     if fraction:
         uses.append(Entry(item=item, bucket=size, repeat=whole, share=fraction, batch_size=batch_size))
     return uses
 
 
-def _balanced(entries: list[Entry]) -> list[Entry]:
-    """Regularisation images together are used as often as all others together: whole rounds, then the first ones."""
-    plain = [entry for entry in entries if not entry.item.treatment.regularisation]
-    classes = [entry for entry in entries if entry.item.treatment.regularisation]
-    if not plain or not classes:
-        return entries
-    wanted = max(1, round(sum(entry.share for entry in plain)))
-    rounds = -(-wanted // len(classes))
-    repeated = [
-        replace(entry, repeat=entry.repeat + i, share=1.0) for i in range(rounds) for entry in classes
-    ]
-    return [*plain, *repeated[:wanted]]
-
-
-def _buckets_of(section: SourceData, size_step: int) -> list[list[Bucket]]:
-    """One list of buckets per resolution of the source."""
-    resolutions = [section.resolution] if isinstance(section.resolution, int) else section.resolution
-    step = section.bucket_step
-    if step is not None and step % size_step:
-        raise RecipeError(
-            f"[[data]] bucket_step = {step}, but this model's image edges are "
-            f"multiples of {size_step}; use such a multiple."
-        )
-    choices = []
-    for resolution in dict.fromkeys(resolutions):
-        chosen = step or default_step(resolution, size_step)
-        square_only = make_buckets(resolution, size_step, min_edge=resolution)
-        ranged = make_buckets(resolution, chosen, section.bucket_min, section.bucket_max)
-        choices.append(ranged if section.buckets else square_only)
-    return choices
-
-
-def _notices(entries: Sequence[Entry], left_out: Sequence[Item]) -> tuple[str, ...]:
+def _notices(entries: Sequence[Entry], left_out: Sequence[Item], unused: Sequence[str]) -> tuple[str, ...]:
     notices = []
+    if unused:
+        notices.append(f"{len(unused)} regularisation images are more than needed, and never used: {some(unused)}.")
     if left_out:
         notices.append(
-            f"{len(left_out)} images are too small and were left out (upscale = false, or min_size): "
+            f"{len(left_out)} images are too small and were left out (upscale, or min_size): "
             f"{some([item.name for item in left_out])}."
         )
     enlarged = {e.item.name: None for e in entries if enlarges(e.item.width * 2, e.item.height * 2, e.bucket)}

@@ -29,6 +29,10 @@ def _about_captions(source: str, section: SourceData, found: Sequence[Found]) ->
     if without:
         instead = f"only the word '{section.trigger}'" if section.trigger else "an empty caption"
         yield f"{len(without)} of {len(found)} images in '{source}' have {instead}: {some(without)}."
+    if section.caption_lines == "first" and not section.wildcards:
+        cut = [name for name, caption in captions if "\n" in caption.text]
+        if cut:
+            yield f"{len(cut)} captions in '{source}' have several lines and only the first is used: {some(cut)}."
     guessed = [name for name, caption in captions if caption.origin == "guessed"]
     if guessed:
         yield (

@@ -6,75 +6,79 @@ seconds before the earlier look are not trusted, for a file may change twice wit
 
 from __future__ import annotations
 
-import json
 import time
-from contextlib import suppress
-from dataclasses import astuple
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import TracebackType
 
-from velatura.checkpoints.writing import write_atomically
-from velatura.data.cache_place import digest
 from velatura.data.captions import Caption
+from velatura.data.index import Index, Rows
 from velatura.data.places import Stamp
 from velatura.data.probe import Probe
+from velatura.events import Events
 
-_FORMAT = 2  # of the file, and of what `probe` and `read_caption` make of a file's bytes
 _TRUSTED_AFTER = 2_000_000_000  # ns
 
 
 class Remembered:
-    """Probes and captions of one source's files, by the keys of their places; kept as JSON under `memory`.
+    """Probes and captions of one source's files, by the keys of their places; kept in the index under `memory`.
 
-    Without `memory` nothing is remembered. A file that cannot be read or understood counts as empty.
+    Without `memory` nothing is remembered. An index that cannot be used is a warning, and counts as empty. Lookups
+    may come from several threads. Use it in `with`: what was found is written at its end.
     """
 
-    def __init__(self, memory: Path | None, root: Path) -> None:
-        self._file = None if memory is None else memory / "scans" / f"{digest(str(root.resolve()))}.json"
+    def __init__(self, memory: Path | None, root: Path, events: Events) -> None:
+        self._index = None if memory is None else Index(memory, events)
+        self._root = str(root.resolve())
         self._began = time.time_ns()
-        self._old = _load(self._file)
-        self._new: dict[str, list[Any]] = {}
+        self._old = Rows() if self._index is None else self._index.load(self._root)
+        self._new = Rows()
+        self._met: set[str] = set()
+
+    def __enter__(self) -> Remembered:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Write what is new, also after Ctrl-C; forget files that are gone once they outnumber the others."""
+        self._save(complete=kind is None)
+
+    def has_image(self, key: str) -> bool:
+        """Whether an earlier scan met an image there."""
+        return key in self._old.images
 
     def probe(self, key: str, stamp: Stamp, *, thorough: bool) -> Probe | None:
         """What is known of an image; None when it must be looked at (again, or more thoroughly)."""
-        found = self._old.get(key)
-        if found is None or tuple(found[:3]) != stamp or (thorough and not found[3]):
+        found = self._old.images.get(key)
+        if found is None or found[:3] != stamp or (thorough and not found[3]):
             return None
-        self._new[key] = found
-        width, height, content, frames = found[4:]
+        self._met.add(key)
+        _, _, _, _, width, height, content, frames = found
         return Probe(width=width, height=height, content=content, frames=frames)
 
     def caption(self, key: str, stamp: Stamp) -> Caption | None:
         """What a caption file says; None when it must be read."""
-        found = self._old.get(key)
-        if found is None or tuple(found[:3]) != stamp:
+        found = self._old.captions.get(key)
+        if found is None or found[:3] != stamp:
             return None
-        self._new[key] = found
+        self._met.add(key)
         return Caption(text=found[3], origin=found[4])
 
     def keep(self, key: str, stamp: Stamp, found: Probe | Caption, *, thorough: bool = False) -> None:
         """Remember a file, unless it changed so lately that it may change again unseen."""
-        if max(stamp[1:]) < self._began - _TRUSTED_AFTER:
-            details = [thorough, *astuple(found)] if isinstance(found, Probe) else [found.text, found.origin]
-            self._new[key] = [*stamp, *details]
-
-    def save(self) -> None:
-        """Write what this scan met, in place of what the earlier one did. Raises StorageError."""
-        if self._file is None or self._new == self._old:
+        if max(stamp[1:]) >= self._began - _TRUSTED_AFTER:
             return
-        data = json.dumps({"format": _FORMAT, "files": self._new}, separators=(",", ":")).encode()
+        self._met.add(key)
+        if isinstance(found, Probe):
+            self._new.images[key] = (
+                *stamp, int(thorough), found.width, found.height, found.content, found.frames,
+            )  # fmt: skip
+        else:
+            self._new.captions[key] = (*stamp, found.text, found.origin)
 
-        def write(file: BinaryIO) -> None:
-            file.write(data)
-
-        write_atomically(self._file, write, size=len(data))
-
-
-def _load(file: Path | None) -> dict[str, list[Any]]:
-    if file is not None:
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            document = json.loads(file.read_bytes())
-            files = document["files"]
-            if document["format"] == _FORMAT and all(len(entry) in (5, 8) for entry in files.values()):
-                return dict(files)
-    return {}
+    def _save(self, *, complete: bool) -> None:
+        if self._index is None:
+            return
+        known = (*self._old.images, *self._old.captions)
+        gone = [key for key in known if key not in self._met] if complete else []
+        self._index.save(self._root, self._new, gone if len(gone) > len(self._met) else [])

@@ -25,9 +25,6 @@ from velatura.events import Events
 _ABANDONED = 24 * 3600  # seconds after which a staged file is taken to be a crash's remains
 
 
-_ABANDONED = 24 * 3600  # seconds after which a staged file is taken to be a crash's remains
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Place:
     """Where a group lies."""
@@ -57,6 +54,10 @@ class ShardStore:
     def keys(self) -> list[str]:
         """The keys of all groups."""
         return list(self._places)
+
+    def shards_of(self, keys: Iterable[str]) -> frozenset[Path]:
+        """The files that hold any of these groups."""
+        return frozenset(self._places[key].shard for key in keys if key in self._places)
 
     def refresh(self) -> None:
         """Take notice of shards that other processes wrote meanwhile."""

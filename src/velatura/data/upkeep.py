@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from velatura.data.progress import phase
 from velatura.data.shards import ShardStore
 from velatura.events import Events
 
@@ -33,11 +34,19 @@ class Verified:
     damaged: int  # files; they were removed, and what they held is made again when it is needed
 
 
+@dataclass(frozen=True, kw_only=True)
+class Unused:
+    """A file of a cache that nothing needs."""
+
+    path: Path
+    size: int  # bytes
+
+
 def usage(folder: Path, events: Events) -> list[CacheUse]:
     """What lies in a cache folder, one entry per kind and model, the largest first."""
     found = []
     for kind, place in _places(folder):
-        status = [path.stat() for path in place.glob("*.safetensors")]
+        status = [path.stat() for path in _shards(place)]
         found.append(
             CacheUse(
                 kind=kind,
@@ -53,27 +62,51 @@ def usage(folder: Path, events: Events) -> list[CacheUse]:
 def verify(folder: Path, events: Events) -> Verified:
     """Read every entry and compare its checksum; damaged files are removed, with a notice each."""
     sound = damaged = 0
-    for _, place in _places(folder):
-        shards = len(list(place.glob("*.safetensors")))
-        store = ShardStore(place, events)
-        sound += sum(1 for _ in store.read(store.keys()))
-        damaged += shards - len(list(place.glob("*.safetensors")))
+    shards = {place: len(_shards(place)) for _, place in _places(folder)}
+    stores = {place: ShardStore(place, events) for place in shards}  # reading the headers finds some already
+    with phase(events, "verify", sum(len(store) for store in stores.values()), "entries") as progress:
+        for place, store in stores.items():
+            for _ in store.read(store.keys()):
+                sound += 1
+                progress.advance()
+            damaged += shards[place] - len(_shards(place))
     return Verified(sound=sound, damaged=damaged)
 
 
-def collect(folder: Path, *, days: float) -> int:
-    """Remove shards that no run has read or written for so many days; the bytes that were freed."""
-    limit, freed = time.time() - days * 24 * 3600, 0
+def unused(
+    folder: Path, events: Events, *, days: float | None = None, keep: Collection[str] = ()
+) -> list[Unused]:
+    """The shards that no run has read or written for so many days, and none of whose entries are in `keep`.
+
+    Without `days` their age does not matter.
+    """
+    limit = None if days is None else time.time() - days * 24 * 3600
+    found = []
     for _, place in _places(folder):
-        for path in place.glob("*.safetensors"):
-            with suppress(OSError):  # in use on Windows, or gone already
+        kept = ShardStore(place, events).shards_of(keep) if keep else frozenset()
+        for path in _shards(place):
+            with suppress(OSError):  # gone already
                 status = path.stat()
-                if status.st_mtime < limit:
-                    path.unlink()
-                    freed += status.st_size
+                if path not in kept and (limit is None or status.st_mtime < limit):
+                    found.append(Unused(path=path, size=status.st_size))
+    return found
+
+
+def remove(folder: Path, shards: Iterable[Unused]) -> int:
+    """Remove shards, and the caches in `folder` that are empty then; the bytes that were freed."""
+    freed = 0
+    for shard in shards:
+        with suppress(OSError):  # in use on Windows, or gone already
+            shard.path.unlink()
+            freed += shard.size
+    for _, place in _places(folder):
         with suppress(OSError):
             place.rmdir()  # only if nothing is left
     return freed
+
+
+def _shards(place: Path) -> list[Path]:
+    return sorted(place.glob("*.safetensors"))
 
 
 def _places(folder: Path) -> Iterator[tuple[str, Path]]:

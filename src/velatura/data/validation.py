@@ -3,44 +3,112 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from velatura.data.items import Item
 from velatura.errors import DataError
+from velatura.recipe.data.items import SourceData
+from velatura.recipe.training.loop import Validation
 
 
-def split(items: Sequence[Item], share: float, seed: int) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
-    """Split items into (training, held out), about `share` of the different images held out.
+def split(
+    items: Sequence[Item], sections: Sequence[SourceData], validation: Validation, seed: int
+) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+    """Split items into (training, held out): of the different images, the share that their table or the recipe says.
 
-    Items with identical bytes go to the same side. Who goes depends on the content and the seed alone,
-    neither on names nor on order. At least one image is on each side when 0 < share. Held-out items are used
-    once and never flipped. Raises DataError when there is but one image to share out.
+    Items with identical bytes go to the same side, wherever they lie. Who goes depends on the content and the seed
+    alone (`validation.seed`, else `seed`), neither on names nor on order. Where a share is more than 0 and less than
+    1, at least one image is on each side. Regularisation images are never held out. Held-out items are used as
+    `still` says. Raises DataError when there is but one image to share out.
     """
-    if share <= 0:
-        return tuple(items), ()
-    contents = sorted({item.content for item in items}, key=lambda content: _rank(content, seed))
-    if len(contents) < 2:
-        raise DataError(
-            f"validation.share = {share} needs at least 2 different images, found {len(contents)}. "
-            "Add images, or set share = 0."
-        )
-    count = min(max(round(share * len(contents)), 1), len(contents) - 1)
-    held_out = set(contents[:count])
+    held_out: set[str] = set()
+    for pool in _pools(items, sections, validation, seed):
+        held_out |= pool.held_out()
     training = tuple(item for item in items if item.content not in held_out)
-    return training, still([item for item in items if item.content in held_out])
+    apart = [item for item in items if item.content in held_out and not item.treatment.regularisation]
+    return training, still(apart)
 
 
 def still(items: Sequence[Item]) -> tuple[Item, ...]:
-    """Items for validation: used once, never flipped, of equal weight."""
+    """Items for validation: used once, never flipped, of equal weight, with all of their caption in its own order."""
     return tuple(
         replace(
             item,
-            treatment=replace(item.treatment, repeats=1, flip=0.0, random_crop=False, weight=1.0, colour=0.0),
+            treatment=replace(
+                item.treatment,
+                repeats=1,
+                flip=0.0,
+                random_crop=False,
+                weight=1.0,
+                colour=0.0,
+                wording=replace(
+                    item.treatment.wording,
+                    dropout=0.0,
+                    dropout_every=0,
+                    shuffle=False,
+                    tag_dropout=0.0,
+                    warmup_steps=0,
+                ),
+            ),
         )
         for item in items
     )
 
 
-def _rank(content: str, seed: int) -> bytes:
-    return hashlib.blake2b(f"{seed}/validation/{content}".encode(), digest_size=16).digest()
+class _Pool:
+    """Images of which one share is held out."""
+
+    def __init__(self, share: float, seed: int, *, in_order: bool) -> None:
+        self._share = share
+        self._seed = seed
+        self._in_order = in_order
+        self.contents: list[str] = []
+
+    def held_out(self) -> set[str]:
+        """The contents that are held out. Raises DataError."""
+        if self._share <= 0:
+            return set()
+        if self._share >= 1:
+            return set(self.contents)
+        if self._in_order:
+            return _as_sd_scripts(self.contents, self._share, self._seed)
+        different = sorted(set(self.contents), key=self._rank)
+        if len(different) < 2:
+            raise DataError(
+                f"a share of {self._share:g} for validation needs at least 2 different images, "
+                f"found {len(different)}. Add images, or set the share to 0."
+            )
+        count = min(max(round(self._share * len(different)), 1), len(different) - 1)
+        return set(different[:count])
+
+    def _rank(self, content: str) -> bytes:
+        return hashlib.blake2b(f"{self._seed}/validation/{content}".encode(), digest_size=16).digest()
+
+
+def _pools(
+    items: Sequence[Item], sections: Sequence[SourceData], validation: Validation, seed: int
+) -> Iterator[_Pool]:
+    """Tables without a share of their own have one pool; those with one have one per table, or per dataset."""
+    usual = seed if validation.seed is None else validation.seed
+    pools: dict[object, _Pool] = {}
+    for item in items:
+        section = sections[item.source]
+        if item.treatment.regularisation:
+            continue
+        own = section.validation_share
+        share = validation.share if own is None else own
+        chosen = usual if section.validation_seed is None else section.validation_seed
+        in_order = section.compat == "sd-scripts" and own is not None
+        group = item.source if in_order or not section.dataset else section.dataset
+        key = (None if own is None else group, share, chosen)
+        pools.setdefault(key, _Pool(share, chosen, in_order=in_order)).contents.append(item.content)
+    yield from pools.values()
+
+
+def _as_sd_scripts(contents: Sequence[str], share: float, seed: int) -> set[str]:
+    """The last of the images in the order that sd-scripts shuffles them to; its half of an image rounds to even."""
+    order = list(contents)
+    random.Random(seed).shuffle(order)
+    return set(order[len(order) - round(len(order) * share) :])

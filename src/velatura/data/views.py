@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from velatura.data.buckets import Bucket
+from velatura.data.everydream2_compat import everydream2_cut
 from velatura.data.images import Look
 from velatura.data.items import Item
 from velatura.data.plan import Entry
@@ -24,12 +25,16 @@ class View:
     @property
     def look(self) -> Look:
         """How the image is cut; a crop's place depends on the image and the crop's number alone."""
-        at = (0.5, 0.5)
-        if self.crop:
-            seed = int(self.item.content[:15], 16)
-            x, y = Draw.of(seed, step=self.crop).uniform("crop", (2,))[0].tolist()
-            at = (x, y)
-        return Look(bucket=self.bucket, flip=self.flip, at=at, resize=self.item.treatment.resize)
+        look = Look(bucket=self.bucket, flip=self.flip, resize=self.item.treatment.resize)
+        if not self.crop:
+            return look
+        draw = Draw.of(int(self.item.content[:15], 16), step=self.crop)
+        if self.item.treatment.cut_as_everydream2:
+            chances = draw.uniform("everydream2 cut", (6,))[0].tolist()
+            inset, place = everydream2_cut((self.item.width, self.item.height), self.bucket, chances)
+            return replace(look, inset=inset, at=place)
+        x, y = draw.uniform("crop", (2,))[0].tolist()
+        return replace(look, at=(x, y))
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -37,6 +42,7 @@ class View:
         treatment = self.item.treatment
         special: list[object] = [treatment.resize] if treatment.resize != "auto" else []
         special += [self.crop] if self.crop else []
+        special += ["everydream2"] if self.crop and treatment.cut_as_everydream2 else []
         return (self.item.content, self.bucket, self.flip, treatment.background, *special)
 
 

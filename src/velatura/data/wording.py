@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from velatura.data.captions import Caption
-from velatura.draws import Draw
+from velatura.data.tags import Tags, shuffled, split_tags, split_text
+from velatura.data.wildcards import choose, varies
 from velatura.recipe.data.captions import Captioning
-
-_CHOICE = re.compile(r"\{([^{}|]*(?:\|[^{}|]*)+)\}")
-_OPEN, _CLOSE = "\ue000", "\ue001"  # stand for {{ and }}, which are plain braces
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,13 +24,14 @@ class Wording:
     dropout: float | None = None
     dropout_every: int = 0
     wildcards: bool = False
+    first_line: bool = False
     separator: str = ","
     shuffle: bool = False
     keep: int = 0
     keep_separator: str | None = None
     secondary_separator: str | None = None
     tag_dropout: float = 0.0
-    warmup_steps: int = 0
+    warmup_steps: float = 0  # below 1: a share of the run's steps
     warmup_min: int = 1
     max_length: int | None = None
     variants: int | None = None
@@ -48,6 +46,7 @@ class Wording:
             dropout=section.caption_dropout,
             dropout_every=section.caption_dropout_every,
             wildcards=section.wildcards,
+            first_line=section.caption_lines == "first",
             separator=section.tag_separator,
             shuffle=section.shuffle_tags,
             keep=section.keep_tags,
@@ -65,65 +64,49 @@ class Wording:
         """Whether the tags of a caption differ from use to use."""
         return self.shuffle or self.tag_dropout > 0 or self.warmup_steps > 0
 
+    @property
+    def changes_by(self) -> tuple[str, ...]:
+        """The recipe's keys that make texts differ from use to use."""
+        keys = {
+            "wildcards": self.wildcards,
+            "shuffle_tags": self.shuffle,
+            "tag_dropout": self.tag_dropout,
+            "tag_warmup_steps": self.warmup_steps,
+        }
+        return tuple(key for key, value in keys.items() if value)
+
 
 def is_fixed(caption: Caption, wording: Wording) -> bool:
     """True when every use of the caption has the same text (dropped captions apart)."""
-    changing = wording.moves_tags and len(_tags(_whole(caption, wording), wording)[1]) > 0
-    if wording.wildcards:
-        changing |= "\n" in caption.text or bool(_CHOICE.search(_protect(_whole(caption, wording))))
-    return not changing
+    lines = _lines(caption, wording)
+    if wording.wildcards and (len(lines) > 1 or _varies(lines[0], caption, wording)):
+        return False
+    if not wording.moves_tags:
+        return True
+    moving = len(_tags(_chosen(lines[0], wording, None), caption, wording, None).moving)
+    return moving == 0 or (moving == 1 and not wording.tag_dropout and not wording.warmup_steps)
 
 
 def text_of(
-    caption: Caption, wording: Wording, chance: np.random.Generator | None = None, *, step: int = 0
+    caption: Caption,
+    wording: Wording,
+    chance: np.random.Generator | None = None,
+    *,
+    step: int | None = None,
 ) -> str:
-    """The text of one use. Without `chance`: of a caption that `is_fixed`, or a typical one for display."""
-    text = _whole(caption, wording)
-    text = _choose(text, chance) if wording.wildcards else " ".join(text.split("\n"))
-    if wording.moves_tags or caption.tags or _limit(caption, wording) is not None:
-        text = _arrange(text, caption, wording, chance, step)
+    """The text of one use. Without `chance`: of a caption that `is_fixed`, or a typical one for display.
+
+    `step` counts for the warm-up of tags; None is after it.
+    """
+    text = _chosen(_pick(_lines(caption, wording), chance), wording, chance)
+    limit, mark = _limit(caption, wording), wording.keep_separator
+    too_long, marked = limit is not None and len(text) > limit, mark is not None and mark in text
+    if wording.moves_tags or caption.tags or marked or too_long:
+        tags = _arranged(_tags(text, caption, wording, chance), wording, chance, step)
+        text = tags.joined(wording.separator, limit)
     if wording.secondary_separator:
         text = text.replace(wording.secondary_separator, wording.separator)
     return text
-
-
-def possible_texts(caption: Caption, wording: Wording) -> list[str] | None:
-    """Every text that the uses of a caption can have, the empty one apart; None when they cannot be listed."""
-    if is_fixed(caption, wording):
-        return [text_of(caption, wording)]
-    if wording.variants is None or wording.warmup_steps:
-        return None
-    return [_variant(caption, wording, number) for number in range(wording.variants)]
-
-
-def drops(wording: Wording, default: float) -> bool:
-    """Whether some uses have an empty text."""
-    return wording.dropout_every > 0 or (default if wording.dropout is None else wording.dropout) > 0
-
-
-def drawn_texts(
-    captions: Sequence[tuple[Caption, Wording, int]], draw: Draw, *, dropout: float, cached: bool
-) -> list[str]:
-    """The texts of the slots of a step, from (caption, wording, epoch) each; epochs count from 0.
-
-    `dropout` is the share of empty texts where the wording names none. With `cached`, texts are among those
-    that `possible_texts` lists.
-    """
-    chances = draw.uniform("caption dropout").tolist()
-    generators = draw.generators("caption")
-    texts = []
-    for (caption, wording, epoch), chance, generator in zip(captions, chances, generators, strict=True):
-        share = dropout if wording.dropout is None else wording.dropout
-        every = wording.dropout_every
-        if chance < share or (every and (epoch + 1) % every == 0):
-            texts.append("")
-        elif is_fixed(caption, wording):
-            texts.append(text_of(caption, wording))
-        elif cached and wording.variants is not None:
-            texts.append(_variant(caption, wording, int(generator.integers(wording.variants))))
-        else:
-            texts.append(text_of(caption, wording, generator, step=draw.step))
-    return texts
 
 
 def with_trigger(trigger: str | None, caption: str) -> str:
@@ -135,84 +118,62 @@ def with_trigger(trigger: str | None, caption: str) -> str:
     return f"{trigger}, {caption}" if caption else trigger
 
 
-def _variant(caption: Caption, wording: Wording, number: int) -> str:
-    """One of the texts that are drawn ahead: it depends on the caption and its number alone."""
-    identity = f"{caption.text}/{caption.tags}".encode()
-    seed = int.from_bytes(hashlib.blake2b(identity, digest_size=7).digest(), "little")
-    chance = Draw.of(seed, step=number).generators("variant")[0]
-    return text_of(caption, wording, chance, step=wording.warmup_steps)
+def _lines(caption: Caption, wording: Wording) -> list[str]:
+    """The lines of a caption of which a use has one, each with trigger, prefix and suffix.
 
-
-def _whole(caption: Caption, wording: Wording) -> str:
-    """The caption's text with its trigger, prefix and suffix; each of several lines gets them."""
-    lines = caption.text.split("\n") if wording.wildcards else [" ".join(caption.text.split("\n"))]
-    return "\n".join(
-        " ".join(
-            part for part in (wording.prefix, with_trigger(wording.trigger, line), wording.suffix) if part
-        )
+    Where tags come after the text, the suffix comes after the tags.
+    """
+    suffix = None if caption.tags else wording.suffix
+    lines = caption.text.split("\n")
+    if not wording.wildcards:
+        lines = lines[:1] if wording.first_line else [" ".join(lines)]
+    return [
+        " ".join(part for part in (wording.prefix, with_trigger(wording.trigger, line), suffix) if part)
         for line in lines
-    )
+    ]
 
 
-def _protect(text: str) -> str:
-    return text.replace("{{", _OPEN).replace("}}", _CLOSE)
+def _varies(line: str, caption: Caption, wording: Wording) -> bool:
+    apart = [*(tag for tag, _ in caption.tags), wording.suffix or ""]
+    return any(varies(text) for text in (line, *apart))
 
 
-def _choose(text: str, chance: np.random.Generator | None) -> str:
-    """One of several lines, and one word of each `{a|b}`."""
-    text = _protect(_pick(text.split("\n"), chance))
-    while found := _CHOICE.search(text):  # from the inside out, so that choices can be nested
-        text = text[: found.start()] + _pick(found[1].split("|"), chance) + text[found.end() :]
-    return text.replace(_OPEN, "{").replace(_CLOSE, "}")
+def _chosen(text: str, wording: Wording, chance: np.random.Generator | None) -> str:
+    """One word of each `{a|b}` of a line."""
+    return " ".join(choose(text, partial(_pick, chance=chance)).split()) if wording.wildcards else text
 
 
 def _pick(words: Sequence[str], chance: np.random.Generator | None) -> str:
     return words[0 if chance is None else int(chance.integers(len(words)))]
 
 
-def _tags(text: str, wording: Wording) -> tuple[list[str], list[str], list[str]]:
-    """The tags of a text: fixed ones, those that may move, fixed ones at the end."""
+def _tags(text: str, caption: Caption, wording: Wording, chance: np.random.Generator | None) -> Tags:
+    """The tags of a chosen text in its own order. Of a caption that knows its tags apart, the text is fixed."""
+    mark, separator = wording.keep_separator, wording.separator
+    if not caption.tags:
+        lead = " ".join(part for part in (wording.prefix, wording.trigger) if part) if wording.trigger else ""
+        keep = max(wording.keep, len(split_text(lead, separator)))
+        return split_tags(text, separator=separator, keep=keep, mark=mark)
+    head = split_text(text.replace(mark, separator) if mark else text, separator)
+    tags = [(_chosen(" ".join(tag.split()), wording, chance), weight) for tag, weight in caption.tags]
+    tags = sorted(((tag, weight) for tag, weight in tags if tag), key=lambda tag: -tag[1])
+    kept = [tag for tag, _ in tags[: wording.keep]]
+    tail = split_text(_chosen(wording.suffix or "", wording, chance), separator)
+    return Tags(head=(*head, *kept), moving=tuple(tags[wording.keep :]), tail=tuple(tail))
 
-    def split(part: str) -> list[str]:
-        return [tag for tag in (tag.strip() for tag in part.split(wording.separator)) if tag]
 
-    mark = wording.keep_separator
-    if mark and mark in text:
-        head, rest = text.split(mark, 1)
-        flexible, _, tail = rest.partition(mark)
-        return split(head), split(flexible), split(tail)
-    tags = split(text)
-    return tags[: wording.keep], tags[wording.keep :], []
-
-
-def _arrange(
-    text: str, caption: Caption, wording: Wording, chance: np.random.Generator | None, step: int
-) -> str:
+def _arranged(tags: Tags, wording: Wording, chance: np.random.Generator | None, step: int | None) -> Tags:
     """The tags in the order of this use, without those that are left out."""
-    head, flexible, tail = _tags(text, wording)
-    if wording.warmup_steps and step < wording.warmup_steps:
-        grown = step * (len(flexible) - wording.warmup_min) // wording.warmup_steps + wording.warmup_min
-        flexible = flexible[: max(grown, 0)]
-    weighted = [(tag, 1.0) for tag in flexible] + list(caption.tags)
+    moving = list(tags.moving)
+    if step is not None and step < wording.warmup_steps:
+        grown = int(step * (len(moving) - wording.warmup_min) // wording.warmup_steps) + wording.warmup_min
+        moving = moving[: max(grown, 0)]
     if chance is not None and wording.shuffle:
-        weighted = _shuffled(weighted, chance)
-    elif caption.tags:
-        weighted = sorted(weighted, key=lambda tag: -tag[1])
+        moving = shuffled(moving, chance)
     if chance is not None and wording.tag_dropout:
-        kept = chance.random(len(weighted)) >= wording.tag_dropout
-        weighted = [tag for tag, stays in zip(weighted, kept, strict=True) if stays]
-    moving, limit = [tag for tag, _ in weighted], _limit(caption, wording)
-    joined = f"{wording.separator} ".join([*head, *moving, *tail])
-    while limit is not None and len(joined) > limit and moving:
-        moving.pop()
-        joined = f"{wording.separator} ".join([*head, *moving, *tail])
-    return joined
-
-
-def _shuffled(tags: Sequence[tuple[str, float]], chance: np.random.Generator) -> list[tuple[str, float]]:
-    """All tags in random order; a heavy tag tends to come early (drawn one by one, in proportion to weight)."""
-    keys = [chance.exponential() / max(weight, 1e-9) for _, weight in tags]
-    return [tag for _, tag in sorted(zip(keys, tags, strict=True), key=lambda pair: pair[0])]
+        stays = chance.random(len(moving)) >= wording.tag_dropout
+        moving = [tag for tag, kept in zip(moving, stays, strict=True) if kept]
+    return replace(tags, moving=tuple(moving))
 
 
 def _limit(caption: Caption, wording: Wording) -> int | None:

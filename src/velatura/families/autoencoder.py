@@ -18,7 +18,7 @@ from velatura.families.configs import config_fields, part_config
 from velatura.families.locate import part_path, weights_identity
 from velatura.families.parts import open_part
 from velatura.families.scratch import from_scratch
-from velatura.interfaces import ModelFiles
+from velatura.interfaces import ModelFiles, Posterior
 
 WHAT = "autoencoder"
 
@@ -59,15 +59,17 @@ def load_autoencoder(
     return module.requires_grad_(False).eval()
 
 
+def posterior(module: Any, images: Tensor) -> Posterior:
+    """`[B, 3, H, W]` in [-1, 1] -> mean (value - shift) * scale and deviation * scale, float32."""
+    found = module.encode(images.to(module.dtype)).latent_dist
+    shift, scale = module.config.shift_factor or 0.0, module.config.scaling_factor
+    return Posterior(mean=(found.mean.float() - shift) * scale, deviation=found.std.float() * scale)
+
+
 def encode_image(module: Any, images: Tensor, draw: Draw | None) -> Tensor:
-    """`[B, 3, H, W]` in [-1, 1] -> (value - shift) * scale of the posterior's mean, or of a sample by `draw`."""
-    posterior = module.encode(images.to(module.dtype)).latent_dist
-    latents = posterior.mean.float()
-    if draw is not None:
-        noise = draw.normal("posterior", latents.shape[1:]).to(latents.device)
-        latents = latents + posterior.std.float() * noise
-    scaled: Tensor = (latents - (module.config.shift_factor or 0.0)) * module.config.scaling_factor
-    return scaled
+    """`[B, 3, H, W]` in [-1, 1] -> the posterior's mean, or a sample of it by `draw`."""
+    found = posterior(module, images)
+    return found.mean if draw is None else found.sample(draw)
 
 
 def decode_latents(module: Any, latents: Tensor) -> Tensor:

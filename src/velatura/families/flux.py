@@ -11,11 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from velatura.draws import Draw
-from velatura.families.autoencoder import decode_latents, encode_image
-from velatura.families.flux_files import inspect_flux, load_flux, save_flux, sketch_denoiser
+from velatura.families.autoencoder import decode_latents, encode_image, posterior
+from velatura.families.flux_files import (
+    HUB_EXAMPLE,
+    TOKENIZERS,
+    inspect_flux,
+    load_flux,
+    save_flux,
+    sketch_denoiser,
+)
 from velatura.families.flux_forward import FluxInputs, flux_forward
 from velatura.families.parts import loaded
-from velatura.families.tokenizers import token_count, token_ids
+from velatura.families.tokenizers import load_tokenizers, token_count, token_ids
 from velatura.interfaces import (
     Conditioning,
     Family,
@@ -23,6 +30,7 @@ from velatura.interfaces import (
     ModelInfo,
     PartName,
     Parts,
+    Posterior,
     Prompt,
     Schedule,
     Target,
@@ -108,6 +116,10 @@ class FluxFamily(Family):
         text = t5(t5_ids.to(t5.device)).last_hidden_state
         return Conditioning(tensors={"pooled": pooled, "text": text})
 
+    def tokenizers(self, files: ModelFiles) -> tuple[Any, ...]:
+        """See `Family.tokenizers`."""
+        return load_tokenizers(files, TOKENIZERS, HUB_EXAMPLE)
+
     def token_counts(self, parts: Parts, text: str) -> tuple[tuple[int, int], ...]:
         """See `Family.token_counts`: CLIP, then T5."""
         counts = (token_count(tokenizer, text) for tokenizer in _tokenizers(parts))
@@ -116,6 +128,10 @@ class FluxFamily(Family):
     def encode_image(self, parts: Parts, images: Tensor, draw: Draw | None = None) -> Tensor:
         """See `Family.encode_image`."""
         return encode_image(loaded(parts.autoencoder, "autoencoder"), images, draw)
+
+    def posterior(self, parts: Parts, images: Tensor) -> Posterior:
+        """See `Family.posterior`."""
+        return posterior(loaded(parts.autoencoder, "autoencoder"), images)
 
     def decode_latents(self, parts: Parts, latents: Tensor) -> Tensor:
         """See `Family.decode_latents`."""

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from velatura.draws import Draw
-from velatura.families.autoencoder import decode_latents, encode_image
+from velatura.families.autoencoder import decode_latents, encode_image, posterior
 from velatura.families.noise_schedule import NoiseSchedule
 from velatura.families.parts import loaded
 from velatura.families.sd1_files import (
+    HUB_EXAMPLE,
+    TOKENIZERS,
     inspect_sd1,
     load_sd1,
     save_sd1,
@@ -21,7 +23,7 @@ from velatura.families.sd1_files import (
     sketch_denoiser,
     whole,
 )
-from velatura.families.tokenizers import token_count, token_ids
+from velatura.families.tokenizers import load_tokenizers, token_count, token_ids
 from velatura.families.unet import unet_blocks, unet_targets
 from velatura.interfaces import (
     Conditioning,
@@ -30,6 +32,7 @@ from velatura.interfaces import (
     ModelInfo,
     PartName,
     Parts,
+    Posterior,
     Prediction,
     Prompt,
     Target,
@@ -83,6 +86,10 @@ class Sd1Family(Family):
         text: Tensor = clip(ids.to(clip.device)).last_hidden_state
         return Conditioning(tensors={"text": text})
 
+    def tokenizers(self, files: ModelFiles) -> tuple[Any, ...]:
+        """See `Family.tokenizers`."""
+        return load_tokenizers(files, TOKENIZERS, HUB_EXAMPLE)
+
     def token_counts(self, parts: Parts, text: str) -> tuple[tuple[int, int], ...]:
         """See `Family.token_counts`."""
         return ((token_count(_tokenizer(parts), text), _length(parts)),)
@@ -90,6 +97,10 @@ class Sd1Family(Family):
     def encode_image(self, parts: Parts, images: Tensor, draw: Draw | None = None) -> Tensor:
         """See `Family.encode_image`."""
         return encode_image(loaded(parts.autoencoder, "autoencoder"), images, draw)
+
+    def posterior(self, parts: Parts, images: Tensor) -> Posterior:
+        """See `Family.posterior`."""
+        return posterior(loaded(parts.autoencoder, "autoencoder"), images)
 
     def decode_latents(self, parts: Parts, latents: Tensor) -> Tensor:
         """See `Family.decode_latents`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from velatura.draws import Draw
@@ -42,3 +43,19 @@ def latents_of(family: Family, parts: Parts, batch: Batch, draw: Draw) -> Tensor
     if batch.images is None:
         raise ModelError("a batch holds neither latents nor images")
     return family.encode_image(parts, batch.images, draw)
+
+
+def mean_error(squared: Tensor, batch: Batch, compat: str | None = None) -> Tensor:
+    """Mean per item `[B]` of squared errors `[B, C, H, W]`, weighted by the batch's loss mask where it has one.
+
+    The mask is brought to H x W by area. An item whose mask is empty has the error 0 and teaches nothing. With
+    `compat = "sd-scripts"` the sum is divided by all pixels instead of those that count, so small masks teach less.
+    """
+    mask = batch.companions.get("mask")
+    if mask is None:
+        return squared.flatten(1).mean(1)
+    weights = F.interpolate(mask.to(squared), squared.shape[2:], mode="area")
+    if compat == "sd-scripts":
+        return (squared * weights).flatten(1).mean(1)
+    counted = weights.flatten(1).sum(1) * squared.shape[1]
+    return (squared * weights).flatten(1).sum(1) / counted.clamp_min(torch.finfo(squared.dtype).tiny)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from velatura.draws import Draw
 from velatura.interfaces import Batch, Family, Loss, Parts
-from velatura.objectives.denoising import Denoising, condition, latents_of
+from velatura.objectives.denoising import Denoising, condition, latents_of, mean_error
 from velatura.objectives.weighting import min_snr
 from velatura.recipe.objectives.diffusion import DiffusionObjective
 
@@ -36,7 +36,7 @@ class Diffusion(Denoising):
     def errors(
         self, family: Family, parts: Parts, batch: Batch, draw: Draw, latents: Tensor, t: Tensor
     ) -> Tensor:
-        """Squared error `[B]` of the noise, or of v."""
+        """Squared error `[B]` of the noise, or of v, where the mask counts."""
         conditioning = condition(family, parts, batch)
         noise = draw.normal("noise", latents.shape[1:]).to(latents.device)
         if self.config.noise_offset:
@@ -46,4 +46,4 @@ class Diffusion(Denoising):
         alpha, sigma = family.schedule.alpha(at), family.schedule.sigma(at)
         predicted = family.predict(parts, alpha * latents + sigma * noise, t, conditioning)
         wanted = alpha * noise - sigma * latents if parts.info.prediction == "v" else noise
-        return (predicted - wanted).square().flatten(1).mean(1)
+        return mean_error((predicted - wanted).square(), batch, self.config.compat)

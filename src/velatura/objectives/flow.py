@@ -8,7 +8,7 @@ from torch import Tensor
 
 from velatura.draws import Draw
 from velatura.interfaces import Batch, Family, Loss, Parts
-from velatura.objectives.denoising import Denoising, condition, latents_of
+from velatura.objectives.denoising import Denoising, condition, latents_of, mean_error
 from velatura.objectives.timesteps import logit_normal, shift
 from velatura.objectives.weighting import flow_weight
 from velatura.recipe.objectives.flow import FlowObjective
@@ -31,13 +31,13 @@ class Flow(Denoising):
     def errors(
         self, family: Family, parts: Parts, batch: Batch, draw: Draw, latents: Tensor, t: Tensor
     ) -> Tensor:
-        """Squared velocity error `[B]`."""
+        """Squared velocity error `[B]`, where the mask counts."""
         conditioning = condition(family, parts, batch)
         noise = draw.normal("noise", latents.shape[1:]).to(latents.device)
         at = t.view(-1, 1, 1, 1)
         noisy = family.schedule.alpha(at) * latents + family.schedule.sigma(at) * noise
         velocity = family.predict(parts, noisy, t, conditioning, guidance=self.guidance)
-        return (velocity - (noise - latents)).square().flatten(1).mean(1)
+        return mean_error((velocity - (noise - latents)).square(), batch, self.config.compat)
 
     def times(self, family: Family, latents: Tensor, draw: Draw) -> Tensor:
         """t per item, float32 `[B]`, as `timesteps` says."""

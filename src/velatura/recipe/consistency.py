@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from velatura.recipe.data_consistency import data_problems
 from velatura.recipe.problems import Inconsistent, Problem
 from velatura.recipe.schema import listing
 
@@ -22,6 +23,9 @@ def require_consistent(recipe: Recipe) -> None:
         _one_validation,
         _formats,
         _fp8,
+        _previews,
+        _one_batch_size,
+        _data,
     )
     if problems := [problem for check in checks for problem in check(recipe)]:
         raise Inconsistent(problems)
@@ -103,3 +107,16 @@ def _previews(recipe: Recipe) -> Iterator[Problem]:
     if recipe.previews.prompts and recipe.objective.kind == "autoencoder":
         what = "received prompts, and an autoencoder that is trained by itself paints from none"
         yield Problem(path=("previews", "prompts"), what=what, hint="leave the section out")
+
+
+def _one_batch_size(recipe: Recipe) -> Iterator[Problem]:
+    training = recipe.training
+    if training.batch_tokens is not None and training.batch_size != 1:
+        what = (
+            f"received {training.batch_tokens} and batch_size = {training.batch_size}; allowed: one of them"
+        )
+        yield Problem(path=("training", "batch_tokens"), what=what)
+
+
+def _data(recipe: Recipe) -> Iterator[Problem]:
+    yield from data_problems(recipe.data)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from velatura.recipe.data.items import SourceData
 from velatura.recipe.families.files import ModelSection
 from velatura.recipe.families.flux import FluxModel
 from velatura.recipe.families.sd1 import Sd1Model
@@ -27,10 +29,15 @@ def fill_in(table: dict[str, Any], base: Path) -> list[Problem]:
     objective = table.setdefault("objective", {})
     if isinstance(objective, dict):
         objective.setdefault("kind", _objective(table))
-    for source in table.get("data") if isinstance(table.get("data"), list) else ():
-        if isinstance(source, dict):
-            source.setdefault("kind", "folder")
     return problems
+
+
+def with_kind(source: Any, kinds: Sequence[type[SourceData]]) -> Any:
+    """A raw `[[data]]` table with its kind, where it names none: what its keys tell, else the first of `kinds`."""
+    if not isinstance(source, dict) or "kind" in source:
+        return source
+    told = next((kind for kind in kinds if kind.fits(source)), kinds[0])
+    return {"kind": told.model_fields["kind"].default, **source}
 
 
 def pocket_models() -> list[str]:

@@ -20,8 +20,10 @@ from velatura.recipe.schema import (
     choices,
     is_repeated,
     listing,
+    ordered_keys,
     received,
     sections_in,
+    tag_key,
     variants,
 )
 from velatura.recipe.section import Section
@@ -98,12 +100,13 @@ class _Place:
 def _only_section(field: FieldInfo | None) -> type[Section] | None:
     """The section that a field holds, when no tag has to choose it."""
     sections = sections_in(field.annotation) if field else ()
-    return sections[0] if field and len(sections) == 1 and not field.discriminator else None
+    return sections[0] if field and len(sections) == 1 and not tag_key(field) else None
 
 
 def _tagged(field: FieldInfo, tag: str | int) -> type[Section] | None:
-    name = str(field.discriminator)
-    return next((s for s in sections_in(field.annotation) if s.model_fields[name].default == tag), None)
+    name = tag_key(field)
+    sections = sections_in(field.annotation) if name else ()
+    return next((section for section in sections if section.model_fields[str(name)].default == tag), None)
 
 
 def _missing(place: _Place) -> Problem:
@@ -120,7 +123,7 @@ def _missing(place: _Place) -> Problem:
 
 def _wrong_tag(place: _Place, value: Any) -> Problem:
     assert place.field is not None
-    name = str(place.field.discriminator)
+    name = str(tag_key(place.field))
     known = [str(section.model_fields[name].default) for section in sections_in(place.field.annotation)]
     if not isinstance(value, dict) or name not in value:
         return Problem(path=(*place.path, name), what=f"the key {name} is missing; allowed: {listing(known)}")
@@ -159,27 +162,37 @@ def _wrong_section(place: _Place, value: Any) -> str:
 
 def _hint_for_unknown(place: _Place, root: type[Section]) -> str:
     key = str(place.path[-1])
-    homes = [variant for variant in variants(root) if key in variant.section.model_fields]
-    here = [variant for variant in homes if variant.name == place.path[0] and len(place.path) > 1]
-    if here:
-        return f"{key} belongs to {_either(here)}"
-    if homes and not (close := nearest(key, list(place.section.model_fields))):
-        return f"{key} belongs in {_either(homes)}"
+    all_sections = list(variants(root))
+    kinds = [variant for variant in all_sections if variant.name == place.path[0] and len(place.path) > 1]
+    homes = [variant for variant in all_sections if key in variant.section.model_fields]
+    known = list(place.section.model_fields)
+    if (alias := ELSEWHERE.get(key.lower())) in known:
+        return f"did you mean {alias}?"
+    if here := [variant for variant in homes if variant in kinds]:
+        return f"{key} belongs to {_either(here, all_sections)}"
+    close = nearest(key, known)
     if key in root.model_fields and len(place.path) > 1:
         return f"{key} belongs at the top level, before the first section"
-    close = nearest(key, list(place.section.model_fields))
+    if homes and not close:
+        return f"{key} belongs in {_either(homes, all_sections)}"
+    of_kinds = nearest(key, [name for kind in kinds for name in kind.section.model_fields])
+    if of_kinds and of_kinds not in known:
+        owners = [kind for kind in kinds if of_kinds in kind.section.model_fields]
+        return f"did you mean {of_kinds}, of {_either(owners, all_sections)}?"
     if close:
         return f"did you mean {close}?"
-    return _alias_elsewhere(key, root) or f"known here: {', '.join(place.section.model_fields)}"
+    return _alias_elsewhere(key, all_sections) or f"known here: {', '.join(ordered_keys(place.section))}"
 
 
-def _alias_elsewhere(key: str, root: type[Section]) -> str:
+def _alias_elsewhere(key: str, all_sections: Sequence[Variant]) -> str:
     """A name that another tool uses for a key of another section."""
     ours = ELSEWHERE.get(key.lower(), "")
-    homes = [variant for variant in variants(root) if ours in variant.section.model_fields]
-    return f"here that is {ours}, in {_either(homes)}" if homes else ""
+    homes = [variant for variant in all_sections if ours in variant.section.model_fields]
+    return f"here that is {ours}, in {_either(homes, all_sections)}" if homes else ""
 
 
-def _either(found: Sequence[Variant]) -> str:
-    headers = list(dict.fromkeys(variant.title for variant in found))
-    return headers[0] if len(headers) == 1 else f"{', '.join(headers[:-1])} or {headers[-1]}"
+def _either(found: Sequence[Variant], all_sections: Sequence[Variant]) -> str:
+    """Sections in words; where all kinds of one are meant, its header alone."""
+    named = {one.name for one in all_sections if all(v in found for v in all_sections if v.name == one.name)}
+    titles = list(dict.fromkeys(one.header if one.name in named else one.title for one in found))
+    return titles[0] if len(titles) == 1 else f"{', '.join(titles[:-1])} or {titles[-1]}"

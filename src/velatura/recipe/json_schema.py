@@ -8,11 +8,11 @@ from velatura.recipe.recipe import Recipe
 
 
 def recipe_schema() -> dict[str, Any]:
-    """JSON schema (draft 2020-12). What the loader fills in, the family and the objective, may be left out."""
+    """JSON schema (draft 2020-12). What the loader fills in, families, kinds and the objective, may be left out."""
     schema = Recipe.model_json_schema()
     schema["required"] = [name for name in schema["required"] if name != "objective"]
-    for name in ("model", "objective"):
-        section = schema["properties"][name]
+    properties = schema["properties"]
+    for section in (properties["model"], properties["objective"], properties["data"]["items"]):
         section["anyOf"] = section.pop("oneOf")  # without its tag a table may fit several kinds
         section.pop("discriminator")
     return {

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from velatura.recipe.defaults import pocket_models
-from velatura.recipe.lines import KeyPath
+from velatura.recipe.path_keys import NamedPath, named_paths, with_texts
 from velatura.recipe.problems import Problem
 from velatura.recipe.recipe import Recipe
 from velatura.recipe.schema import listing
@@ -33,17 +32,14 @@ def is_hub_id(text: str) -> bool:
 
 def missing_files(recipe: Recipe, base: Path) -> list[Problem]:
     """Local files and folders that the recipe names and that are not there, with where they were looked for."""
-    problems = [problem for path, text in _sources(recipe) if (problem := _missing_source(path, text, base))]
-    for path, text in _folders(recipe):
-        place = resolve(text, base)
-        if not place.is_dir():
-            what = "is a file, and must be a folder" if place.exists() else "no such folder"
-            problems.append(Problem(path=path, what=f"{what}: {place}"))
-    if recipe.adapter and recipe.adapter.init_from:
-        place = resolve(recipe.adapter.init_from, base)
-        if not place.is_file():
-            problems.append(Problem(path=("adapter", "init_from"), what=f"no such file: {place}"))
-    return problems
+    checks = {
+        "file": _missing_file,
+        "folder": _missing_folder,
+        "either": _missing_either,
+        "model": _missing_model,
+    }
+    named = [(checks[path.names.what], path) for path in named_paths(recipe) if path.names.what in checks]
+    return [problem for check, path in named if (problem := check(path, base))]
 
 
 def with_absolute_paths(recipe: Recipe, base: Path) -> Recipe:
@@ -51,59 +47,54 @@ def with_absolute_paths(recipe: Recipe, base: Path) -> Recipe:
 
     Hub ids and models inside the package stay as they are.
     """
-
-    def absolute(text: str | None) -> str | None:
-        if text is None or is_pocket(text):
-            return text
-        place = resolve(text, base)
-        return text if is_hub_id(text) and not place.exists() else str(place)
-
-    model = recipe.model
-    sources = {
-        name: absolute(getattr(model, name)) for name in ("model", "denoiser", "autoencoder", "tokenizers")
-    }
-    encoders = [absolute(text) for text in model.text_encoders]
-    changes: dict[str, object] = {
-        "model": model.model_copy(update={**sources, "text_encoders": encoders}),
-        "data": [data.model_copy(update={"folder": str(resolve(data.folder, base))}) for data in recipe.data],
-    }
-    if recipe.validation.folder:
-        folder = str(resolve(recipe.validation.folder, base))
-        changes["validation"] = recipe.validation.model_copy(update={"folder": folder})
-    if recipe.adapter and recipe.adapter.init_from:
-        start = str(resolve(recipe.adapter.init_from, base))
-        changes["adapter"] = recipe.adapter.model_copy(update={"init_from": start})
-    if recipe.memory.cache_folder:
-        cache = str(resolve(recipe.memory.cache_folder, base))
-        changes["memory"] = recipe.memory.model_copy(update={"cache_folder": cache})
-    return recipe.model_copy(update=changes)
+    changed: Recipe = with_texts(recipe, {path.at: _absolute(path, base) for path in named_paths(recipe)})
+    return changed
 
 
-def _sources(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
-    model = recipe.model
-    for name in ("model", "denoiser", "autoencoder", "tokenizers"):
-        if text := getattr(model, name):
-            yield ("model", name), text
-    for index, text in enumerate(model.text_encoders):
-        yield ("model", "text_encoders", index), text
+def split_pattern(text: str) -> tuple[str, str]:
+    """A folder and a pattern of names in it, `masks/*_mask`; without `*` in the last part there is only a folder."""
+    path = Path(text)
+    return (str(path.parent), path.name) if "*" in path.name else (text, "")
 
 
-def _folders(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
-    for index, data in enumerate(recipe.data):
-        yield ("data", index, "folder"), data.folder
-    if recipe.validation.folder:
-        yield ("validation", "folder"), recipe.validation.folder
+def _absolute(path: NamedPath, base: Path) -> str:
+    text = path.text
+    if path.names.what == "model" and (
+        is_pocket(text) or (is_hub_id(text) and not resolve(text, base).exists())
+    ):
+        return text
+    folder, pattern = split_pattern(text)
+    return str(resolve(folder, base) / pattern)
 
 
-def _missing_source(path: KeyPath, text: str, base: Path) -> Problem | None:
+def _missing_file(path: NamedPath, base: Path) -> Problem | None:
+    place = resolve(path.text, base)
+    if place.is_file():
+        return None
+    what = "is a folder, and must be a file" if place.exists() else "no such file"
+    return Problem(path=path.at, what=f"{what}: {place}")
+
+
+def _missing_folder(path: NamedPath, base: Path) -> Problem | None:
+    place = resolve(split_pattern(path.text)[0], base)
+    if place.is_dir():
+        return None
+    what = "is a file, and must be a folder" if place.exists() else "no such folder"
+    return Problem(path=path.at, what=f"{what}: {place}")
+
+
+def _missing_either(path: NamedPath, base: Path) -> Problem | None:
+    place = resolve(path.text, base)
+    return None if place.exists() else Problem(path=path.at, what=f"no such file or folder: {place}")
+
+
+def _missing_model(path: NamedPath, base: Path) -> Problem | None:
+    text = path.text
     if is_pocket(text):
         known = pocket_models()
-        return (
-            None
-            if text in known
-            else Problem(path=path, what=f'received "{text}"; allowed: {listing(known)}')
-        )
+        what = f'received "{text}"; allowed: {listing(known)}'
+        return None if text in known else Problem(path=path.at, what=what)
     place = resolve(text, base)
     if place.exists() or is_hub_id(text):
         return None
-    return Problem(path=path, what=f"no such file or folder: {place}", hint="a hub id looks like org/name")
+    return Problem(path=path.at, what=f"no such file or folder: {place}", hint="a hub id looks like org/name")

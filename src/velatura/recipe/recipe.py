@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from velatura.recipe.adapters.lora import LoraAdapter
 from velatura.recipe.consistency import require_consistent
+from velatura.recipe.data.items import SourceData
+from velatura.recipe.data.rated import Rated
+from velatura.recipe.data.sources.everydream2 import EveryDream2Data
 from velatura.recipe.data.sources.folder import FolderData
+from velatura.recipe.data.sources.sd_scripts import SdScriptsData
 from velatura.recipe.data.sources.table import TableData
+from velatura.recipe.defaults import with_kind
 from velatura.recipe.families.flux import FluxModel
 from velatura.recipe.families.sd1 import Sd1Model
 from velatura.recipe.objectives.autoencoder import AutoencoderObjective
 from velatura.recipe.objectives.diffusion import DiffusionObjective
 from velatura.recipe.objectives.flow import FlowObjective
 from velatura.recipe.sampling.previews import Output, Previews
+from velatura.recipe.schema import sections_in
 from velatura.recipe.section import Section
 from velatura.recipe.training.loop import Ema, Full, Memory, Training, Validation
 from velatura.recipe.training.optimizer import Optimizer
 
-Data = Annotated[FolderData | TableData, Field(discriminator="kind")]
+# the kinds of [[data]]; the first is what a table is that neither names its kind nor tells it by its keys
+Data = Annotated[FolderData | TableData | EveryDream2Data | SdScriptsData, Field(discriminator="kind")]
 Model = Annotated[FluxModel | Sd1Model, Field(discriminator="family")]
 Objective = Annotated[FlowObjective | DiffusionObjective | AutoencoderObjective, Field(discriminator="kind")]
 
@@ -36,6 +43,7 @@ class Recipe(Section):
     seed: int = Field(0, ge=0, lt=2**63, description="Of every random number in the run.")
     model: Model = Field(description="The model and its parts.")
     data: list[Data] = Field(min_length=1, description="Where the images are.")
+    rated: Rated | None = Field(None, description="Use fewer images from epoch to epoch, by their ratings.")
     adapter: LoraAdapter | None = Field(None, description="Train an adapter over frozen weights.")
     full: Full | None = Field(None, description="Train whole parts; in place of `adapter`.")
     objective: Objective = Field(description="What a step minimises.")
@@ -46,6 +54,12 @@ class Recipe(Section):
     memory: Memory = Memory()
     previews: Previews = Previews()
     output: Output = Output()
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _data_has_kinds(cls, data: Any) -> Any:
+        kinds = [section for section in sections_in(Data) if issubclass(section, SourceData)]
+        return [with_kind(source, kinds) for source in data] if isinstance(data, list) else data
 
     @model_validator(mode="after")
     def _goes_together(self) -> Recipe:

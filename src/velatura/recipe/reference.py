@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 from velatura.recipe.dump import toml_value
 from velatura.recipe.recipe import Recipe
@@ -30,9 +31,40 @@ def recipe_reference() -> str:
     """The whole page."""
     top = [name for name, field in Recipe.model_fields.items() if not sections_in(field.annotation)]
     pages = [_INTRODUCTION, "## At the top\n", *_table(Recipe, top)]
-    for variant in variants(Recipe):
-        pages += ["", f"## `{variant.title}`", "", *_about(variant), *_table(variant.section)]
+    for _, kinds in groupby(variants(Recipe), key=lambda variant: variant.name):
+        pages += _pages(list(kinds))
     return "\n".join(pages) + "\n"
+
+
+def _pages(kinds: Sequence[Variant]) -> Iterator[str]:
+    """A section, or each of its kinds; keys that all kinds share are described once, after them."""
+    shared = _shared(kinds)
+    every = f"every {kinds[0].tag[0]}" if kinds[0].tag else ""
+    for kind in kinds:
+        yield from ("", f"## `{kind.title}`", "", *_about(kind))
+        own = [
+            name for name in ordered_keys(kind.section) if name not in shared or _is_own(name, kind.section)
+        ]
+        yield from _table(kind.section, own)
+        if shared:
+            yield from ("", f"And all keys of [{every}](#{kind.name}-of-{every.replace(' ', '-')}).")
+    if shared:
+        yield from ("", f"## `{kinds[0].header}` of {every}", "", *_table(kinds[0].section, shared))
+
+
+def _shared(kinds: Sequence[Variant]) -> list[str]:
+    """The keys that several kinds have from a section class that they have in common."""
+    if len(kinds) == 1:
+        return []
+    first, *others = (kind.section for kind in kinds)
+    below = [base for base in first.__mro__ if base is not first and issubclass(base, Section)]
+    base = next(base for base in below if all(issubclass(other, base) for other in others))
+    return [name for name in ordered_keys(base) if name not in ("family", "kind")]
+
+
+def _is_own(name: str, section: type[Section]) -> bool:
+    """Whether a section declares a key itself, as one with another default."""
+    return name in section.__annotations__
 
 
 def _about(variant: Variant) -> Iterator[str]:
@@ -47,7 +79,7 @@ def _about(variant: Variant) -> Iterator[str]:
 def _table(section: type[Section], names: list[str] | None = None) -> Iterator[str]:
     yield "| key | default | allowed | meaning |"
     yield "|---|---|---|---|"
-    for name in names or ordered_keys(section):
+    for name in ordered_keys(section) if names is None else names:
         field = section.model_fields[name]
         if field.is_required():
             default = "required"

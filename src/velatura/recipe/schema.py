@@ -40,9 +40,8 @@ def variants(root: type[Section]) -> Iterator[Variant]:
     for name, field in root.model_fields.items():
         sections = sections_in(field.annotation)
         for section in sections:
-            tag = None
-            if isinstance(field.discriminator, str):
-                tag = (field.discriminator, str(section.model_fields[field.discriminator].default))
+            key = tag_key(field)
+            tag = (key, str(section.model_fields[key].default)) if key else None
             yield Variant(name=name, repeated=is_repeated(field.annotation), section=section, tag=tag)
 
 
@@ -53,14 +52,22 @@ def sections_in(annotation: Any) -> tuple[type[Section], ...]:
     return tuple(section for part in get_args(annotation) for section in sections_in(part))
 
 
+def tag_key(field: FieldInfo) -> str | None:
+    """The key whose value chooses among several sections, `kind` or `family`; also inside a list."""
+    inside = [mark for part in get_args(field.annotation) for mark in getattr(part, "__metadata__", ())]
+    marks = [field, *(mark for mark in inside if isinstance(mark, FieldInfo))]
+    return next((mark.discriminator for mark in marks if isinstance(mark.discriminator, str)), None)
+
+
 def is_repeated(annotation: Any) -> bool:
     """True for a list of sections, `[[name]]` in a file."""
     return get_origin(annotation) is list and bool(sections_in(annotation))
 
 
 def ordered_keys(section: type[Section]) -> list[str]:
-    """The keys of a section; what chooses its kind comes first."""
-    return sorted(section.model_fields, key=lambda name: name not in ("family", "kind"))
+    """The keys of a section: what chooses its kind, what must be given, all others."""
+    fields = section.model_fields
+    return sorted(fields, key=lambda name: (name not in ("family", "kind"), not fields[name].is_required()))
 
 
 def choices(annotation: Any) -> tuple[str, ...]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from velatura.data.cache import CachedLatents, CachedText
-from velatura.data.fill import fill_latents, fill_text, texts_of
+from velatura.data.cache import MEMORY, CachedLatents, CachedText
+from velatura.data.fill import fill_latents, fill_text
+from velatura.data.texts import texts_of, typical_texts
+from velatura.data.token_cuts import remark_cuts, token_cuts
 from velatura.data.views import views_of
 from velatura.events import Events
 from velatura.interfaces import Conditioning, PartName, Parts
@@ -31,11 +32,13 @@ class Prepared:
 
 def prepare(setup: Setup, events: Events) -> Prepared:
     """Fill the caches; what is in them already is not encoded again, and then no encoder is loaded for it."""
+    for line in setup.encoded_at_every_step():
+        events.notice(line)
     parts = Parts(info=setup.info)
-    folder = cache_folder(setup.recipe)
-    text = _text(setup, parts, folder, events) if setup.caches_text else None
+    text = fill_text_cache(setup, parts, events) if setup.caches_text else None
     if setup.conditioned and text is None:
         load_part(setup, parts, "text_encoders", events)
+        remark_cuts(token_cuts(setup.family, parts, typical_texts(setup.dataset.entries)), events)
     requests = plan_previews(setup.recipe.previews, setup.info, size=setup.preview_size)
     previews = tuple(
         PlannedPreview(
@@ -46,7 +49,7 @@ def prepare(setup: Setup, events: Events) -> Prepared:
         )
         for request in requests
     )
-    latents = _latents(setup, parts, folder, events) if setup.caches_latents else None
+    latents = fill_latents_cache(setup, parts, events) if setup.caches_latents else None
     if "autoencoder" in setup.stays_loaded:
         load_part(setup, parts, "autoencoder", events)
     return Prepared(latents=latents, text=text, previews=previews, parts=parts)
@@ -72,24 +75,54 @@ def load_part(setup: Setup, parts: Parts, name: PartName, events: Events) -> Non
         parts.denoiser = loaded.denoiser
 
 
-def _text(setup: Setup, parts: Parts, folder: Path, events: Events) -> CachedText:
+def text_cache(setup: Setup, events: Events, memory_limit: int = MEMORY) -> CachedText:
+    """The cache of this run's text embeddings; what decides about them is in its keys."""
     tag = f"{getattr(setup.recipe.model, 'text_length', None)}"
-    cache = CachedText(folder, setup.info, events, computed=setup.dtype, tag=tag)
+    return CachedText(
+        cache_folder(setup.recipe),
+        setup.info,
+        events,
+        computed=setup.dtype,
+        tag=tag,
+        memory_limit=memory_limit,
+    )
+
+
+def latents_cache(setup: Setup, events: Events, memory_limit: int = MEMORY) -> CachedLatents:
+    """The cache of this run's latents."""
+    return CachedLatents(
+        cache_folder(setup.recipe),
+        setup.info,
+        events,
+        computed=setup.dtype,
+        holds=setup.recipe.memory.cached_latents,
+        memory_limit=memory_limit,
+    )
+
+
+def texts_to_encode(setup: Setup) -> list[str]:
+    """All captions of training and validation, and all prompts of the previews."""
     requests = plan_previews(setup.recipe.previews, setup.info, size=setup.preview_size)
     wanted = [text for request in requests for text in request_texts(request)]
-    entries = (*setup.dataset.entries, *setup.dataset.held_out)
-    texts = texts_of(entries, setup.caption_dropout, wanted)
+    return texts_of((*setup.dataset.entries, *setup.dataset.held_out), setup.caption_dropout, wanted)
+
+
+def fill_text_cache(setup: Setup, parts: Parts, events: Events) -> CachedText:
+    """Encode the texts that the cache lacks; the encoders are loaded for that, and released."""
+    cache = text_cache(setup, events)
+    texts = texts_to_encode(setup)
     if cache.missing(texts):
         load_part(setup, parts, "text_encoders", events)
-        _remark_cut_captions(setup, parts, texts, events)
+        remark_cuts(token_cuts(setup.family, parts, texts), events)
         fill_text(texts, setup.family, parts, cache, events)
         parts.text_encoders = parts.tokenizers = None  # released before the denoiser comes
         _empty_cache(setup.device)
     return cache
 
 
-def _latents(setup: Setup, parts: Parts, folder: Path, events: Events) -> CachedLatents:
-    cache = CachedLatents(folder, setup.info, events, computed=setup.dtype)
+def fill_latents_cache(setup: Setup, parts: Parts, events: Events) -> CachedLatents:
+    """Encode the images that the cache lacks; the autoencoder is loaded for that."""
+    cache = latents_cache(setup, events)
     entries = (*setup.dataset.entries, *setup.dataset.held_out)
     if cache.missing(views_of(entries)):
         load_part(setup, parts, "autoencoder", events)
@@ -98,20 +131,6 @@ def _latents(setup: Setup, parts: Parts, folder: Path, events: Events) -> Cached
             parts.autoencoder = None
             _empty_cache(setup.device)
     return cache
-
-
-def _remark_cut_captions(setup: Setup, parts: Parts, texts: list[str], events: Events) -> None:
-    """Captions longer than every encoder reads lose their end; say which."""
-    cut = []
-    for text in texts:
-        counts = setup.family.token_counts(parts, text)
-        if all(count > most for count, most in counts):
-            cut.append(f"'{text[:60]}…' ({counts[-1][0]} tokens, {counts[-1][1]} are read)")
-    if cut:
-        more = f" and {len(cut) - 3} more" if len(cut) > 3 else ""
-        events.warn(
-            f"{len(cut)} captions are longer than the model reads and are cut: {'; '.join(cut[:3])}{more}"
-        )
 
 
 def _empty_cache(device: torch.device) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 
 from velatura.data.cache_place import default_cache_folder
-from velatura.data.items import Scan
+from velatura.data.items import Item, Scan, Treatment
 from velatura.data.order import BatchPlan, OrderedPlan
 from velatura.data.plan import Entry, lay_out
+from velatura.data.rated import Fading
 from velatura.data.scan import scan
 from velatura.data.validation import split, still
+from velatura.data.warmup import with_warmup
+from velatura.data.wording import Wording
 from velatura.events import Events
 from velatura.recipe.data.items import SourceData
 from velatura.recipe.data.sources.folder import FolderData
@@ -38,14 +43,16 @@ class Dataset:
         return tuple(sorted({entry.bucket for entry in (*self.entries, *self.held_out)}))
 
     def fingerprint(self) -> str:
-        """Identity of what is trained on: contents, captions, sizes, order of entries."""
+        """Identity of what is trained on: contents, captions, treatment, sizes, order of entries."""
         digest = hashlib.blake2b(digest_size=16)
         for entry in self.entries:
-            item = entry.item
+            item, caption = entry.item, entry.item.caption
+            digest.update(f"{item.content}/{caption.text}/{caption.tags}/{caption.max_length}".encode())
             digest.update(
-                f"{item.content}/{item.caption}/{entry.bucket}/{entry.share}/{item.treatment}\n".encode()
+                f"/{entry.bucket}/{entry.share}/{entry.batch_size}/{_told(item.treatment)}".encode()
             )
-            digest.update("/".join(f"{role}={one.content}" for role, one in item.companions.items()).encode())
+            companions = sorted(f"{role}={one.content}" for role, one in item.companions.items())
+            digest.update(f"/{companions}\n".encode())
         return digest.hexdigest()
 
     def report(self) -> str:
@@ -53,10 +60,23 @@ class Dataset:
         facts = self.plan.report()
         sizes = ", ".join(f"{w}x{h}: {count}" for (w, h), count in list(facts.buckets.items())[:8])
         more = f" and {len(facts.buckets) - 8} more sizes" if len(facts.buckets) > 8 else ""
+        fillers = f", in which {facts.fillers} more uses fill up batches" if facts.fillers else ""
         return (
             f"{len({entry.item.place.key for entry in self.entries})} images, {len(self.entries)} uses per epoch "
-            f"({sizes}{more}), {facts.steps:g} steps per epoch"
+            f"({sizes}{more}), {facts.steps:g} steps per epoch{fillers}"
         )
+
+
+@cache
+def _told(treatment: Treatment | Wording) -> str:
+    """What differs from the defaults, so that data keeps its identity when later versions know more keys."""
+    default = type(treatment)()
+    told = []
+    for field in fields(treatment):
+        value, usual = getattr(treatment, field.name), getattr(default, field.name)
+        if value != usual:
+            told.append(f"{field.name}={_told(value) if isinstance(value, Wording) else repr(value)}")
+    return ", ".join(told)
 
 
 def cache_folder(recipe: Recipe) -> Path:
@@ -67,25 +87,31 @@ def cache_folder(recipe: Recipe) -> Path:
 def prepare_dataset(recipe: Recipe, base: Path, size_step: int, events: Events) -> Dataset:
     """Read all sources. Raises DataError when there is nothing, or too little that is sound, to train on."""
     found = scan(recipe.data, base, events, memory=cache_folder(recipe))
-    training, held_out = split(found.items, recipe.validation.share, recipe.seed)
-    entries = lay_out(training, found.sections, size_step=size_step, events=events).entries
-    apart: tuple[Entry, ...] = ()
-    if held_out:
-        apart = lay_out(held_out, found.sections, size_step=size_step, events=events).entries
+    items = with_warmup(found.items, recipe.training.steps)
+    training, held_out = split(items, found.sections, recipe.validation, recipe.seed)
+    tokens = recipe.training.batch_tokens
+
+    def entries_of(items: Sequence[Item], sections: Sequence[SourceData]) -> tuple[Entry, ...]:
+        return lay_out(items, sections, size_step=size_step, events=events, batch_tokens=tokens).entries
+
+    entries = entries_of(training, found.sections)
+    apart = entries_of(held_out, found.sections) if held_out else ()
     if recipe.validation.folder is not None:
-        apart += _from_folder(recipe, base, size_step, events)
+        own = _validation_folder(recipe, base, events)
+        apart += entries_of(still(own.items), own.sections)
     plan = BatchPlan(
         entries,
         batch_size=recipe.training.batch_size,
         accumulate=recipe.training.accumulate,
         seed=recipe.seed,
+        incomplete=recipe.training.incomplete,
+        fading=Fading(keep=recipe.rated.keep, epochs=recipe.rated.epochs) if recipe.rated else None,
     )
     return Dataset(scan=found, entries=entries, held_out=apart, plan=plan)
 
 
-def _from_folder(recipe: Recipe, base: Path, size_step: int, events: Events) -> tuple[Entry, ...]:
+def _validation_folder(recipe: Recipe, base: Path, events: Events) -> Scan:
     """Validation images of their own, treated as the first source says."""
     shared = recipe.data[0].model_dump(include=set(SourceData.model_fields), exclude={"kind"})
     like = FolderData(**{**shared, "folder": recipe.validation.folder, "repeats": 1, "flip": 0.0})
-    found = scan([like], base, events)
-    return lay_out(still(found.items), found.sections, size_step=size_step, events=events).entries
+    return scan([like], base, events)

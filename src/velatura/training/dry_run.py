@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from torch import nn
 
 from velatura.adapters.targets import choose
-from velatura.data.cache import CachedLatents
 from velatura.data.cache_place import readable
 from velatura.data.views import views_of
 from velatura.events import Events
 from velatura.interfaces import Target
-from velatura.training.dataset import cache_folder
+from velatura.training.caching import latents_cache, text_cache, texts_to_encode
 from velatura.training.previews import plan_previews
 from velatura.training.setup import Setup
 
@@ -21,17 +20,21 @@ def plan_lines(setup: Setup) -> list[str]:
     """Lines for the user. Raises RecipeError where targets or previews cannot be met."""
     recipe = setup.recipe
     report = setup.dataset.plan.report()
-    images = recipe.training.steps * recipe.training.batch_size * recipe.training.accumulate
+    training = recipe.training
+    each = f"{training.batch_size} x {training.accumulate} images"
+    if training.batch_tokens is not None:
+        each = f"{training.batch_tokens} image tokens x {training.accumulate}"
+    epochs = training.steps / report.steps
     lines = [
         f"model: {setup.info.family} {setup.info.variant}, {_dtype(setup)} on {setup.device}",
-        (
-            f"steps: {recipe.training.steps} of {recipe.training.batch_size} x {recipe.training.accumulate} images, "
-            f"{recipe.training.steps / report.steps:.2f} epochs, at most {images} images seen"
-        ),
+        f"steps: {training.steps} of {each}, {epochs:.2f} epochs, about {epochs * report.images:.0f} images seen",
         _trained(setup),
     ]
     if setup.caches_latents:
-        lines.append(_to_encode(setup))
+        lines.append(_images_to_encode(setup))
+    if setup.caches_text:
+        lines.append(_captions_to_encode(setup))
+    lines += setup.encoded_at_every_step()
     previews = plan_previews(recipe.previews, setup.info, size=setup.preview_size)
     lines.append(
         f"previews: {len(previews)} prompts, " + ", ".join(f"{p.width}x{p.height}" for p in previews)
@@ -75,12 +78,17 @@ def _values(denoiser: nn.Module, targets: Sequence[Target], rank: int, share: bo
     return total
 
 
-def _to_encode(setup: Setup) -> str:
-    folder = cache_folder(setup.recipe)
-    cache = CachedLatents(folder, setup.info, Events(), computed=setup.dtype)
+def _images_to_encode(setup: Setup) -> str:
+    cache = latents_cache(setup, Events(), memory_limit=0)
     views = views_of((*setup.dataset.entries, *setup.dataset.held_out))
     missing = cache.missing(views)
     return f"latents: {len(missing)} of {len(views)} images to be encoded, {readable(cache.size(missing))} on disk"
+
+
+def _captions_to_encode(setup: Setup) -> str:
+    texts = texts_to_encode(setup)
+    missing = text_cache(setup, Events(), memory_limit=0).missing(texts)
+    return f"text: {len(missing)} of {len(texts)} texts to be encoded"
 
 
 def _dtype(setup: Setup) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from velatura.data.loader import Loader
+from velatura.data.plan import tokens_of
 from velatura.events import Events, FileSaved, PhaseFinished, PhaseStarted, StepFinished, ValidationFinished
 from velatura.placement.compiling import compile_blocks, decide, training_flops
 from velatura.placement.device import memory_used
@@ -134,9 +135,11 @@ class Loop:
         if training.checkpoint_blocks:
             recompute(blocks)
         sizes = self.setup.dataset.sizes
-        width, height = max(sizes, key=lambda size: size[0] * size[1])
-        tokens = (width // self.setup.info.size_step) * (height // self.setup.info.size_step)
-        images = training.steps * training.batch_size * training.accumulate
+        tokens = max(tokens_of(size, self.setup.info.size_step) for size in sizes)
+        each = (
+            training.batch_size if training.batch_tokens is None else max(1, training.batch_tokens // tokens)
+        )
+        images = training.steps * each * training.accumulate
         flops = training_flops(blocks, tokens, images)
         if decide(training.compile, flops=flops, device=self.setup.device):
             self.events.notice(f"compiling {len(blocks)} blocks; the first step of each size takes longer")
@@ -237,16 +240,15 @@ class Loop:
 def run_identity(setup: Setup) -> str:
     """Hash of all that decides what is learned: recipe (without what may change on resume), data, model weights.
 
+    Of the data counts what it came to, not the `[[data]]` tables: files may move.
     Keys at their defaults do not count, so that a recipe keeps its identity when later versions know more keys.
     """
     recipe = setup.recipe
-    table = recipe.model_dump(mode="json", exclude=set(OWN_AFFAIR), exclude_defaults=True)
+    table = recipe.model_dump(mode="json", exclude={*OWN_AFFAIR, "data"}, exclude_defaults=True)
     for free in ("steps", "device", "save_every"):
         table.get("training", {}).pop(free, None)
     for place in ("model", "denoiser", "autoencoder", "text_encoders", "tokenizers"):
         table["model"].pop(place, None)  # files may move; what is in them is in the fingerprints
-    for data in table["data"]:
-        data.pop("folder")
     facts = {
         "recipe": table,
         "kinds": [recipe.model.family, recipe.objective.kind],
@@ -256,6 +258,8 @@ def run_identity(setup: Setup) -> str:
     }
     if recipe.memory.weights != "full":
         facts["weights"] = recipe.memory.weights
+    if recipe.memory.cached_latents != "mean":
+        facts["latents"] = recipe.memory.cached_latents
     if recipe.training.precision == "auto" and setup.dtype != torch.float32:
         facts["precision"] = str(setup.dtype)  # what this machine chose; another one may choose otherwise
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()

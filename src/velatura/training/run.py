@@ -47,7 +47,7 @@ def train(
     early: list[Event] = []  # what happens before the run's folder is there is logged when it is
     events.listeners.append(early.append)
     try:
-        setup = _settle(recipe, base, events)
+        setup = settle(recipe, base, events)
     finally:
         events.listeners.remove(early.append)
     if dry_run:
@@ -55,8 +55,8 @@ def train(
     return _run(setup, events, early, resume=resume)
 
 
-def _settle(recipe: Recipe, base: Path, events: Events) -> Setup:
-    """Find the model, read the data."""
+def settle(recipe: Recipe, base: Path, events: Events) -> Setup:
+    """Find the model, read the data; `recipe` has absolute paths. Raises as `train` does."""
     family = family_for(recipe.model)
     files = files_of(recipe.model, base)
     info = family.inspect(files)

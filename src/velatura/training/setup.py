@@ -8,7 +8,7 @@ from functools import cached_property
 
 import torch
 
-from velatura.data.fill import texts_are_listed
+from velatura.data.texts import why_texts_change
 from velatura.interfaces import Family, ModelFiles, ModelInfo, Objective, PartName
 from velatura.recipe.recipe import Recipe
 from velatura.training.dataset import Dataset
@@ -39,18 +39,43 @@ class Setup:
         """Whether the objective reads captions at all."""
         return "denoiser" in self.objective.needs
 
-    @cached_property
+    @property
     def caches_text(self) -> bool:
         """Whether captions are encoded once, ahead."""
-        if not self.conditioned or not self.recipe.memory.cache or "text_encoders" in self.trained:
-            return False
-        return texts_are_listed((*self.dataset.entries, *self.dataset.held_out))
+        return self.conditioned and self.why_text_at_every_step is None
 
-    @cached_property
+    @property
     def caches_latents(self) -> bool:
         """Whether images are encoded once, ahead."""
-        recoloured = any(entry.item.treatment.colour for entry in self.dataset.entries)
-        return self.objective.reads == "latents" and self.recipe.memory.cache and not recoloured
+        return self.objective.reads == "latents" and self.why_images_at_every_step is None
+
+    @cached_property
+    def why_text_at_every_step(self) -> str | None:
+        """Why captions cannot be encoded ahead, so that the text encoders stay loaded; None when they can."""
+        if "text_encoders" in self.trained:
+            return "the text encoders are trained"
+        if not self.recipe.memory.cache:
+            return "memory.cache = false"
+        return why_texts_change((*self.dataset.entries, *self.dataset.held_out))
+
+    @cached_property
+    def why_images_at_every_step(self) -> str | None:
+        """Why images cannot be encoded ahead, so that the autoencoder stays loaded; None when they can."""
+        if not self.recipe.memory.cache:
+            return "memory.cache = false"
+        recoloured = {entry.item.name for entry in self.dataset.entries if entry.item.treatment.colour}
+        return (
+            f"{len(recoloured)} images change their colours from use to use (colour)" if recoloured else None
+        )
+
+    def encoded_at_every_step(self) -> list[str]:
+        """One line for each encoder that the loop runs itself, with the reason: for the user."""
+        lines = []
+        if self.conditioned and not self.caches_text:
+            lines.append(f"captions are encoded at every step: {self.why_text_at_every_step}")
+        if self.objective.reads == "latents" and not self.caches_latents:
+            lines.append(f"images are encoded at every step: {self.why_images_at_every_step}")
+        return lines
 
     @property
     def caption_dropout(self) -> float:

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from velatura.data.sources.everydream2 import expand_everydream2, read_everydream2
 from velatura.data.sources.folder import read_folder
-from velatura.data.sources.record import Reading
+from velatura.data.sources.record import Expansion, Reading
+from velatura.data.sources.sd_scripts import expand_sd_scripts
+from velatura.data.sources.table import read_table
 from velatura.recipe.data.items import SourceData
 
 READERS: dict[str, Callable[[Any, Path], Reading]] = {
     "folder": read_folder,
+    "everydream2": read_everydream2,
+    "table": read_table,
 }
 
 # kinds that stand for several tables of other kinds, such as another tool's dataset file
-EXPANDERS: dict[str, Callable[[Any, Path], Sequence[SourceData]]] = {}
+EXPANDERS: dict[str, Callable[[Any, Path], Expansion]] = {
+    "everydream2": expand_everydream2,  # a list of roots
+    "sd-scripts": expand_sd_scripts,
+}
 
 
-def expand(section: SourceData, base: Path) -> Sequence[SourceData]:
+def expand(section: SourceData, base: Path) -> Expansion:
     """The tables that a table stands for; most stand for themselves. Raises DataError."""
     expander = EXPANDERS.get(section.kind)
-    return [section] if expander is None else expander(section, base)
+    return Expansion(sections=[section]) if expander is None else expander(section, base)
 
 
 def read(section: SourceData, base: Path) -> Reading:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from velatura.data.captions import Caption
 from velatura.data.items import Role
 from velatura.data.places import Place
+from velatura.recipe.data.items import SourceData
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +27,14 @@ class Record:
     companions: Mapping[Role, Place] = field(default_factory=dict)
     own: Mapping[str, Any] = field(default_factory=dict)
     size: tuple[int, int] | None = None  # width, height where the source's own index tells them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expansion:
+    """The tables that one `[[data]]` table stands for, and what a user should hear about how they came about."""
+
+    sections: Sequence[SourceData]
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

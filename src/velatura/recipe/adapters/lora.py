@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from velatura.recipe.path_keys import FilePath
 from velatura.recipe.section import Section
 
 
@@ -21,4 +22,4 @@ class LoraAdapter(Section):
         "'transformer_blocks.*.attn.*', or a preset: 'sd-scripts'.",
     )
     share_down: bool = Field(True, description="Layers that read the same input share the down projection.")
-    init_from: str | None = Field(None, description="Start from this LoRA file.")
+    init_from: FilePath | None = Field(None, description="Start from this LoRA file.")

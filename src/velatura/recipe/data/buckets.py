@@ -17,6 +17,10 @@ class Bucketing(Section):
     resolution: Edge | Annotated[list[Edge], Field(min_length=1)] = Field(
         1024, description="Training size: the square root of the pixel area. A list trains on each of them."
     )
+    size: Annotated[list[Edge], Field(min_length=2, max_length=2)] | None = Field(
+        None,
+        description="Width and height in place of resolution: with buckets, their area; without, the size itself.",
+    )
     buckets: bool = Field(
         True, description="Keep aspect ratios, in buckets of equal area; false crops to squares."
     )

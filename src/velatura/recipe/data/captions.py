@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from velatura.recipe.section import Section
@@ -11,7 +13,7 @@ class Captioning(Section):
     """What happens to captions each time that an image is used; in this order, from top to bottom."""
 
     trigger: str | None = Field(
-        None, description="A word put before every caption that does not begin with it."
+        None, description="A word put before every caption that does not begin with it; it is never shuffled."
     )
     caption_prefix: str | None = Field(None, description="Text put before every caption, with a space.")
     caption_suffix: str | None = Field(None, description="Text put after every caption, with a space.")
@@ -22,7 +24,11 @@ class Captioning(Section):
         0, ge=0, description="Every so many epochs, all captions are empty; 0: never."
     )
     wildcards: bool = Field(
-        False, description="`{a|b}` stands for one of its words, and of several lines one is chosen."
+        False,
+        description="`{a|b}` stands for one of its words, and of several lines one is chosen; `{{` is a plain brace.",
+    )
+    caption_lines: Literal["all", "first"] = Field(
+        "all", description="Without wildcards: all lines of a caption as one text, or the first line alone."
     )
     tag_separator: str = Field(",", min_length=1, description="What stands between tags.")
     shuffle_tags: bool = Field(False, description="Another order of the tags at each use.")
@@ -38,8 +44,11 @@ class Captioning(Section):
         description="Text in captions that keeps tags together; becomes the separator at last.",
     )
     tag_dropout: float = Field(0.0, ge=0, le=1, description="Probability that a tag is left out at a use.")
-    tag_warmup_steps: int = Field(
-        0, ge=0, description="The number of tags grows from tag_warmup_min to all of them in so many steps."
+    tag_warmup_steps: float = Field(
+        0,
+        ge=0,
+        description="The number of tags grows from tag_warmup_min to all of them in so many steps; below 1: in this "
+        "share of the run's steps.",
     )
     tag_warmup_min: int = Field(1, ge=0, description="Tags at the start of the warm-up.")
     max_caption_length: int | None = Field(

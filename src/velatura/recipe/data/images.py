@@ -37,8 +37,10 @@ class Imaging(Section):
     min_size: int | None = Field(
         None, ge=1, description="Images whose shorter edge has fewer pixels are left out and listed."
     )
-    upscale: bool = Field(
-        True, description="Enlarge images smaller than their bucket; false leaves them out."
+    upscale: bool | Literal["own size"] = Field(
+        True,
+        description="Enlarge images smaller than their bucket; false leaves them out, 'own size' gives them a bucket "
+        "of their own size, cut to whole steps.",
     )
     max_pixels: int = Field(
         178_956_970, ge=1, le=2**32, description="Larger images are not decoded; they count as unusable."

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from velatura.recipe.path_keys import ModelPath
 from velatura.recipe.section import Section
 
 Part = Literal["denoiser", "autoencoder", "text_encoders"]
@@ -18,19 +19,17 @@ class ModelSection(Section):
     objectives: ClassVar[tuple[str, ...]]  # objectives that teach the denoiser, the default first
     lora_formats: ClassVar[tuple[str, ...]] = ("kohya", "diffusers", "comfy")
 
-    model: str | None = Field(
-        None, min_length=1, description="All parts: 'pocket/flux', a diffusers folder or a hub id."
+    model: ModelPath | None = Field(
+        None, description="All parts: 'pocket/flux', a diffusers folder or a hub id."
     )
-    denoiser: str | None = Field(
-        None, min_length=1, description="The denoiser alone: a single file, a folder or a hub id."
+    denoiser: ModelPath | None = Field(
+        None, description="The denoiser alone: a single file, a folder or a hub id."
     )
-    autoencoder: str | None = Field(
-        None, min_length=1, description="The autoencoder alone: a single file, a folder or a hub id."
+    autoencoder: ModelPath | None = Field(
+        None, description="The autoencoder alone: a single file, a folder or a hub id."
     )
-    text_encoders: list[str] = Field([], description="Text encoder files or folders, in any order.")
-    tokenizers: str | None = Field(
-        None, min_length=1, description="Folder or hub id that holds the tokenizers."
-    )
+    text_encoders: list[ModelPath] = Field([], description="Text encoder files or folders, in any order.")
+    tokenizers: ModelPath | None = Field(None, description="Folder or hub id that holds the tokenizers.")
     from_scratch: list[Part] = Field(
         [], description="Parts that start from random weights, shaped by the config in `model`."
     )

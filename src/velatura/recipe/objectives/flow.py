@@ -27,3 +27,7 @@ class FlowObjective(Section):
     caption_dropout: float = Field(
         0.0, ge=0, lt=1, description="Share of captions replaced by the empty one."
     )
+    compat: Literal["sd-scripts"] | None = Field(
+        None,
+        description="Masked losses as sd-scripts has them: divided by all pixels, not by those that count.",
+    )

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from velatura.recipe.families.files import Part
+from velatura.recipe.path_keys import FolderPath, NewFolder
 from velatura.recipe.section import Section
 
 
@@ -15,6 +16,16 @@ class Training(Section):
 
     steps: int = Field(1000, ge=1, description="Optimizer steps.")
     batch_size: int = Field(1, ge=1, description="Images per forward pass.")
+    batch_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Image tokens per forward pass, in place of batch_size: the larger the images, the fewer.",
+    )
+    incomplete: Literal["small", "fill"] = Field(
+        "small",
+        description="What becomes of the last images of a size that make no full batch: a small batch, or a full "
+        "one in which others of that size are used once more.",
+    )
     accumulate: int = Field(1, ge=1, description="Forward passes per optimizer step.")
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         "auto",
@@ -54,7 +65,10 @@ class Validation(Section):
     """Loss on held-out images at fixed noise and fixed times."""
 
     share: float = Field(0.0, ge=0, lt=1, description="Share of the images held out of training.")
-    folder: str | None = Field(None, description="A folder of its own for validation images.")
+    folder: FolderPath | None = Field(None, description="A folder of its own for validation images.")
+    seed: int | None = Field(
+        None, ge=0, description="Chooses which images are held out; default: the recipe's seed."
+    )
     every: int = Field(100, ge=1, description="Steps between validations.")
     times: int = Field(4, ge=1, le=32, description="Noise levels per image, evenly spaced.")
 
@@ -68,9 +82,14 @@ class Memory(Section):
         "half of bf16, and is a little less exact.",
     )
 
-    cache_folder: str | None = Field(
+    cache_folder: NewFolder | None = Field(
         None, description="Where latents and text embeddings are kept; default: the user's cache folder."
     )
     cache: bool = Field(
         True, description="Cache latents and text embeddings; false encodes them at every step."
+    )
+    cached_latents: Literal["mean", "sample"] = Field(
+        "mean",
+        description="What each use takes of the autoencoder's posterior: its mean, or a fresh sample, as it is without "
+        "a cache. That takes twice the room on disk.",
     )

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from velatura.recipe.data.companions import CompanionFolders
 from velatura.recipe.data.items import SourceData
+from velatura.recipe.path_keys import FolderPath
 
 Extension = Annotated[str, Field(pattern=r"^\.")]
 
@@ -16,7 +17,7 @@ class FolderData(SourceData, CompanionFolders):
     """Images in a folder, each with a caption file of the same name."""
 
     kind: Literal["folder"] = Field("folder", description="Images in a folder.")
-    folder: str = Field(description="The folder; relative paths start at the recipe's own folder.")
+    folder: FolderPath = Field(description="The folder; relative paths start at the recipe's own folder.")
     recursive: bool = Field(False, description="Also read sub-folders.")
     caption: str | None = Field(
         None, description="One caption for all images that have no file of their own."

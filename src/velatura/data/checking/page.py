@@ -1,0 +1,165 @@
+"""The page that a user opens before training: self-contained, with pictures of what will be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+
+from velatura.data.checking.check import Checked
+from velatura.data.checking.document import summary_of
+from velatura.data.checking.findings import MEANING, Kind
+from velatura.data.checking.pictures import Picture
+
+_LISTED = 200  # lines of a list; the JSON has all
+_CAPTION = 400  # characters of a caption
+_STYLE = """
+:root { color-scheme: light dark }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 84rem; padding: 0 1rem }
+h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #8886 }
+table { border-collapse: collapse } td, th { padding: .15rem 1rem .15rem 0; text-align: left; vertical-align: top }
+td.number { text-align: right; font-variant-numeric: tabular-nums }
+.cards { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start }
+.card { border: 1px solid #8886; border-radius: 6px; padding: .6rem; max-width: 26rem; font-size: 13px }
+.card b { overflow-wrap: anywhere } .card p { margin: .3rem 0; overflow-wrap: anywhere; white-space: pre-line }
+.pictures { display: flex; flex-wrap: wrap; gap: .4rem }
+figure { margin: 0 } figcaption { opacity: .7; font-size: 11px }
+img { display: block; max-width: 100% } .refused { color: #c22; white-space: pre-line } .finding { color: #b60 }
+.tokens { opacity: .7 } .bar { background: #48a8; height: .8rem }
+"""
+
+
+def page_of(checked: Checked, pictures: Mapping[int, Sequence[Picture]]) -> str:
+    """The whole page; `pictures` are by position of the item."""
+    suspicious = {finding.item for finding in checked.findings}
+    sample = [i for i in pictures if i not in suspicious]
+    parts = [
+        f"<h1>{escape(checked.name)}: the data</h1>",
+        _verdict(checked),
+        _section("In numbers", _summary(checked)),
+        _section("Buckets", _buckets(checked)),
+        *(_findings(kind, checked, pictures) for kind in MEANING),
+        _section("Left out", _quarantined(checked)),
+        _section("Remarks", _list(checked.warnings)),
+        _section("Tags", _tags(checked)),
+        _section("A sample of the others", _cards(sample, checked, pictures)),
+    ]
+    return (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<title>{escape(checked.name)}: the data</title><style>{_STYLE}</style></head>"
+        f"<body>{''.join(parts)}</body></html>\n"
+    )
+
+
+def _section(title: str, body: str) -> str:
+    return f"<h2 id='{escape(title.lower())}'>{escape(title)}</h2>{body}" if body else ""
+
+
+def _verdict(checked: Checked) -> str:
+    if checked.refusals:
+        reasons = "".join(f"<p class='refused'>{escape(reason)}</p>" for reason in checked.refusals)
+        return f"<p class='refused'><b>Training would refuse this data.</b></p>{reasons}"
+    return "<p><b>Training would start.</b> What follows may still be worth a look.</p>"
+
+
+def _summary(checked: Checked) -> str:
+    facts = summary_of(checked)
+    facts["tokens_counted_by"] = ", ".join(checked.encoders) or "nobody: there are no tokenizers here"
+    counts = checked.counts()
+    rows = [
+        (key.replace("_", " "), f"{value:g}" if isinstance(value, float) else str(value))
+        for key, value in facts.items()
+    ]
+    return _table(rows) + _table(
+        (
+            (f"<a href='#{kind}'>{kind}</a>", f"{counts[kind]}", escape(MEANING[kind]))
+            for kind in MEANING
+            if kind in counts
+        ),
+        plain=False,
+    )
+
+
+def _buckets(checked: Checked) -> str:
+    most = max(checked.buckets.values(), default=1)
+    rows = (
+        (f"{width}x{height}", str(uses), f"<div class='bar' style='width:{24 * uses / most:.2f}rem'></div>")
+        for (width, height), uses in checked.buckets.items()
+    )
+    return _table(rows, plain=False)
+
+
+def _findings(kind: Kind, checked: Checked, pictures: Mapping[int, Sequence[Picture]]) -> str:
+    texts = {finding.item: finding.text for finding in checked.findings if finding.kind == kind}
+    shown = [i for i in texts if pictures.get(i)]
+    listed = [f"{checked.items[i].name}: {text}" for i, text in texts.items() if i not in set(shown)]
+    body = _cards(shown, checked, pictures, texts) + _list(listed)
+    return _section(kind, f"<p>{len(texts)} images: {escape(MEANING[kind])}.</p>{body}") if texts else ""
+
+
+def _cards(
+    items: Iterable[int],
+    checked: Checked,
+    pictures: Mapping[int, Sequence[Picture]],
+    texts: Mapping[int, str] | None = None,
+) -> str:
+    cards = [_card(i, checked, pictures[i], (texts or {}).get(i)) for i in items if pictures.get(i)]
+    return f"<div class='cards'>{''.join(cards)}</div>" if cards else ""
+
+
+def _card(i: int, checked: Checked, pictures: Sequence[Picture], finding: str | None) -> str:
+    item, worded = checked.items[i], checked.worded[i]
+    buckets = ", ".join(f"{entry.bucket[0]}x{entry.bucket[1]}" for entry in checked.entries[i])
+    uses = "validation" if i in checked.held_out else f"{checked.uses.of_item.get(item.name, 0):g} per epoch"
+    figures = "".join(
+        f"<figure><img src='{one.uri}' width='{one.width}' height='{one.height}' alt=''>"
+        f"<figcaption>{escape(one.label)}</figcaption></figure>"
+        for one in pictures
+    )
+    captions = "".join(f"<p>{escape(_shortened(text)) or '<i>empty</i>'}</p>" for text in worded.texts)
+    tokens = ", ".join(f"{count.encoder} {count.tokens} of {count.read}" for count in worded.tokens)
+    return (
+        f"<div class='card'><div class='pictures'>{figures}</div><b>{escape(item.name)}</b><br>"
+        f"{item.width}x{item.height} → {buckets}, {uses}"
+        + (f"<p class='finding'>{escape(finding)}</p>" if finding else "")
+        + captions
+        + (f"<p class='tokens'>tokens: {escape(tokens)}</p>" if tokens else "")
+        + "</div>"
+    )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _CAPTION else f"{text[:_CAPTION]}… ({len(text)} characters)"
+
+
+def _quarantined(checked: Checked) -> str:
+    return _list([str(one) for one in checked.quarantined])
+
+
+def _tags(checked: Checked) -> str:
+    rows = [(tag[:80], str(count)) for tag, count in checked.tags.most_common(60)]
+    once = sum(1 for count in checked.tags.values() if count == 1)
+    if not rows:
+        return ""
+    return f"<p>{len(checked.tags)} different ones, {once} of them on one image only.</p>{_table(rows)}"
+
+
+def _list(lines: Sequence[str]) -> str:
+    if not lines:
+        return ""
+    more = (
+        f"<li>… and {len(lines) - _LISTED} more, all of them in the JSON</li>" if len(lines) > _LISTED else ""
+    )
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines[:_LISTED])}{more}</ul>"
+
+
+def _table(rows: Iterable[Sequence[str]], *, plain: bool = True) -> str:
+    """A table of texts, or with `plain = False` of HTML; the second column holds numbers."""
+    lines = []
+    for row in rows:
+        cells = [escape(cell) for cell in row] if plain else list(row)
+        cells[1] = f"<td class='number'>{cells[1]}</td>"
+        cells[0] = f"<td>{cells[0]}</td>"
+        cells[2:] = [f"<td>{cell}</td>" for cell in cells[2:]]
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return f"<table>{''.join(lines)}</table>" if lines else ""

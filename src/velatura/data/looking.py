@@ -1,0 +1,127 @@
+"""What the files of a record hold: known from an earlier scan, or read and checked now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from velatura.data.captions import Caption, read_caption
+from velatura.data.items import Companion, Role
+from velatura.data.places import Place
+from velatura.data.probe import MAX_BYTES, BadImageError, Probe, check_pixels, probe
+from velatura.data.remembered import Remembered
+from velatura.data.sources.record import Record
+from velatura.errors import DataError
+
+_SAME_RATIO = 0.01  # how far a companion's aspect ratio may be from its image's
+
+
+class _UnknownError(Exception):
+    """A file must be read."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Looked:
+    """The image, caption and companions of a record, all of them sound."""
+
+    image: Probe
+    caption: Caption
+    companions: dict[Role, Companion]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Looker:
+    """Looks at the records of one source; may be used by several threads.
+
+    `thorough` decodes every pixel; images of more than `max_pixels` are refused.
+    """
+
+    known: Remembered
+    thorough: bool
+    max_pixels: int
+
+    def recall(self, record: Record) -> Looked | None:
+        """What is known of a record; None when one of its files must be read, or is gone."""
+        try:
+            return self._look(record, self._recalled_probe, self._recalled_caption)
+        except (_UnknownError, BadImageError, OSError):
+            return None
+
+    def look(self, record: Record) -> Looked | str:
+        """What a record's files hold, or the reason why it cannot be used. Raises DataError for a lost caption."""
+        try:
+            return self._look(record, self._probe, self._caption)
+        except BadImageError as error:
+            return str(error)
+
+    def _look(
+        self, record: Record, probed: Callable[[Place], Probe], captioned: Callable[[Place], Caption]
+    ) -> Looked:
+        image = probed(record.image)
+        check_pixels((image.width, image.height), self.max_pixels)
+        companions = {
+            role: self._companion(role, place, image, probed) for role, place in record.companions.items()
+        }
+        place = record.caption_place
+        return Looked(
+            image=image,
+            caption=record.caption if place is None else captioned(place),
+            companions=companions,
+        )
+
+    def _companion(
+        self, role: Role, place: Place, image: Probe, probed: Callable[[Place], Probe]
+    ) -> Companion:
+        try:
+            found = probed(place)
+            check_pixels((found.width, found.height), self.max_pixels)
+        except BadImageError as error:
+            raise BadImageError(f"its {role} image {place.key}: {error}") from None
+        ratio = found.width * image.height / (found.height * image.width)
+        if abs(ratio - 1) > _SAME_RATIO and role != "reference":
+            raise BadImageError(
+                f"its {role} image is {found.width}x{found.height} and does not fit {image.width}x{image.height}"
+            )
+        return Companion(place=place, content=found.content, width=found.width, height=found.height)
+
+    def _recalled_probe(self, place: Place) -> Probe:
+        found = None
+        if self.known.has_image(place.key):  # asked first: that costs less than a look at the file
+            found = self.known.probe(place.key, place.stamp(), thorough=self.thorough)
+        if found is None:
+            raise _UnknownError
+        return found
+
+    def _recalled_caption(self, place: Place) -> Caption:
+        found = self.known.caption(place.key, place.stamp())
+        if found is None:
+            raise _UnknownError
+        return found
+
+    def _probe(self, place: Place) -> Probe:
+        """What is known of an image, or what its bytes say. Raises BadImageError with the reason."""
+        try:
+            stamp = place.stamp()
+            found = self.known.probe(place.key, stamp, thorough=self.thorough)
+            if found is None:
+                if stamp[0] > MAX_BYTES:
+                    raise BadImageError(f"larger than {MAX_BYTES // 2**30} GiB")
+                found = probe(place.read(), thorough=self.thorough, max_pixels=self.max_pixels)
+                self.known.keep(place.key, stamp, found, thorough=self.thorough)
+        except FileNotFoundError:
+            raise BadImageError("a broken link, or deleted just now") from None
+        except OSError as error:
+            reason = f"cannot be read: {error.strerror}" if error.strerror else str(error)
+            raise BadImageError(reason) from None
+        return found
+
+    def _caption(self, place: Place) -> Caption:
+        try:
+            stamp = place.stamp()
+            caption = self.known.caption(place.key, stamp)
+            if caption is None:
+                caption = read_caption(place.read())
+                self.known.keep(place.key, stamp, caption)
+        except OSError as error:
+            raise DataError(f"caption '{place.key}' cannot be read: {error.strerror or error}.") from error
+        return caption

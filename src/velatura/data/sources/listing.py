@@ -1,0 +1,129 @@
+"""The files of a data folder: images, caption files, and what else is there."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from velatura.data.images import EXTENSIONS
+from velatura.data.sources.pairs import stem_of
+from velatura.errors import DataError
+from velatura.recipe.data.sources.folder import FolderData
+
+KINDS = "png, jpg, jpeg, webp, bmp, tif, tiff, gif, avif"
+_COMPANION_EXTENSIONS = EXTENSIONS | {".npy"}
+
+
+@dataclass(kw_only=True)
+class Listing:
+    """The files of a folder, as POSIX paths relative to it, in order of name."""
+
+    root: Path
+    images: list[str] = field(default_factory=list)
+    captions: dict[str, str] = field(default_factory=dict)  # stem -> caption file
+    other: Counter[str] = field(default_factory=Counter)  # extensions of all other files
+    stray: dict[str, str] = field(default_factory=dict)  # stem -> a text file of another extension
+    hidden: int = 0
+    subfolders: int = 0
+
+
+def list_folder(section: FolderData, base: Path) -> Listing:
+    """List a source's folder; raises DataError when it is missing or holds no image."""
+    root = base / Path(section.folder).expanduser()
+    _check_is_folder(section.folder, root)
+    listing = _sorted(root, _extensions(section), recursive=section.recursive)
+    if not listing.images:
+        raise DataError(_why_empty(section, listing))
+    return listing
+
+
+def list_companions(name: str, base: Path, *, recursive: bool) -> tuple[Path, list[str]]:
+    """A folder of companions, and its images and arrays by relative path, in order. Raises DataError."""
+    root = base / Path(name).expanduser()
+    _check_is_folder(name, root)
+    found = sorted(_walk(root, "", Listing(root=root), {os.path.realpath(root)}, recursive=recursive))
+    return root, [path for path in found if posixpath.splitext(path)[1].lower() in _COMPANION_EXTENSIONS]
+
+
+def _check_is_folder(name: str, root: Path) -> None:
+    if root.is_dir():
+        return
+    if root.exists():
+        raise DataError(f"data folder '{name}' is a file; expected a folder of images.")
+    raise DataError(
+        f"data folder '{name}' does not exist (looked for {root.absolute()}). "
+        "Relative paths start at the recipe's own folder."
+    )
+
+
+def _sorted(root: Path, caption_extensions: list[str], *, recursive: bool) -> Listing:
+    listing = Listing(root=root)
+    captions: list[dict[str, str]] = [{} for _ in caption_extensions]
+    for relative in sorted(_walk(root, "", listing, {os.path.realpath(root)}, recursive=recursive)):
+        if relative[relative.rfind(".") :].lower() in EXTENSIONS:
+            listing.images.append(relative)
+            continue
+        rank = next((i for i, end in enumerate(caption_extensions) if relative.lower().endswith(end)), None)
+        if rank is not None:
+            bare = relative[: -len(caption_extensions[rank])]
+            captions[rank].setdefault(stem_of(f"{bare}."), relative)
+        else:
+            suffix = posixpath.splitext(relative)[1].lower()
+            listing.other[suffix or "no extension"] += 1
+            if suffix in (".txt", ".caption", ".cap"):
+                listing.stray.setdefault(stem_of(relative), relative)
+    for of_one_extension in reversed(captions):
+        listing.captions |= of_one_extension
+    return listing
+
+
+def _extensions(section: FolderData) -> list[str]:
+    given = section.caption_extension
+    return [end.lower() for end in ([given] if isinstance(given, str) else given)]
+
+
+def _walk(folder: Path, prefix: str, listing: Listing, seen: set[str], *, recursive: bool) -> Iterator[str]:
+    """Relative paths of all visible files; each real folder is entered once, so links cannot loop."""
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise DataError(f"data folder '{folder}' cannot be read: {error.strerror or error}.") from error
+    for entry in sorted(entries, key=lambda found: found.name):
+        if entry.name.startswith("."):
+            listing.hidden += 1
+        elif not entry.is_dir():
+            yield prefix + entry.name
+        else:
+            listing.subfolders += 1
+            real = os.path.realpath(entry.path)
+            if recursive and real not in seen:
+                seen.add(real)
+                yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", listing, seen, recursive=True)
+
+
+def _why_empty(section: FolderData, listing: Listing) -> str:
+    """What was found instead of images, and what to do."""
+    name = section.folder
+    if listing.subfolders and not section.recursive:
+        below = _sorted(listing.root, _extensions(section), recursive=True)
+        if below.images:
+            return (
+                f"data folder '{name}' has no images of its own, but {len(below.images)} in "
+                f"{below.subfolders} sub-folders. Set recursive = true, or name one of them."
+            )
+    if listing.captions:
+        return (
+            f"data folder '{name}' holds {len(listing.captions)} caption files but no images. "
+            f"Put the images ({KINDS}) beside their captions."
+        )
+    if listing.other:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in listing.other.most_common(5))
+        return (
+            f"data folder '{name}' holds no images that are read ({KINDS}); found {kinds}. "
+            "Convert them to png or jpg."
+        )
+    return f"data folder '{name}' is empty. Put images ({KINDS}) into it."

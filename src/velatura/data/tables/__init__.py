@@ -1,0 +1,1 @@
+"""Tables as rows of cells, one file per format."""

@@ -1,0 +1,113 @@
+"""A small dataset with one of each fault: every one of them is found, and nothing else."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from velatura.data.captions import Caption
+from velatura.data.checking.check import Checked, check_items
+from velatura.data.checking.document import document_of
+from velatura.data.checking.page import page_of
+from velatura.data.checking.pictures import pictures_of, shown_items
+from velatura.data.checking.wordings import TokenCount
+from velatura.data.items import Item
+from velatura.data.plan import Entry
+from velatura.data.probe import content_hash
+from velatura.data.wording import Wording
+
+Make = Callable[..., Item]
+
+
+def entry(item: Item, bucket: tuple[int, int] = (64, 64)) -> Entry:
+    return Entry(item=item, bucket=bucket)
+
+
+def count_words(text: str) -> tuple[TokenCount, ...]:
+    return (TokenCount(encoder="words", tokens=len(text.split()), read=5),)
+
+
+@pytest.fixture
+def checked(make_item: Make, tmp_path: Path, log: Any) -> Checked:
+    good = make_item("good.png", seed=1)
+    twin = make_item("twin.png", seed=1)
+    small = make_item("small.png", (32, 32), seed=2)
+    wide = make_item("wide.png", (256, 64), seed=3)
+    long = make_item("long.png", seed=4, caption=Caption(text="one two three four five six", origin="file"))
+    bare = make_item("bare.png", seed=5, caption=Caption())
+    tiny = make_item("tiny.png", (16, 16), seed=6)  # no entry: left out
+    broken = make_item("broken.png", seed=7)
+    (tmp_path / "broken.png").write_bytes(b"other bytes")
+    items = [good, twin, small, wide, long, bare, tiny, broken]
+    used = [entry(item) for item in items if item is not tiny]
+    return check_items("test", items, used[:-1], used[-1:], log.events, counter=count_words)
+
+
+def test_each_fault_is_found(checked: Checked) -> None:
+    found = {(finding.kind, checked.items[finding.item].name) for finding in checked.findings}
+    assert found == {
+        ("damaged", "broken.png"),
+        ("duplicate", "good.png"),
+        ("duplicate", "twin.png"),
+        ("enlarged", "small.png"),
+        ("cropped", "wide.png"),
+        ("caption cut", "long.png"),
+        ("no caption", "bare.png"),
+        ("too small", "tiny.png"),
+    }
+    assert checked.held_out == {7}
+    (refusal,) = checked.refusals
+    assert refusal.startswith("1 images cannot be decoded:\n  broken.png")
+
+
+def test_the_json_has_every_item(checked: Checked) -> None:
+    document = json.loads(json.dumps(document_of(checked)))
+    assert [item["name"] for item in document["items"]] == [item.name for item in checked.items]
+    small = document["items"][2]
+    assert small["enlargement"] == 2.0
+    assert small["buckets"] == [[64, 64]]
+    assert document["items"][4]["tokens"] == [{"encoder": "words", "tokens": 6, "read": 5}]
+    assert document["summary"]["trained"] == 6
+
+
+def test_the_page_shows_what_is_trained(make_item: Make, log: Any, tmp_path: Path) -> None:
+    """Left half red, right half blue; the flipped picture must be blue on the left."""
+    halves = np.zeros((64, 64, 3), np.uint8)
+    halves[:, :32, 0] = halves[:, 32:, 2] = 255
+    item = make_item("a<b>.png", flip=0.5, caption=Caption(text="<script>", origin="file"))
+    Image.fromarray(halves).save(tmp_path / "a<b>.png")
+    item = replace(item, content=content_hash((tmp_path / "a<b>.png").read_bytes()))
+    checked = check_items("test", [item], [entry(item)], [], log.events)
+    pictures = pictures_of(checked, shown_items(checked), log.events)
+    assert [one.label for one in pictures[0]] == ["as trained", "flipped"]
+    left = [pixels_of(one.uri)[32, 8] for one in pictures[0]]
+    assert (left[0][0] > 200, left[0][2] < 60) == (True, True)
+    assert (left[1][0] < 60, left[1][2] > 200) == (True, True)
+    page = page_of(checked, pictures)
+    assert page.count("data:image/jpeg") == 2
+    assert "<script>" not in page
+    assert not re.search(r"(src|href)=['\"]https?:", page)
+
+
+def pixels_of(uri: str) -> Any:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
+
+
+def test_captions_that_change_are_shown_a_few_times(make_item: Make, log: Any) -> None:
+    item = make_item(
+        "a.png", caption=Caption(text="a, b, c, d, e", origin="file"), wording=Wording(shuffle=True)
+    )
+    (worded,) = check_items("test", [item], [entry(item)], [], log.events).worded
+    assert worded.texts[0] == "a, b, c, d, e"
+    assert len(worded.texts) == 4
+    assert {frozenset(text.split(", ")) for text in worded.texts} == {frozenset("abcde")}
