@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from velatura.errors import DataError
+from velatura.wording import counted
 
 Background = Literal["white", "black", "grey"]
 
@@ -66,7 +67,7 @@ def check_bad_share(folder: str, bad: Sequence[Quarantined], total: int, max_bad
     shown = "\n".join(f"  {entry}" for entry in bad[:10])
     more = f"\n  … and {len(bad) - 10} more" if len(bad) > 10 else ""
     raise DataError(
-        f"{len(bad)} of {total} images in '{folder}' cannot be used; max_bad allows {max_bad:.0%}.\n"
+        f"{len(bad)} of {counted(total, 'image')} in '{folder}' cannot be used; max_bad allows {max_bad:.0%}.\n"
         f"{shown}{more}\nRepair or remove them, or raise max_bad for this [[data]] table."
     )
 

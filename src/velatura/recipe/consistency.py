@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from velatura.errors import RecipeError
 from velatura.recipe.problems import Inconsistent, Problem
+from velatura.recipe.sampling.request import line_values, out_of_range
 from velatura.recipe.schema import listing
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ def require_consistent(recipe: Recipe) -> None:
         _one_validation,
         _formats,
         _fp8,
+        _previews,
+        _preview_values,
     )
     if problems := [problem for check in checks for problem in check(recipe)]:
         raise Inconsistent(problems)
@@ -103,3 +107,20 @@ def _previews(recipe: Recipe) -> Iterator[Problem]:
     if recipe.previews.prompts and recipe.objective.kind == "autoencoder":
         what = "received prompts, and an autoencoder that is trained by itself paints from none"
         yield Problem(path=("previews", "prompts"), what=what, hint="leave the section out")
+
+
+def _preview_values(recipe: Recipe) -> Iterator[Problem]:
+    """Options in prompt lines, and values out of range; sizes are left to `paintable`, which knows the model."""
+    section = recipe.previews
+    for name in ("guidance", "cfg"):
+        for _, wrong in out_of_range({name: getattr(section, name)}, 1):
+            yield Problem(path=("previews", name), what=wrong)
+    for index, line in enumerate(section.prompts):
+        path = ("previews", "prompts", index)
+        try:
+            values = line_values(line)
+        except RecipeError as error:
+            yield Problem(path=path, what=str(error))
+            continue
+        values = {name: value for name, value in values.items() if name not in ("width", "height")}
+        yield from (Problem(path=path, what=wrong) for _, wrong in out_of_range(values, 1))

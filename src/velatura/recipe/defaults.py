@@ -12,6 +12,7 @@ from velatura.recipe.families.sd1 import Sd1Model
 from velatura.recipe.problems import Problem
 from velatura.recipe.schema import listing
 
+POCKET = Path(__file__).parents[1] / "pocket" / "models"  # models inside the package
 FAMILIES: dict[str, type[ModelSection]] = {"flux": FluxModel, "sd1": Sd1Model}
 
 
@@ -32,8 +33,7 @@ def fill_in(table: dict[str, Any], base: Path) -> list[Problem]:
 
 def pocket_models() -> list[str]:
     """The models inside the package, as recipes name them."""
-    folder = Path(__file__).parents[1] / "pocket" / "models"
-    return sorted(f"pocket/{entry.name}" for entry in folder.iterdir() if entry.is_dir())
+    return sorted(f"pocket/{entry.name}" for entry in POCKET.iterdir() if entry.is_dir())
 
 
 def family_of(model: str, base: Path) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from velatura.errors import RecipeError
 from velatura.recipe.lines import KeyPath, nearest_line
+from velatura.wording import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +65,8 @@ class InvalidRecipe(RecipeError):
 
     def __init__(self, problems: Sequence[Problem], source: Source) -> None:
         ordered = sorted(problems, key=lambda problem: _order(problem, source))
-        count = "1 mistake" if len(ordered) == 1 else f"{len(ordered)} mistakes"
-        super().__init__("\n".join([f"{source.name} has {count}", *(_entry(p, source) for p in ordered)]))
+        head = f"{source.name} has {counted(len(ordered), 'mistake')}"
+        super().__init__("\n".join([head, *(_entry(p, source) for p in ordered)]))
         self.problems = tuple(ordered)
         self.source = source
 

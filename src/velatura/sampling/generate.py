@@ -84,6 +84,7 @@ def generate(order: Order, events: Events) -> list[Picture]:
         base=order.base,
         device=order.device,
         precision=order.precision,
+        events=events,
     )
     request = pipeline.complete(request)
     history = _history(pipeline, order)
@@ -91,8 +92,6 @@ def generate(order: Order, events: Events) -> list[Picture]:
         check_same(past, history, pipeline.info, order.like)
     for file, weight in order.loras:
         pipeline.add_lora(file, weight)
-    if request.negative and request.cfg == 1:
-        events.warn("the negative prompt has no effect at cfg = 1: set cfg above 1, or leave it out")
     kept = None if past is None else past.place
     pictures: list[Picture] = []
     for painted, place, picture in _paint_all(pipeline, request, image, order.count, kept, events):

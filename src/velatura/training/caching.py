@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -13,9 +15,15 @@ from velatura.events import Events
 from velatura.interfaces import Conditioning, PartName, Parts
 from velatura.placement.quantised import quantise_blocks
 from velatura.sampling.painter import request_texts
+from velatura.sampling.reading import remark_cuts
+from velatura.sampling.request import Request
 from velatura.training.dataset import cache_folder
-from velatura.training.previews import PlannedPreview, plan_previews
+from velatura.training.previews import PlannedPreview, lost_negatives, plan_previews
+from velatura.training.rehearsal import sketch_parts
 from velatura.training.setup import Setup
+from velatura.wording import counted
+
+LOOKED_AT = 10_000  # captions whose tokens are counted: a few seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +40,11 @@ def prepare(setup: Setup, events: Events) -> Prepared:
     """Fill the caches; what is in them already is not encoded again, and then no encoder is loaded for it."""
     parts = Parts(info=setup.info)
     folder = cache_folder(setup.recipe)
-    text = _text(setup, parts, folder, events) if setup.caches_text else None
+    requests = plan_previews(setup.recipe.previews, setup.info, size=setup.preview_size)
+    remark_texts(setup, requests, events)
+    text = _text(setup, parts, folder, requests, events) if setup.caches_text else None
     if setup.conditioned and text is None:
         load_part(setup, parts, "text_encoders", events)
-    requests = plan_previews(setup.recipe.previews, setup.info, size=setup.preview_size)
     previews = tuple(
         PlannedPreview(
             request=request,
@@ -62,7 +71,7 @@ def load_part(setup: Setup, parts: Parts, name: PartName, events: Events) -> Non
     if in_8_bits and loaded.denoiser is not None:
         count = quantise_blocks(setup.family.blocks(loaded.denoiser))
         loaded.denoiser.to(setup.device)
-        events.notice(f"{count} linear layers are held in fp8")
+        events.notice(f"{counted(count, 'linear layer is', 'linear layers are')} held in fp8")
     if name == "text_encoders":
         parts.text_encoders, parts.tokenizers = loaded.text_encoders, loaded.tokenizers
     elif name == "autoencoder":
@@ -71,16 +80,46 @@ def load_part(setup: Setup, parts: Parts, name: PartName, events: Events) -> Non
         parts.denoiser = loaded.denoiser
 
 
-def _text(setup: Setup, parts: Parts, folder: Path, events: Events) -> CachedText:
+def text_cache(setup: Setup, folder: Path, events: Events) -> CachedText:
+    """Where captions are kept. Raises ModelError for text encoders that cannot be told from others."""
     tag = f"{getattr(setup.recipe.model, 'text_length', None)}"
-    cache = CachedText(folder, setup.info, events, computed=setup.dtype, tag=tag)
-    requests = plan_previews(setup.recipe.previews, setup.info, size=setup.preview_size)
-    wanted = [text for request in requests for text in request_texts(request)]
+    return CachedText(folder, setup.info, events, computed=setup.dtype, tag=tag)
+
+
+def wanted_texts(setup: Setup, requests: Sequence[Request]) -> list[str]:
+    """Every text that the run encodes: captions, the empty one if some are dropped, preview prompts."""
+    previews = [text for request in requests for text in request_texts(request)]
+    return texts_of((*setup.dataset.entries, *setup.dataset.held_out), setup.caption_dropout, previews)
+
+
+def remark_texts(setup: Setup, requests: Sequence[Request], events: Events) -> None:
+    """Tell which captions and preview prompts are longer than the text encoders read, also when all are cached."""
+    for line in lost_negatives(requests):
+        events.warn(line)
+    if not setup.conditioned:
+        return
+    parts = sketch_parts(setup, ["text_encoders"])
     entries = (*setup.dataset.entries, *setup.dataset.held_out)
-    texts = texts_of(entries, setup.caption_dropout, wanted)
+    captions = {entry.item.name: entry.item.caption for entry in entries}
+    if len(captions) > LOOKED_AT:
+        captions = dict(islice(captions.items(), LOOKED_AT))
+        events.notice(f"of the captions, the tokens of the first {LOOKED_AT:,} were counted")
+    remark_cuts(setup.family, parts, captions, events, "caption")
+    prompts = {
+        f"preview {number}{kind}": text
+        for number, request in enumerate(requests, start=1)
+        for kind, text in zip(("", ", negative"), request_texts(request), strict=False)
+    }
+    remark_cuts(setup.family, parts, prompts, events, "preview prompt")
+
+
+def _text(
+    setup: Setup, parts: Parts, folder: Path, requests: Sequence[Request], events: Events
+) -> CachedText:
+    cache = text_cache(setup, folder, events)
+    texts = wanted_texts(setup, requests)
     if cache.missing(texts):
         load_part(setup, parts, "text_encoders", events)
-        _remark_cut_captions(setup, parts, texts, events)
         fill_text(texts, setup.family, parts, cache, events)
         parts.text_encoders = parts.tokenizers = None  # released before the denoiser comes
         _empty_cache(setup.device)
@@ -97,20 +136,6 @@ def _latents(setup: Setup, parts: Parts, folder: Path, events: Events) -> Cached
             parts.autoencoder = None
             _empty_cache(setup.device)
     return cache
-
-
-def _remark_cut_captions(setup: Setup, parts: Parts, texts: list[str], events: Events) -> None:
-    """Captions longer than every encoder reads lose their end; say which."""
-    cut = []
-    for text in texts:
-        counts = setup.family.token_counts(parts, text)
-        if all(count > most for count, most in counts):
-            cut.append(f"'{text[:60]}…' ({counts[-1][0]} tokens, {counts[-1][1]} are read)")
-    if cut:
-        more = f" and {len(cut) - 3} more" if len(cut) > 3 else ""
-        events.warn(
-            f"{len(cut)} captions are longer than the model reads and are cut: {'; '.join(cut[:3])}{more}"
-        )
 
 
 def _empty_cache(device: torch.device) -> None:

@@ -15,6 +15,7 @@ from velatura.data.validation import split, still
 from velatura.events import Events
 from velatura.recipe.data.folder import FolderData
 from velatura.recipe.recipe import Recipe
+from velatura.wording import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +51,10 @@ class Dataset:
         """One line for people."""
         facts = self.plan.report()
         sizes = ", ".join(f"{w}x{h}: {count}" for (w, h), count in list(facts.buckets.items())[:8])
-        more = f" and {len(facts.buckets) - 8} more sizes" if len(facts.buckets) > 8 else ""
+        more = f" and {counted(len(facts.buckets) - 8, 'more size')}" if len(facts.buckets) > 8 else ""
         return (
-            f"{len({entry.item.path for entry in self.entries})} images, {len(self.entries)} uses per epoch "
-            f"({sizes}{more}), {facts.steps:g} steps per epoch"
+            f"{counted(len({entry.item.path for entry in self.entries}), 'image')}, "
+            f"{counted(len(self.entries), 'use')} per epoch ({sizes}{more}), {counted(facts.steps, 'step')} per epoch"
         )
 
 

@@ -1,85 +1,77 @@
-"""What a run would do, told before a weight is read."""
+"""What a run would do, told before a weight is read. What would stop its set-up stops this too."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
-
-from velatura.adapters.targets import choose
 from velatura.data.cache import CachedLatents, views_of
-from velatura.data.cache_place import readable
+from velatura.data.cache_place import check_room, readable
 from velatura.events import Events
-from velatura.interfaces import Target
+from velatura.sampling.request import Request
+from velatura.training.caching import remark_texts, text_cache, wanted_texts
 from velatura.training.dataset import cache_folder
 from velatura.training.previews import plan_previews
+from velatura.training.rehearsal import Rehearsed, rehearse
 from velatura.training.setup import Setup
+from velatura.wording import counted
 
 
-def plan_lines(setup: Setup) -> list[str]:
-    """Lines for the user. Raises RecipeError where targets or previews cannot be met."""
-    recipe = setup.recipe
+def plan_lines(setup: Setup, events: Events) -> list[str]:
+    """Lines for the user; remarks go to `events`.
+
+    Raises RecipeError, ModelError, CheckpointError or StorageError for what would stop the run before its first step.
+    """
+    recipe, training = setup.recipe, setup.recipe.training
+    previews = plan_previews(recipe.previews, setup.info, size=setup.preview_size)
+    rehearsed = rehearse(setup)
+    remark_texts(setup, previews, events)
     report = setup.dataset.plan.report()
-    images = recipe.training.steps * recipe.training.batch_size * recipe.training.accumulate
+    at_once = training.batch_size * training.accumulate
+    of = "1 image" if at_once == 1 else f"{training.batch_size} x {training.accumulate} images"
     lines = [
         f"model: {setup.info.family} {setup.info.variant}, {_dtype(setup)} on {setup.device}",
         (
-            f"steps: {recipe.training.steps} of {recipe.training.batch_size} x {recipe.training.accumulate} images, "
-            f"{recipe.training.steps / report.steps:.2f} epochs, at most {images} images seen"
+            f"steps: {training.steps} of {of}, {training.steps / report.steps:.2f} epochs, "
+            f"at most {counted(training.steps * at_once, 'image')} seen"
         ),
-        _trained(setup),
+        _trained(rehearsed),
     ]
     if setup.caches_latents:
-        lines.append(_to_encode(setup))
-    previews = plan_previews(recipe.previews, setup.info, size=setup.preview_size)
-    lines.append(
-        f"previews: {len(previews)} prompts, " + ", ".join(f"{p.width}x{p.height}" for p in previews)
-    )
+        lines.append(_latents(setup))
+    if setup.caches_text:
+        lines.append(_captions(setup, previews))
+    sizes = ", ".join(f"{preview.width}x{preview.height}" for preview in previews)
+    lines.append(f"previews: {counted(len(previews), 'prompt')}" + (f", {sizes}" if sizes else ""))
     lines.append(f"results: {setup.folder.root}")
     return lines
 
 
-def _trained(setup: Setup) -> str:
-    if setup.recipe.full is not None:
-        return f"trained: all weights of {', '.join(setup.recipe.full.parts)}"
-    section = setup.recipe.adapter
-    assert section is not None
-    denoiser = setup.family.sketch(setup.files)
-    weights = sum(parameter.numel() for parameter in denoiser.parameters())
-    choice = choose(setup.family.targets(denoiser), section.targets)
-    values = _values(denoiser, choice.targets, section.rank, section.share_down)
-    size = weights * setup.dtype.itemsize
-    if setup.recipe.memory.weights == "fp8":
-        size -= _in_blocks(setup, denoiser) * (setup.dtype.itemsize - 1)
-    return f"trained: {choice.report()}, {values:,} values; frozen: {weights:,} weights, {readable(size)}"
+def _trained(rehearsed: Rehearsed) -> str:
+    trainables = rehearsed.trainables
+    if trainables.adapter is None:
+        return f"trained: {trainables.report}"
+    return (
+        f"trained: {trainables.report}, {counted(trainables.count, 'value')}; "
+        f"frozen: {counted(rehearsed.frozen, 'weight')}, {readable(rehearsed.frozen_bytes)}"
+    )
 
 
-def _in_blocks(setup: Setup, denoiser: nn.Module) -> int:
-    """Weights of the linear layers that fp8 holds in a byte each."""
-    modules = (module for block in setup.family.blocks(denoiser) for module in block.modules())
-    return sum(module.weight.numel() for module in modules if isinstance(module, nn.Linear))
-
-
-def _values(denoiser: nn.Module, targets: Sequence[Target], rank: int, share: bool) -> int:
-    """Trained values of a LoRA on these targets."""
-    total, seen = 0, set()
-    for target in targets:
-        out_features, in_features = denoiser.get_submodule(target.module).weight.shape  # type: ignore[misc]
-        own = min(rank, in_features, out_features)
-        total += own * out_features
-        key = target.shares if share and target.shares else target.module
-        if key not in seen:
-            seen.add(key)
-            total += own * in_features
-    return total
-
-
-def _to_encode(setup: Setup) -> str:
+def _latents(setup: Setup) -> str:
     folder = cache_folder(setup.recipe)
     cache = CachedLatents(folder, setup.info, Events(), computed=setup.dtype)
     views = views_of((*setup.dataset.entries, *setup.dataset.held_out))
     missing = cache.missing(views)
-    return f"latents: {len(missing)} of {len(views)} images to be encoded, {readable(cache.size(missing))} on disk"
+    size = cache.size(missing)
+    check_room(folder, size, f"the latents of {counted(len(missing), 'image')}")
+    return (
+        f"latents: {len(missing)} of {counted(len(views), 'image')} to be encoded, {readable(size)} on disk"
+    )
+
+
+def _captions(setup: Setup, previews: Sequence[Request]) -> str:
+    texts = wanted_texts(setup, previews)
+    missing = text_cache(setup, cache_folder(setup.recipe), Events()).missing(texts)
+    return f"captions: {len(missing)} of {counted(len(texts), 'text')} to be encoded"
 
 
 def _dtype(setup: Setup) -> str:

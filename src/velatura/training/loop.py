@@ -20,6 +20,7 @@ from velatura.training.ema import Ema
 from velatura.training.export import export
 from velatura.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 from velatura.training.previews import paint_previews
+from velatura.training.previews_page import write_previews_page
 from velatura.training.setup import Setup
 from velatura.training.state import (
     RunState,
@@ -33,6 +34,7 @@ from velatura.training.step import Stepper, StepResult
 from velatura.training.stop import StopRequest
 from velatura.training.trainables import make_trainables
 from velatura.training.validation import validation_loss
+from velatura.wording import counted
 
 OWN_AFFAIR = ("name", "previews", "output", "memory", "validation")  # do not change what is learned
 FINISHING_BATCHES = 16  # micro-batches that an objective's last touches may look at
@@ -139,7 +141,9 @@ class Loop:
         images = training.steps * training.batch_size * training.accumulate
         flops = training_flops(blocks, tokens, images)
         if decide(training.compile, flops=flops, device=self.setup.device):
-            self.events.notice(f"compiling {len(blocks)} blocks; the first step of each size takes longer")
+            self.events.notice(
+                f"compiling {counted(len(blocks), 'block')}; the first step of each size takes longer"
+            )
             compile_blocks(blocks, len(sizes))
 
     def _loader(self) -> Loader:
@@ -179,6 +183,7 @@ class Loop:
                 events=self.events,
                 stopped=lambda: self.stop.asked,
             )
+        write_previews_page(self.setup.folder)
 
     def _export(self) -> None:
         with self._shown():
@@ -207,7 +212,7 @@ class Loop:
         if state is None:
             self.events.notice("no saved state yet: starting at step 0")
             return
-        check_recipe(state, run_identity(self.setup))
+        check_recipe(state.recipe_hash, run_identity(self.setup))
         self.trainables.set_values(state.values)
         set_optimizer_tensors(self.optimizer, self.trainables.parameters, state.optimizer)
         if self.ema is not None and state.average is not None:
