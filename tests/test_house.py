@@ -13,7 +13,7 @@ import pytest
 import velatura
 
 HOUSE = Path(velatura.__file__).parent
-GROUND = ("errors", "events", "draws", "interfaces")
+GROUND = ("errors", "events", "draws", "interfaces", "plural")
 ROOMS = (
     *GROUND, "recipe", "pocket", "checkpoints", "placement", "families", "adapters", "data", "conditioning",
     "sampling", "metrics", "objectives", "training", "planning", "migrate", "cli", "ui",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from velatura.adapters.targets import choose
 from velatura.checkpoints.lora_file import write_lora
 from velatura.checkpoints.lora_layer import LoraFile, LoraLayer
 from velatura.checkpoints.lora_layer import Part as Network
+from velatura.checkpoints.reader import TensorFile
+from velatura.checkpoints.writing import write_safetensors
 from velatura.errors import CheckpointError, RecipeError
 from velatura.interfaces import PARTS
 from velatura.sampling.painter import encode_request, filled, paint
@@ -131,3 +134,66 @@ def test_a_lora_of_another_model_is_refused(tiny_model: Path, tmp_path: Path) ->
             events=Log().events,
         )
     assert not (tmp_path / "out").exists()
+
+
+WEIGHTS = {
+    "transformer/diffusion_pytorch_model": torch.bfloat16,
+    "vae/diffusion_pytorch_model": torch.float32,
+    "text_encoder/model": torch.float16,
+    "text_encoder_2/model": torch.bfloat16,
+}
+
+
+def tensors(file: Path) -> dict[str, Tensor]:
+    with TensorFile(file) as opened:
+        return {key: opened.read(key) for key in opened}
+
+
+def stored_as(tiny_model: Path, folder: Path, narrow: torch.dtype | None = None) -> Path:
+    """The tiny FLUX with a dtype per part, some of the denoiser in float32 or as `narrow`."""
+    shutil.copytree(tiny_model, folder)
+    for name, dtype in WEIGHTS.items():
+        file = folder / f"{name}.safetensors"
+        values = {key: value.to(dtype) for key, value in tensors(file).items()}
+        if name.startswith("transformer"):
+            odd = torch.float32 if narrow is None else narrow
+            values |= {key: values[key].to(odd) for key in values if key.endswith("attn.to_q.weight")}
+        write_safetensors(file, values, {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_a_merge_keeps_the_dtypes_of_the_files(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    """Whether this machine computes in bf16 or not; what no LoRA touches stays bit for bit."""
+    monkeypatch.setattr("velatura.placement.device.has_bf16", lambda device: native)
+    source = stored_as(tiny_model, tmp_path / "source")
+    file = lora(tiny_model, tmp_path / "a.safetensors", 1)
+    log = Log()
+    merge_into(str(source), [(file, 0.5)], tmp_path / "m", base=None, precision="auto", events=log.events)
+    deltas = {path: value.up @ value.down for path, value in read_adapter(file)["denoiser"].items()}
+    changed = set()
+    for name in WEIGHTS:
+        before, after = (tensors(folder / f"{name}.safetensors") for folder in (source, tmp_path / "m"))
+        assert before.keys() == after.keys()
+        for key, value in after.items():
+            assert value.dtype == before[key].dtype, key
+            delta = deltas.get(key.removesuffix(".weight")) if name.startswith("transformer") else None
+            if delta is None:
+                assert torch.equal(value, before[key]), key
+            else:
+                expected = (before[key].float() + 0.5 * delta).to(value.dtype)
+                torch.testing.assert_close(value, expected, atol=0, rtol=2**-7)
+                changed.add(value.dtype)
+    assert changed == {torch.bfloat16, torch.float32}
+    assert "stay in the dtypes of the model's files: bfloat16, float16, float32" in log.texts
+
+
+def test_weights_in_8_bits_become_bf16(tiny_model: Path, tmp_path: Path) -> None:
+    source = stored_as(tiny_model, tmp_path / "source", torch.float8_e4m3fn)
+    log = Log()
+    merge_into(str(source), [], tmp_path / "m", base=None, precision="auto", events=log.events)
+    after = tensors(tmp_path / "m" / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert {value.dtype for value in after.values()} == {torch.bfloat16}
+    assert "3 weight tensors are in 8 bits in the model's files" in log.texts

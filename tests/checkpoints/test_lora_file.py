@@ -443,6 +443,51 @@ def test_what_is_not_understood_is_named(key: str, says: str) -> None:
         read_lora(TensorDict(tensors, name="file"))
 
 
+@pytest.mark.parametrize(
+    ("keys", "looks"),
+    [
+        (
+            {"text_model.embeddings.token_embedding.weight": (49408, 768)},
+            r"a CLIP text encoder \(CLIP-L\)",
+        ),
+        ({"emb_params": (2, 768)}, "a textual inversion"),
+        (
+            {"img_in.weight": (8, 4), "vector_in.in_layer.weight": (8, 8), "x.query_norm.scale": (4,)},
+            "a damaged FLUX denoiser .*",
+        ),
+        ({"a.weight": (2, 2), "b.weight": (2, 2)}, r"nothing known \(it has a.weight, b.weight, …\)"),
+    ],
+)
+def test_a_file_that_is_no_lora_is_named_for_what_it_looks_like(
+    keys: dict[str, tuple[int, ...]], looks: str
+) -> None:
+    tensors = {key: torch.zeros(shape) for key, shape in keys.items()}
+    with pytest.raises(ModelError, match=f"^file: this looks like {looks}; a LoRA was wanted"):
+        read_lora(TensorDict(tensors, name="file"))
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("lora_unet_double_blocks_0_img_attn_qkv.oft_blocks", "this is an OFT adapter"),
+        ("double_blocks.0.processor.qkv_lora1.down.weight", "this is an XLabs LoRA"),
+    ],
+)
+def test_other_adapters_alone_in_a_file_are_refused_by_name(key: str, says: str) -> None:
+    with pytest.raises(ModelError, match=says):
+        read_lora(TensorDict({key: torch.zeros(2, D)}, name="file"))
+
+
+def test_a_fused_layer_that_was_never_trained_is_read() -> None:
+    """Its parts share the down projection, whatever the rank."""
+    stem = "lora_unet_double_blocks_0_img_attn_qkv"
+    down = torch.ones(2, D)
+    tensors = {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": torch.zeros(3 * D, 2)}
+    parts = convert(read_lora(TensorDict(tensors)), "diffusers").layers
+    assert [(layer.module[-4:], layer.rank) for layer in parts] == [("to_q", 2), ("to_k", 2), ("to_v", 2)]
+    assert all(torch.equal(layer.down, down) and not layer.up.any() for layer in parts)
+
+
 def test_other_refusals() -> None:
     qkv = "lora_unet_double_blocks_0_img_attn_qkv"
     down, up = pair(2, D, 3 * D, 0)

@@ -56,7 +56,7 @@ def test_incomplete_shards(tmp_path: Path) -> None:
         ('{"weight_map": {"a": "gone.safetensors"}}', "there is no such file"),
         (
             '{"weight_map": {"zz": "m-00001-of-00002.safetensors"}}',
-            "1 of its tensors are in no shard, first 'zz'",
+            "1 of its tensors is in no shard, first 'zz'",
         ),
     ],
 )

@@ -113,3 +113,15 @@ def test_threads_share_one_file(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
     assert wrong == []
+
+
+def test_the_meta_device_reads_nothing(
+    every_dtype: tuple[Path, dict[str, torch.Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = every_dtype
+    with TensorFile(path) as file:
+        monkeypatch.setattr(TensorFile, "_read_bytes", lambda *_: pytest.fail("bytes were read"))
+        whole = file.read("F32", device="meta")
+        assert (whole.is_meta, tuple(whole.shape), whole.dtype) == (True, (5, 3), torch.float32)
+        part = file.read("BF16", rows=(1, 3), dtype=torch.float32, device="meta")
+        assert (part.is_meta, tuple(part.shape), part.dtype) == (True, (2, 3), torch.float32)

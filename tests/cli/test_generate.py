@@ -59,3 +59,15 @@ def test_refusals(velatura: Run, words: tuple[str, ...], expected: str) -> None:
     ended = velatura("generate", *words)
     assert ended.code == 2
     assert expected in ended.err
+
+
+def test_guidance_that_the_model_does_not_read_is_refused(velatura: Run, tmp_path: Path) -> None:
+    """Told from the headers, before anything is painted."""
+    ended = velatura("generate", "--out", tmp_path / "x.png", "--prompt", "a cube", "--guidance", "3.5")
+    assert ended.code == 2
+    assert (
+        "guidance = 3.5 was received, and this model (flux undistilled) has no distilled guidance"
+        in ended.err
+    )
+    assert "Leave it out; classifier-free guidance is cfg" in ended.err
+    assert not (tmp_path / "x.png").exists()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 Run = Callable[..., Any]
 
@@ -64,3 +64,27 @@ def test_no_lora(velatura: Run, tmp_path: Path) -> None:
     ended = velatura("lora", "info", tmp_path / "none.safetensors")
     assert ended.code == 2
     assert "none.safetensors" in ended.err
+
+
+def test_info_on_another_file_says_what_it_is(velatura: Run, tiny_model: Path) -> None:
+    file = tiny_model / "transformer" / "diffusion_pytorch_model.safetensors"
+    ended = velatura("lora", "info", file)
+    assert ended.code == 2
+    assert "this looks like a FLUX denoiser (1 + 2 blocks, 64 input channels, without guidance)" in ended.err
+    assert "a LoRA was wanted" in ended.err
+
+
+def test_merge_keeps_the_files_dtypes_unless_told(velatura: Run, tmp_path: Path, tiny_model: Path) -> None:
+    """Of a model in float32, whatever this machine's own precision is."""
+    lora = tmp_path / "x.safetensors"
+    stem = "lora_unet_double_blocks_0_img_attn_proj"
+    save_file(
+        {f"{stem}.lora_down.weight": torch.ones(2, 32), f"{stem}.lora_up.weight": torch.ones(32, 2)}, lora
+    )
+    for words, dtype in (((), torch.float32), (("--precision", "fp16"), torch.float16)):
+        out = tmp_path / f"m{len(words)}"
+        ended = velatura("lora", "merge", lora, "--model", tiny_model, "--out", out, *words)
+        assert ended.code == 0, ended.err
+        written = load_file(out / "transformer" / "diffusion_pytorch_model.safetensors")
+        assert {tensor.dtype for tensor in written.values()} == {dtype}
+        assert f"{out}: {tiny_model} with 1 LoRA\n" in ended.out

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 Run = Callable[..., Any]
 
 
@@ -37,3 +39,41 @@ def test_unknown_concept(velatura: Run, tmp_path: Path) -> None:
     ended = velatura("pocket", "concept", "--out", tmp_path / "x", "--name", "dragon")
     assert ended.code == 2
     assert "snowman, mushroom" in ended.err
+
+
+def test_sample_scores_what_it_painted(velatura: Run, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "painted"
+    ended = velatura("pocket", "sample", "--out", out, "--count", "2", "--steps", "1", "--json")
+    assert ended.code == 0, ended.err
+    assert json.loads(ended.out)["pictures"] == 2
+    assert sorted(path.name for path in out.iterdir()) == [
+        "000000.png", "000000.txt", "000001.png", "000001.txt",
+    ]  # fmt: skip
+    again = velatura("pocket", "sample", "--out", out, "--count", "1", "--steps", "1")
+    assert again.code == 2
+    assert f"--out {out} is not empty (4 entries, the first is 000000.png)" in again.err
+    assert f"velatura pocket check {out}" in again.err
+    assert len(list(out.iterdir())) == 4
+
+
+@pytest.mark.parametrize("left", ["old.png", "folder", "notes.txt"])
+def test_sample_refuses_a_folder_with_anything_in_it(velatura: Run, tmp_path: Path, left: str) -> None:
+    (tmp_path / left).mkdir() if left == "folder" else (tmp_path / left).write_text("")
+    (tmp_path / ".hidden").write_text("")
+    ended = velatura("pocket", "sample", "--out", tmp_path, "--count", "1")
+    assert ended.code == 2
+    assert f"is not empty (1 entry, the first is {left})" in ended.err
+    assert "give a new or empty folder" in ended.err
+
+
+def test_sample_refuses_a_file(velatura: Run, tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("")
+    ended = velatura("pocket", "sample", "--out", tmp_path / "x")
+    assert ended.code == 2
+    assert "x is a file; wanted: a folder for the pictures, new or empty" in ended.err
+
+
+def test_one_picture_is_one_picture(velatura: Run, tmp_path: Path) -> None:
+    ended = velatura("pocket", "concept", "--out", tmp_path / "a", "--count", "1")
+    assert f"1 picture of a snowman with captions in {tmp_path / 'a'}\n" in ended.out
+    assert velatura("pocket", "check", tmp_path / "a").out.startswith("1 picture\n")

@@ -65,3 +65,23 @@ def test_schema(velatura: Run, tmp_path: Path) -> None:
     assert printed["properties"]["training"]
     assert velatura("recipe", "schema", "--out", tmp_path / "s.json").out == ""
     assert json.loads((tmp_path / "s.json").read_text("utf-8")) == printed
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "a dog --w 100",
+            "[previews] prompts[0]\n    width must be a multiple of 16, received 100; nearest: 96 or 112",
+        ),
+        (
+            "a dog --width 96",
+            "[previews] prompts[0]\n    prompt line 'a dog --width 96': unknown option --width",
+        ),
+        ("a dog --g 3.5", "[previews] prompts[0]\n    received guidance 3.5, which would have no effect"),
+    ],
+)
+def test_check_reads_preview_lines(velatura: Run, recipe_file: Path, line: str, expected: str) -> None:
+    ended = velatura("recipe", "check", recipe_file, "--set", f'previews.prompts=["{line}"]')
+    assert ended.code == 2
+    assert expected in ended.err

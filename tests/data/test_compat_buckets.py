@@ -13,7 +13,12 @@ AT_512 = make_buckets(512, 64, 256, 1024)
 
 @pytest.mark.parametrize(
     ("size", "bucket"),
-    [((1920, 1080), (1344, 768)), ((1080, 1920), (768, 1344)), ((300, 200), (1216, 832)), ((4000, 1000), (2048, 512))],
+    [
+        ((1920, 1080), (1344, 768)),
+        ((1080, 1920), (768, 1344)),
+        ((300, 200), (1216, 832)),
+        ((4000, 1000), (2048, 512)),
+    ],
 )
 def test_what_sd_scripts_chooses(size: tuple[int, int], bucket: tuple[int, int]) -> None:
     """Measured there: reference/kohya-train.md, 1.4 and 8.2."""

@@ -47,7 +47,7 @@ def test_each_source_has_its_own_sizes(log: Any) -> None:
     one, two = FolderData(folder="x", resolution=256), FolderData(folder="y", resolution=100, buckets=False)
     items = [item("a", 500, 500), item("b", 500, 100, source=1)]
     assert sizes(items, log, one, two) == [("a", (256, 256), 0), ("b", (96, 96), 0)]
-    assert any("lose more than a third" in text and "b" in text for text in log.texts)
+    assert any("1 image loses more than a third of the area to cropping: b." in text for text in log.texts)
 
 
 def test_small_images_are_left_out_and_named(log: Any) -> None:
@@ -61,7 +61,10 @@ def test_small_images_are_left_out_and_named(log: Any) -> None:
     ]
     assert [left.name for left in layout.left_out] == ["small"]
     assert any("small" in text and "left out" in text for text in log.texts)
-    with pytest.raises(DataError, match="all 1 are smaller"):
+    with pytest.raises(
+        DataError,
+        match="no image is left to train on: 1 image is smaller than its resolution and upscale = false",
+    ):
         lay_out(items[2:], [section], size_step=16, events=log.events)
 
 

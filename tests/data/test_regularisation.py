@@ -25,7 +25,9 @@ def tables(*datasets: str, compat: str | None = None) -> list[FolderData]:
 
 
 def classes(source: int, *repeats: float) -> list[Item]:
-    return [item(f"class {source}.{i}", source, count, regularisation=True) for i, count in enumerate(repeats)]
+    return [
+        item(f"class {source}.{i}", source, count, regularisation=True) for i, count in enumerate(repeats)
+    ]
 
 
 def test_as_often_together_as_the_others() -> None:
@@ -72,4 +74,6 @@ def test_of_too_many_all_have_their_turn(log: Any) -> None:
 def test_unused_ones_are_told(log: Any) -> None:
     items = [item("a", 0), *classes(1, 1, 1, 1)]
     lay_out(items, tables("", "", compat="sd-scripts"), size_step=16, events=log.events)
-    assert log.texts == ["2 regularisation images are more than needed, and never used: class 1.1, class 1.2."]
+    assert log.texts == [
+        "2 regularisation images are more than needed, and never used: class 1.1, class 1.2."
+    ]

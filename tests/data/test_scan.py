@@ -73,7 +73,7 @@ def test_odd_encodings(tmp_path: Path, write_image: Write, log: Any) -> None:
         "café",
     ]
     (text,) = log.texts
-    assert "1 captions" in text
+    assert "1 caption in '" in text
     assert "set/b.png" in text
 
 
@@ -129,13 +129,13 @@ def test_nothing_to_read(tmp_path: Path, write_image: Write, log: Any) -> None:
     with pytest.raises(DataError, match="is empty"):
         items_of(tmp_path, log)
     (tmp_path / "set/a.txt").write_text("x")
-    with pytest.raises(DataError, match="1 caption files but no images"):
+    with pytest.raises(DataError, match="holds 1 caption file but no images"):
         items_of(tmp_path, log)
     (tmp_path / "set/a.txt").rename(tmp_path / "set/a.heic")
     with pytest.raises(DataError, match=r"found 1 \.heic"):
         items_of(tmp_path, log)
     write_image("set/sub/a.png")
-    with pytest.raises(DataError, match=r"1 in 1 sub-folders. Set recursive = true"):
+    with pytest.raises(DataError, match=r"1 in 1 sub-folder. Set recursive = true"):
         items_of(tmp_path, log)
     with pytest.raises(DataError, match="is a file"):
         scan([FolderData(folder="set/a.heic")], tmp_path, log.events)
@@ -165,9 +165,9 @@ def test_twins_orphans_hidden_and_animated_are_remarked(tmp_path: Path, write_im
     items_of(tmp_path, log)
     said = "\n".join(log.texts)
     assert "set/a.png = set/b.png" in said
-    assert "1 caption files in 'set' have no image: z.txt" in said
-    assert "1 hidden" in said
-    assert "1 images are animated; only the first frame is used: set/d.gif" in said
+    assert "1 caption file in 'set' has no image: z.txt" in said
+    assert "1 hidden file or folder was left out in 'set'" in said
+    assert "1 image is animated; only the first frame is used: set/d.gif" in said
 
 
 def test_several_sources(tmp_path: Path, write_image: Write, log: Any) -> None:

@@ -144,7 +144,9 @@ def test_what_sd_scripts_holds_out() -> None:
 
 
 def test_held_out_images_are_shown_as_they_are() -> None:
-    wording = Wording(dropout=0.5, dropout_every=1, shuffle=True, tag_dropout=0.5, warmup_steps=9, prefix="an")
+    wording = Wording(
+        dropout=0.5, dropout_every=1, shuffle=True, tag_dropout=0.5, warmup_steps=9, prefix="an"
+    )
     found = items([1], weight=3.0, random_crop=True, colour=1.0, wording=wording)
     treatment = still(found)[0].treatment
     assert treatment == Treatment(repeats=1, wording=Wording(prefix="an", dropout=0.0))

@@ -80,7 +80,9 @@ def test_one_file_with_everything(tmp_path: Path, flux_singles: Path) -> None:
         file = open_checkpoint(flux_singles / f"{name}.safetensors")
         tensors |= {prefix + key: file.read(key) for key in file}
     write_safetensors(tmp_path / "all.safetensors", tensors)
-    expect_whole(load(ModelFiles(model=str(tmp_path / "all.safetensors"), tokenizers=str(flux_singles))))
+    for key in ("model", "denoiser"):  # it may be given as either
+        files = ModelFiles(**{key: "all.safetensors"}, tokenizers=str(flux_singles), base=tmp_path)
+        expect_whole(load(files))
     files = singles(flux_singles, text_encoders=(str(tmp_path / "all.safetensors"),))
     expect_whole(load(files))
 

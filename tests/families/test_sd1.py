@@ -100,9 +100,9 @@ def test_v_prediction_as_the_config_or_the_recipe_says(sd1_folder: Path) -> None
 
 def test_parts_that_are_not_loaded(family: Sd1Family, parts: Parts) -> None:
     bare = Parts(info=parts.info)
-    with pytest.raises(ModelError, match="needs the text encoder, not loaded"):
+    with pytest.raises(ModelError, match="needs the text encoders, not loaded"):
         family.encode(bare, [Prompt(text="a")])
     with pytest.raises(ModelError, match="needs the autoencoder, not loaded"):
         family.encode_image(bare, torch.zeros(1, 3, 8, 8))
-    with pytest.raises(ModelError, match="needs the tokenizer, not loaded"):
+    with pytest.raises(ModelError, match="needs the tokenizers, not loaded"):
         family.token_counts(bare, "a")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from velatura.errors import ModelError
-from velatura.families.flux_files import TOKENIZERS
+from velatura.families.flux_files import FLUX
 from velatura.families.tokenizers import (
     check_vocabulary,
     load_tokenizers,
@@ -17,6 +17,8 @@ from velatura.families.tokenizers import (
 from velatura.interfaces import ModelFiles
 
 from .models import POCKET_FLUX, clip, t5
+
+TOKENIZERS = FLUX.tokenizers
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "tokenizers" / "flux"
 real = pytest.mark.skipif(not REAL.is_dir(), reason=f"the real tokenizers are not there: {REAL}")

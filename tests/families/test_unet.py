@@ -7,7 +7,7 @@ from torch import nn
 
 from velatura.adapters.attach import put_on_fresh
 from velatura.checkpoints.published import load_config
-from velatura.families.unet import unet_blocks, unet_targets, with_zeroed_outputs
+from velatura.families.unet import unet_blocks, unet_targets, zero_outputs
 
 from .models import unet
 
@@ -65,7 +65,8 @@ def test_blocks_hold_all_but_the_ends() -> None:
 
 
 def test_from_scratch_it_gives_zero_and_every_branch_can_learn() -> None:
-    model = with_zeroed_outputs(unet()).requires_grad_(True)
+    model = unet().requires_grad_(True)
+    zero_outputs(model)
     out = model(torch.randn(1, 4, 4, 4), torch.tensor([3.0]), torch.randn(1, 5, 64), return_dict=False)[0]
     assert not out.any()
     out.sum().backward()

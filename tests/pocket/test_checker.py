@@ -151,7 +151,7 @@ def test_score_counts_by_hand() -> None:
 
 
 def test_wrong_inputs_are_refused() -> None:
-    with pytest.raises(DataError, match="1 pictures but 2 captions"):
+    with pytest.raises(DataError, match="1 picture but 2 captions"):
         score([draw(PAIR)], ["a cube", "a cone"])
     with pytest.raises(DataError, match="uint8"):
         read_scene(np.zeros((96, 96, 3)))  # type: ignore[arg-type]

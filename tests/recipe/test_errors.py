@@ -38,6 +38,13 @@ Refusal = Callable[..., str]
         ("[training]\ndevice = 'gpu'", "[training] device", "allowed: text, matching", ""),
         ("[objective]\nkind = 'flo'", "[objective] kind", 'allowed: "flow", "diffusion" or "autoencoder"', 'mean "flow"?'),
         ("[previews]\nprompts = ['a', 3]", "line 8: [previews] prompts[1]", "the integer 3; allowed: text", ""),
+        ("[previews]\nprompts = ['a', 'b --x 1']", "line 8: [previews] prompts[1]", "unknown option --x; allowed: --w (width)", ""),
+        ("[previews]\nprompts = ['a --s many']", "[previews] prompts[0]", "--s wants an integer, received 'many'", ""),
+        ("[previews]\nprompts = ['a --s 0']", "[previews] prompts[0]", "steps must be 1 to 1000, received 0", ""),
+        ("[previews]\nprompts = ['a --d -1']", "[previews] prompts[0]", "seed must be 0 to 2^63 - 1, received -1", ""),
+        ("[previews]\nprompts = ['a --l nan']", "[previews] prompts[0]", "cfg must be 0 or more, received nan", ""),
+        ("[previews]\nsteps = 1001", "line 8: [previews] steps", "the integer 1001; allowed: an integer, at least 1, at most 1000", ""),
+        ("[previews]\ncfg = inf", "line 8: [previews] cfg", "cfg must be 0 or more, received inf", ""),
         ("[[training]]\nsteps = 3", "[training]", "there is only one: write [training] with one bracket", ""),
         ("[full]", "[adapter]", "received both of [adapter] and [full]", ""),
         ("[objective]\nkind = 'diffusion'", "[objective] kind", 'the family flux allows "flow"', ""),
@@ -73,6 +80,7 @@ def test_one_mistake(smallest: str, refusal: Refusal, added: str, place: str, wh
         ("[adapter]", "", "received neither of [adapter] and [full]"),
         ("[adapter]", "adapter = 3", "number 1, adapter"),
         ("[adapter]", '[full]\nparts = ["autoencoder", "denoiser"]', "does not train the autoencoder"),
+        ("[adapter]", '[full]\nparts = ["autoencoder"]\n[previews]\nprompts = ["a"]', "trained by itself paints from none"),
     ],
 )  # fmt: skip
 def test_changed_recipes(smallest: str, refusal: Refusal, old: str, new: str, expected: str) -> None:

@@ -15,7 +15,7 @@ from velatura.adapters.attach import put_on_fresh
 from velatura.adapters.files import write_adapter
 from velatura.adapters.targets import choose
 from velatura.errors import CheckpointError, ModelError, RecipeError, VelaturaError
-from velatura.events import PhaseFinished, PhaseProgress
+from velatura.events import Notice, PhaseFinished, PhaseProgress
 from velatura.sampling.generate import Order, generate
 from velatura.sampling.pipeline import Pipeline
 from velatura.sampling.png import read_record, save_png
@@ -161,6 +161,11 @@ def test_progress_is_told(order: Order) -> None:
         ({"size": (50, 32)}, RecipeError, "width must be a multiple of 16, received 50; nearest: 48 or 64"),
         ({"out": Path("x.jpg")}, RecipeError, "--out must end in .png, received x.jpg"),
         ({"steps": 0}, RecipeError, "steps must be 1 to 1000, received 0"),
+        (
+            {"guidance": 3.5},
+            RecipeError,
+            "guidance = 3.5 was received, and this model .* has no distilled guidance",
+        ),
         ({"image": Path("none.png")}, RecipeError, "--image none.png cannot be read"),
         ({"model": "no-such-model"}, ModelError, "no such file or folder"),
         ({"loras": ((Path("none.safetensors"), 1.0),)}, CheckpointError, "none.safetensors"),
@@ -213,3 +218,17 @@ def test_a_lora_that_does_not_fit_leaves_the_pipeline_as_it_was(tiny_model: Path
     assert pipeline("a red cube", **options)[0].tobytes() == before != bare
     pipeline.remove_loras()
     assert pipeline("a red cube", **options)[0].tobytes() == bare
+
+
+def test_what_has_no_effect_is_told_once(order: Order) -> None:
+    """Not again for every picture of a series."""
+    log = Log()
+    long = "a red cube " + "at night " * 30
+    generate(replace(order, prompt=long, negative="ugly", cfg=1.0, count=2), log.events)
+    lines = log.texts.splitlines()
+    assert [line[:32] for line in lines] == [
+        "too long for CLIP, which reads 2",
+        "too long for T5, which reads 28 ",
+        "the negative prompt has no effec",
+    ]
+    assert {notice.level for notice in log.of(Notice)} == {"warning"}

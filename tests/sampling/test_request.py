@@ -29,7 +29,12 @@ def test_a_line_with_all_options() -> None:
     )
 
 
+def test_a_line_of_options_alone_has_an_empty_prompt() -> None:
+    assert parse_line("--w 64 --h 32", DEFAULTS) == replace(DEFAULTS, prompt="", width=64, height=32)
+
+
 def test_a_line_without_options_and_dashes_within_words() -> None:
+    assert parse_line("a dog -- on a beach", DEFAULTS).prompt == "a dog -- on a beach"
     assert parse_line("a well--known dog ", DEFAULTS) == Request(
         prompt="a well--known dog", steps=20, negative="ugly"
     )
@@ -39,8 +44,15 @@ def test_a_line_without_options_and_dashes_within_words() -> None:
     ("line", "message"),
     [
         ("a dog --width 5", "unknown option --width; allowed: --w"),
-        ("a dog --s many", "--s wants int, received 'many'"),
-        ("a dog --w", "--w wants int, received ''"),
+        ("a dog --s many", "--s wants an integer, received 'many'"),
+        ("a dog --g high", "--g wants a number, received 'high'"),
+        ("a dog --w", "--w wants an integer, received ''"),
+        ("--w 64 a dog", "--w wants an integer, received '64 a dog'"),
+        ("a dog --w=64", "unknown option --w=64; allowed: --w"),
+        ("a dog --w64", "unknown option --w64"),
+        ("a dog --no-text", "unknown option --no-text"),
+        ("a dog --w 64 --h 64 --w 32", "--w is there twice; allowed: once"),
+        ("a" * 200 + " --x 1", f"prompt line '{'a' * 59}…': unknown option --x"),
     ],
 )
 def test_lines_that_are_refused(line: str, message: str) -> None:

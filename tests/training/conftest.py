@@ -68,6 +68,7 @@ def run(tmp_path: Path, photos: Path, tiny_model: Path) -> Train:
         resume: bool = False,
         stop_after: int | None = None,
         dry_run: bool = False,
+        watch: Callable[[Event], None] | None = None,
         **sections: Any,
     ) -> Run:
         sections["output"] = {"folder": str(tmp_path / into), **sections.get("output", {})}
@@ -77,7 +78,7 @@ def run(tmp_path: Path, photos: Path, tiny_model: Path) -> Train:
             if isinstance(event, StepFinished) and event.step == stop_after:
                 signal.raise_signal(signal.SIGINT)
 
-        log.events.listeners.append(interrupt)
+        log.events.listeners += [interrupt] if watch is None else [watch, interrupt]
         torch.seed()  # at random: nothing may depend on torch's own generator
         outcome = train(wanted, tmp_path, resume=resume, dry_run=dry_run, events=log.events)
         return Run(outcome=outcome, folder=tmp_path / into / wanted.name, log=log)

@@ -79,3 +79,26 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot write in .*Choose another output.folder"):
         RunFolder(tmp_path / "file" / "x", "x").create(resume=False)
+
+
+def test_what_would_be_refused_is_told_without_writing(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "runs" / "deep" / "x", "x")
+    folder.check(resume=False)
+    assert list(tmp_path.iterdir()) == []
+    folder.create(resume=False)
+    folder.check(resume=False)
+    with folder.lock(), pytest.raises(RecipeError, match=f"process {os.getpid()} is already running"):
+        folder.check(resume=False)
+    folder.recipe.write_text("")
+    with pytest.raises(RecipeError, match="already holds a run"):
+        folder.check(resume=False)
+    folder.check(resume=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=f"cannot write in .*: {tmp_path / 'file'} is a file"):
+        RunFolder(tmp_path / "file" / "x", "x").check(resume=False)
+
+
+def test_a_folder_without_permission_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(StorageError, match=f"{tmp_path} may not be written to. Choose another output.folder"):
+        RunFolder(tmp_path / "x", "x").check(resume=False)

@@ -68,5 +68,5 @@ def test_a_request_to_stop_does_not_wait_for_the_other_pictures(
     outcome = train(wanted, tmp_path, events=log.events)
     assert (outcome.exit_code, outcome.step) == (75, 2)
     assert [event.step for event in log.of(StepFinished)] == [1, 2]
-    assert "2 previews of step 2 are left out" in log.texts
+    assert "2 previews of step 2 left out" in log.texts
     assert train(wanted, tmp_path, resume=True, events=Log().events).exit_code == 0

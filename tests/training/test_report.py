@@ -71,8 +71,8 @@ def test_the_page_of_a_run(run: Train, photos: Path) -> None:
         "GiB at most",
         "images per second",
         "float32 on cpu",
-        f"training (blue, mean of 1 steps): {losses[0]:.4f} to {losses[-1]:.4f}",
-        "Left aside: 1 files",
+        f"training (blue, mean of 1 step): {losses[0]:.4f} to {losses[-1]:.4f}",
+        "Left aside: 1 file",
         "05.png",
         "prompt before step 2 step 4",
         name,  # as text, not as markup

@@ -15,6 +15,7 @@ from PIL import Image
 from velatura.adapters.attach import put_on_fresh
 from velatura.adapters.files import read_adapter, write_adapter
 from velatura.adapters.targets import choose
+from velatura.checkpoints.reader import TensorFile
 from velatura.data.cache import CachedLatents
 from velatura.data.views import View
 from velatura.errors import DataError, ModelError, NumericError, RecipeError, VelaturaError
@@ -33,10 +34,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 def test_a_dry_run_writes_nothing_and_tells_the_plan(
     run: Train, photos: Path, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def forbidden(*_: object, **__: object) -> None:
-        raise AssertionError("a dry run loads no weights")
-
-    monkeypatch.setattr(FluxFamily, "load", forbidden)
+    monkeypatch.setattr(TensorFile, "_read_bytes", lambda *_: pytest.fail("a dry run reads no weights"))
     before = snapshot(tmp_path)
     found = run(
         dry_run=True, training={"steps": 30, "batch_size": 2}, previews={"prompts": ["a cat --w 32 --h 48"]}
@@ -54,7 +52,8 @@ def test_a_dry_run_writes_nothing_and_tells_the_plan(
     assert f"{rank * (double + 2 * single):,} values" in said
     assert "steps: 30 of 2 x 1 images, 10.00 epochs, about 60 images seen" in said
     assert "6 of 6 images to be encoded" in said
-    assert "previews: 1 prompts, 32x48" in said
+    assert "captions: 7 of 7 texts to be encoded" in said  # six captions, one preview
+    assert "previews: 1 prompt, 32x48" in said
 
 
 def test_the_plan_knows_what_frozen_weights_take(run: Train, tiny_model: Path) -> None:
@@ -92,7 +91,8 @@ def test_a_warm_cache_needs_no_encoder(run: Train, monkeypatch: pytest.MonkeyPat
     real = FluxFamily.load
 
     def load_part(self: FluxFamily, files: Any, parts: Any, **options: Any) -> Any:
-        loaded.extend(parts)
+        if options["device"].type != "meta":  # there no weight is read: the tokenizers are what is wanted
+            loaded.extend(parts)
         return real(self, files, parts, **options)
 
     monkeypatch.setattr(FluxFamily, "load", load_part)
@@ -108,7 +108,7 @@ def test_a_warm_cache_needs_no_encoder(run: Train, monkeypatch: pytest.MonkeyPat
     assert equal(cold.state(), warm.state())
     loaded.clear()
     wider = run(into="wider", **sections, objective={"kind": "flow", "caption_dropout": 0.5})
-    assert "encoded 1 captions" in wider.log.texts  # the empty one
+    assert "encoded 1 caption at" in wider.log.texts  # the empty one
     assert loaded == ["text_encoders", "denoiser"]
 
 
@@ -116,7 +116,7 @@ def test_a_changed_caption_is_encoded_anew_and_nothing_else(run: Train, photos: 
     run(into="a", training={"steps": 1})
     (photos / "03.txt").write_text("a blue sphere")
     again = run(into="b", training={"steps": 1})
-    assert "encoded 1 captions" in again.log.texts
+    assert "encoded 1 caption at" in again.log.texts
     assert "images at" not in again.log.texts
 
 
@@ -263,7 +263,7 @@ def test_a_lora_is_continued(run: Train, tiny_model: Path, tmp_path: Path) -> No
     start = tmp_path / "start.safetensors"
     write_adapter(start, adapter, split=True, layout="kohya", dtype=torch.float32, metadata={})
     found = run(adapter={"init_from": str(start)}, training={"steps": 1}, optimizer={"learning_rate": 1e-12})
-    assert "8 linear layers continued from" in found.log.texts
+    assert "8 layers continued from" in found.log.texts
     after = read_adapter(found.outcome.files[0])["denoiser"]
     assert after.keys() == adapter.layers.keys()
     for path, value in after.items():

@@ -21,6 +21,7 @@ from velatura.training.state import (
     load_latest,
     optimizer_tensors,
     save_state,
+    saved_recipe,
     set_optimizer_tensors,
 )
 
@@ -222,9 +223,19 @@ def test_a_full_disk_is_told_and_the_states_before_stay(
 
 
 def test_another_recipe_is_refused() -> None:
-    check_recipe(made(1), "r1")
+    check_recipe("r1", "r1")
     with pytest.raises(RecipeError, match="would not be the same run"):
-        check_recipe(replace(made(1), recipe_hash="r2"), "r1")
+        check_recipe("r2", "r1")
+
+
+def test_the_recipe_of_the_newest_state_is_told_from_its_manifest(tmp_path: Path) -> None:
+    assert saved_recipe(tmp_path) is None
+    save_state(tmp_path, made(5), keep=2)
+    save_state(tmp_path, replace(made(10), recipe_hash="r2"), keep=2)
+    (tmp_path / "000010" / "values.safetensors").unlink()  # is not looked at
+    assert saved_recipe(tmp_path) == "r2"
+    (tmp_path / "000010" / "manifest.json").write_text("{")
+    assert saved_recipe(tmp_path) == "r1"
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])

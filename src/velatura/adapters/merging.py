@@ -14,10 +14,12 @@ from velatura.checkpoints.lora_layer import Part as Network
 from velatura.errors import CheckpointError, RecipeError
 from velatura.events import Events
 from velatura.families.registry import family_for, family_named, files_of
-from velatura.interfaces import PARTS, PartName, Parts
+from velatura.interfaces import PARTS, Family, ModelFiles, PartName, Parts
 from velatura.placement.device import choose_dtype
+from velatura.plural import counted
 from velatura.recipe.families.files import ModelSection
 
+CPU = torch.device("cpu")
 Lora = Mapping[Network, Mapping[str, LoraValues]]
 NETWORKS: Mapping[PartName, tuple[Network, ...]] = {  # as LoRA files call the modules of a part
     "denoiser": ("denoiser",),
@@ -43,8 +45,9 @@ def merge_into(
 ) -> None:
     """Write `model` with all `loras`, each at its weight, added to its weights, as a diffusers folder `out`.
 
-    The sums are made in float32 and rounded once. Raises RecipeError where `out` exists,
-    CheckpointError for a LoRA of another model.
+    The sums are made in float32 and rounded once, to `precision`; "auto" keeps the dtype that each weight has in the
+    model's files, whatever this machine computes in. Raises RecipeError where `out` exists, CheckpointError for a
+    LoRA of another model.
     """
     if out.exists():
         raise RecipeError(f"{out} exists already; give the folder of a new model")
@@ -53,7 +56,7 @@ def merge_into(
     family, files = family_for(section), files_of(section, start)
     read = [(path, weight, read_adapter(path)) for path, weight in loras]
     events.notice("loading the model")
-    parts = family.load(files, PARTS, device=torch.device("cpu"), dtype=torch.float32)
+    parts = family.load(files, PARTS, device=CPU, dtype=torch.float32)
     for path, weight, lora in read:
         adapters = [adapter for name in PARTS for adapter in put_on_part(parts, name, lora)]
         if not adapters:
@@ -61,10 +64,36 @@ def merge_into(
         for adapter in adapters:
             adapter.merge(weight)
         events.notice(
-            f"{path}: {sum(len(adapter.layers) for adapter in adapters)} layers merged at {weight:g}"
+            f"{path}: {counted(sum(len(adapter.layers) for adapter in adapters), 'layer')} merged at {weight:g}"
         )
     events.notice(f"writing {out}")
-    family.save(parts, files, out, PARTS, dtype=choose_dtype(precision, torch.device("cpu")))
+    if precision == "auto":
+        _round_as_stored(family, files, parts, events)
+    dtype = None if precision == "auto" else choose_dtype(precision, CPU)
+    family.save(parts, files, out, PARTS, dtype=dtype)  # type: ignore[arg-type]  # None: each tensor's own
+
+
+@torch.no_grad()
+def _round_as_stored(family: Family, files: ModelFiles, parts: Parts, events: Events) -> None:
+    """Give every weight the dtype that it has in the model's files; those in 8 bits, which cannot hold a sum, bf16."""
+    stored = family.load(files, PARTS, device=torch.device("meta"), dtype=None)  # type: ignore[arg-type]
+    narrow, dtypes = 0, set()
+    for name in PARTS:
+        for module, like in zip(parts.modules(name), stored.modules(name), strict=True):
+            kinds = {path: parameter.dtype for path, parameter in like.named_parameters()}
+            for path, parameter in module.named_parameters():
+                kind = kinds[path]
+                if kind.itemsize < 2:
+                    kind, narrow = torch.bfloat16, narrow + 1
+                parameter.data = parameter.data.to(kind)
+                dtypes.add(kind)
+    kept = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+    events.notice(f"the weights stay in the dtypes of the model's files: {kept}")
+    if narrow:
+        events.warn(
+            f"{counted(narrow, 'weight tensor is', 'weight tensors are')} in 8 bits in the model's files; a sum does "
+            "not fit there, so bf16 was written. For another type say --precision."
+        )
 
 
 def _named_as(host: nn.Module, values: Mapping[str, LoraValues]) -> dict[str, LoraValues]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from velatura.errors import RecipeError
 from velatura.interfaces import Target
+from velatura.plural import counted
 
 PRESETS: dict[str, tuple[str, ...]] = {
     "sd-scripts": ("attention", "mlp", "modulation"),  # every linear layer of the blocks: 304 modules on FLUX
@@ -28,7 +29,8 @@ class Choice:
         groups = Counter(target.group for target in self.targets)
         files = len({target.kohya for target in self.targets})
         parts = ", ".join(f"{count} {group}" for group, count in sorted(groups.items()))
-        return f"{len(self.targets)} linear layers adapted ({parts}), {files} modules in a kohya file"
+        layers, modules = counted(len(self.targets), "linear layer"), counted(files, "module")
+        return f"{layers} adapted ({parts}), {modules} in a kohya file"
 
 
 def choose(available: Sequence[Target], wanted: Sequence[str] | str) -> Choice:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from velatura.errors import CheckpointError
+from velatura.plural import counted
 
 Shape = tuple[int, ...]
 Rows = tuple[int, int]  # half-open
@@ -63,8 +64,8 @@ class Checkpoint(ABC):
     ) -> Tensor:
         """A fresh tensor: all of it, or rows `[start, stop)` of its first dimension.
 
-        dtype: None keeps the stored one. Raises CheckpointError for an unknown key or rows that are not
-        there.
+        dtype: None keeps the stored one. On the meta device nothing is read. Raises CheckpointError for an
+        unknown key or rows that are not there.
         """
         info = self.info(key)
         start, stop = rows if rows is not None else info.all_rows
@@ -118,7 +119,7 @@ class Checkpoint(ABC):
         return len(self.tensors)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name}, {len(self)} tensors)"
+        return f"{type(self).__name__}({self.name}, {counted(len(self), 'tensor')})"
 
 
 class _Renamed(Checkpoint):

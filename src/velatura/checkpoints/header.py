@@ -21,6 +21,7 @@ import torch
 
 from velatura.checkpoints.checkpoint import TensorInfo
 from velatura.errors import CheckpointError
+from velatura.plural import counted
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the format's own library
 MAX_RANK = 8
@@ -163,11 +164,15 @@ def _entry(name: str, value: object, path: Path, base: int, size: int) -> Entry:
     needed = math.prod(shape) * dtype.itemsize
     if stop - start != needed:
         _refuse(
-            path, f"{label} has {stop - start} bytes, expected {needed} for {value['dtype']} {tuple(shape)}"
+            path,
+            f"{label} has {counted(stop - start, 'byte')}, expected {needed} for {value['dtype']} {tuple(shape)}",
         )
     if base + stop > size:
         missing = base + stop - size
-        _refuse(path, f"{label} ends {missing} bytes after the end of the file: the download stopped early")
+        _refuse(
+            path,
+            f"{label} ends {counted(missing, 'byte')} after the end of the file: the download stopped early",
+        )
     return Entry(dtype=dtype, shape=tuple(shape), start=base + start, stop=base + stop)
 
 
@@ -184,4 +189,4 @@ def _check_cover(entries: Mapping[str, Entry], path: Path, base: int, size: int)
             _refuse(path, f"{label} starts at byte {entry.start}, expected {end}: it {kind} {before}")
         end, before = entry.stop, label
     if end != size:
-        _refuse(path, f"{size - end} bytes follow {before}, expected none")
+        _refuse(path, f"{counted(size - end, 'byte follows', 'bytes follow')} {before}, expected none")

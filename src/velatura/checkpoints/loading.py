@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from velatura.checkpoints.checkpoint import Checkpoint, Shape
 from velatura.checkpoints.keymap import KeyMap, Origin
 from velatura.errors import CheckpointError, ModelError
+from velatura.plural import counted
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _LISTED = 5
@@ -116,9 +117,9 @@ def _check_complete(
         return
     found = []
     if missing:
-        found.append(f"{len(missing)} tensors are missing ({_some(missing)})")
+        found.append(f"{counted(len(missing), 'tensor is', 'tensors are')} missing ({_some(missing)})")
     if extra:
-        found.append(f"{len(extra)} have no place in it ({_some(extra)})")
+        found.append(f"{counted(len(extra), 'has', 'have')} no place in it ({_some(extra)})")
     raise ModelError(
         f"{checkpoint.name} does not fit the {what}: {'; '.join(found)}. Is it another model, or a part?"
     )

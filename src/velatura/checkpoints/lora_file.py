@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from velatura.checkpoints.checkpoint import Checkpoint
+from velatura.checkpoints.detect import contents, expect
 from velatura.checkpoints.hashes import sshs_hashes
 from velatura.checkpoints.lora_alpha import NOTE, PeftAlphas, fold, folding_note, read_note, unfold
 from velatura.checkpoints.lora_layer import Layout, LoraFile, LoraFormat, LoraLayer
 from velatura.checkpoints.lora_layout import with_layout
-from velatura.checkpoints.lora_names import Place, Role, file_stem, layout_of, parse_key
+from velatura.checkpoints.lora_names import Place, Role, file_stem, is_adapter_key, layout_of, parse_key
 from velatura.checkpoints.opening import open_checkpoint
 from velatura.checkpoints.writing import write_safetensors
 from velatura.errors import ModelError
@@ -32,13 +33,15 @@ _ENDINGS: Mapping[Written, tuple[str, str]] = {
 def read_lora(source: Path | str | Checkpoint) -> LoraFile:
     """Read a LoRA of FLUX or SD 1.x from kohya, diffusers, PEFT, ai-toolkit, OneTrainer, ComfyUI, DiffSynth files.
 
-    Raises ModelError for a key that is not understood, a layer that lacks a half, and other kinds of adapter
-    (DoRA, LoHa, LoKr, …), naming the key: nothing is left out in silence.
+    Raises ModelError for a file that is no LoRA, saying what it looks like; for a key that is not understood, a layer
+    that lacks a half, and other kinds of adapter (DoRA, LoHa, LoKr, …), naming the key: nothing is left out in silence.
     """
     if not isinstance(source, Checkpoint):
         with open_checkpoint(source) as checkpoint:
             return read_lora(checkpoint)
     checkpoint = source
+    if len(checkpoint) and not _may_be_adapter(checkpoint):
+        expect(checkpoint, "lora")
     keys: dict[Place, dict[Role, str]] = {}
     formats: Counter[LoraFormat] = Counter()
     for key in checkpoint:
@@ -63,6 +66,14 @@ def read_lora(source: Path | str | Checkpoint) -> LoraFile:
     return LoraFile(
         layers=tuple(layers), layout=layout, format=formats.most_common(1)[0][0], metadata=metadata
     )
+
+
+def _may_be_adapter(checkpoint: Checkpoint) -> bool:
+    """Not so for what is recognised as a network, nor for a file of which no key is an adapter's."""
+    found = contents(checkpoint)
+    if found:
+        return found[0].kind == "lora"
+    return any(is_adapter_key(key) for key in checkpoint)
 
 
 def _text_only(checkpoint: Checkpoint) -> Layout:

@@ -98,6 +98,8 @@ def _blocks(ups: Sequence[Tensor], places: int) -> list[tuple[int, int]] | None:
         equal = [(i * rank // places, (i + 1) * rank // places) for i in range(places)]
         if all(not uses[i, :a].any() and not uses[i, b:].any() for i, (a, b) in enumerate(equal)):
             return equal
+    if not uses.any():  # never trained: no part has columns of its own
+        return None
     lasts = [int(row.nonzero().max()) + 1 for row in uses]
     firsts = [int(row.nonzero().min()) for row in uses]
     starts = [0, *lasts[:-1]]

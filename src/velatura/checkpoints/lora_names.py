@@ -106,6 +106,11 @@ class Place:
     module: str
 
 
+def is_adapter_key(key: str) -> bool:
+    """Whether a tensor's name ends as those of LoRAs, or of adapters that are refused by name."""
+    return any(pattern.search(key) for pattern, _ in (*_ROLES, *_OTHER_ADAPTERS))
+
+
 def parse_key(key: str, name: str) -> tuple[Place, Role, LoraFormat]:
     """What a tensor of a LoRA file is. `name` is the file, for messages. Raises ModelError."""
     for pattern, role in _ROLES:

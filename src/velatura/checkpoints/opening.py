@@ -16,6 +16,7 @@ from velatura.checkpoints.checkpoint import Checkpoint, Rows, TensorDict
 from velatura.checkpoints.reader import TensorFile
 from velatura.checkpoints.scaled import with_scales_applied
 from velatura.errors import CheckpointError
+from velatura.plural import counted
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors$")
@@ -114,9 +115,8 @@ def _open_index(index: Path) -> Checkpoint:
     joined = Joined([TensorFile(index.parent / name) for name in names], name=str(index))
     missing = sorted(set(weight_map) - set(joined))
     if missing:
-        raise CheckpointError(
-            f"{index}: {len(missing)} of its tensors are in no shard, first '{missing[0]}'."
-        )
+        count = counted(len(missing), "of its tensors is", "of its tensors are")
+        raise CheckpointError(f"{index}: {count} in no shard, first '{missing[0]}'.")
     return joined
 
 

@@ -108,7 +108,7 @@ def _compare(folder: Path, lora: Path, count: int, events: Any) -> tuple[dict[st
     from velatura.sampling.pipeline import Pipeline
 
     prompts = _prompts(count)
-    pipeline = Pipeline.load("pocket/flux")
+    pipeline = Pipeline.load("pocket/flux", events=events)
     events(PhaseStarted(phase="paint", total=2 * count, unit="pictures"))
     rows: list[list[Any]] = []
     for _ in ("before", "after"):

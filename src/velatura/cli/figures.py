@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from velatura.events import StepFinished
+from velatura.plural import counted
 
 GIB = 2**30
 
@@ -88,7 +89,8 @@ class PhaseFigures:
     def parts(self, now: float) -> list[str]:
         """Count, speed and time left, as short texts."""
         elapsed = now - self.started
-        count = f"{self.done:,}/{self.total:,} {self.unit}" if self.total else f"{self.done:,} {self.unit}"
+        one = self.unit.removesuffix("s")
+        count = f"{self.done:,}/{counted(self.total, one)}" if self.total else counted(self.done, one)
         if not self.done or elapsed <= 0:
             return [count] if self.done or self.total else []
         rate = self.done / elapsed

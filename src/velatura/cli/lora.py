@@ -13,6 +13,7 @@ import typer
 
 from velatura.cli.generate import ModelRecipe, parse_lora
 from velatura.errors import RecipeError
+from velatura.plural import counted
 
 if TYPE_CHECKING:
     from velatura.checkpoints.lora_layer import LoraFile
@@ -39,7 +40,7 @@ def info(
     typer.echo(f"{file}: {facts['format']} keys, rank {ranks}, {facts['dtype']}")
     typer.echo(f"{facts['values'] / 1e6:.1f} million values, {facts['bytes'] / 1e6:.1f} MB")
     for part, patterns in facts["layers"].items():
-        typer.echo(f"{part}: {sum(patterns.values())} layers")
+        typer.echo(f"{part}: {counted(sum(patterns.values()), 'layer')}")
         for pattern, count in patterns.items():
             typer.echo(f"  {count:4d}  {pattern}")
     for key, value in facts["metadata"].items():
@@ -78,7 +79,8 @@ def merge(
     ] = None,
     recipe: ModelRecipe = None,
     precision: Annotated[
-        Literal["auto", "bf16", "fp16", "fp32"], typer.Option("--precision", help="Of the written weights.")
+        Literal["auto", "bf16", "fp16", "fp32"],
+        typer.Option("--precision", help="Of the written weights; auto: as the model's files have them."),
     ] = "auto",
 ) -> None:
     """Put LoRAs into a model's weights for good, and write the model as a new folder."""
@@ -96,7 +98,7 @@ def merge(
         merge_into(
             section or model or "", files, out, base=base, precision=precision, events=Events(listener)
         )
-    typer.echo(f"{out}: {model or recipe} with {len(files)} LoRA{'s' * (len(files) > 1)}")
+    typer.echo(f"{out}: {model or recipe} with {counted(len(files), 'LoRA')}")
 
 
 def summary(lora: LoraFile, file: Path) -> dict[str, Any]:

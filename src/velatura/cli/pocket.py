@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from velatura.plural import counted
+
 app = typer.Typer(name="pocket", help="Draw, paint and check the pocket world.", no_args_is_help=True)
 
 Out = Annotated[
@@ -38,7 +40,7 @@ def render(
     with _counted("render", count) as progress:
         split: Literal["train", "held-out"] = "held-out" if held_out else "train"
         write_dataset(out, count, seed, size, split, workers, truth, progress)
-    typer.echo(f"{count} pictures with captions in {out}")
+    typer.echo(f"{counted(count, 'picture')} with captions in {out}")
 
 
 @app.command()
@@ -54,7 +56,7 @@ def concept(
 
     with _counted("render", count) as progress:
         concept_dataset(out, name, count, seed, size, progress)
-    typer.echo(f"{count} pictures of a {name} with captions in {out}")
+    typer.echo(f"{counted(count, 'picture')} of a {name} with captions in {out}")
 
 
 @app.command()
@@ -73,21 +75,33 @@ def sample(
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the score as JSON.")] = False,
 ) -> None:
-    """Paint captions that the pocket model never saw, and say how many it got right."""
+    """Paint captions that the pocket model never saw, and say how many it got right.
+
+    FOLDER must be new or empty, so that only what was painted now is scored; `check` scores a folder again.
+    """
+    _refuse_used(out)
+
+    from velatura.cli.progress import progress
+    from velatura.data.progress import phase
+    from velatura.events import Events
     from velatura.pocket.dataset import WorldSource
     from velatura.sampling.pipeline import Pipeline
 
-    out.mkdir(parents=True, exist_ok=True)
     source = WorldSource(seed=seed, split="held-out")
-    pipeline = Pipeline.load(model)
-    with _counted("paint", count) as progress:
-        for index in range(count):
-            caption = source.text(index, source.scene(index))
-            image = pipeline(caption, seed=index, steps=steps, cfg=cfg)[0]
-            image.save(out / f"{index:06d}.png")
-            (out / f"{index:06d}.txt").write_text(caption + "\n", encoding="utf-8")
-            progress(index + 1, count)
-    _print_score(out, as_json)
+    painted = []
+    with progress(sys.stderr) as listener:
+        events = Events(listener)
+        pipeline = Pipeline.load(model, events=events)
+        out.mkdir(parents=True, exist_ok=True)
+        with phase(events, "paint", count, "pictures") as done:
+            for index in range(count):
+                caption = source.text(index, source.scene(index))
+                path = out / f"{index:06d}.png"
+                pipeline(caption, seed=index, steps=steps, cfg=cfg)[0].save(path)
+                path.with_suffix(".txt").write_text(caption + "\n", encoding="utf-8")
+                painted.append(path)
+                done.advance()
+    _print_score(painted, as_json)
 
 
 @app.command()
@@ -98,23 +112,40 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print the score as JSON.")] = False,
 ) -> None:
     """Say how many pictures of the pocket world show what their captions say, attribute by attribute."""
-    _print_score(folder, as_json)
-
-
-def _print_score(folder: Path, as_json: bool) -> None:
-    import numpy as np
-    from PIL import Image
-
     from velatura.errors import DataError
-    from velatura.pocket.checker import score
 
     pictures = sorted(path for path in folder.glob("*.png") if path.with_suffix(".txt").is_file())
     if not pictures:
         raise DataError(f"{folder} has no pictures with captions: NAME.png beside NAME.txt")
+    _print_score(pictures, as_json)
+
+
+def _refuse_used(folder: Path) -> None:
+    """A folder with anything in it that can be seen. Raises RecipeError."""
+    from velatura.errors import RecipeError
+
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(f"--out {folder} is a file; wanted: a folder for the pictures, new or empty")
+    found = sorted(entry.name for entry in folder.glob("*") if not entry.name.startswith("."))
+    if found:
+        raise RecipeError(
+            f"--out {folder} is not empty ({counted(len(found), 'entry', 'entries')}, the first is {found[0]}). Only "
+            "what is painted now may be scored: give a new or empty folder, or remove what is in this one. "
+            f"To score it as it is: velatura pocket check {folder}"
+        )
+
+
+def _print_score(pictures: list[Path], as_json: bool) -> None:
+    """Score pictures, each against the caption beside it."""
+    import numpy as np
+    from PIL import Image
+
+    from velatura.pocket.checker import score
+
     images = (np.asarray(Image.open(path).convert("RGB")) for path in pictures)
     captions = [path.with_suffix(".txt").read_text(encoding="utf-8").strip() for path in pictures]
     result = score(images, captions)
-    typer.echo(result.to_json() if as_json else f"{result.pictures} pictures\n{result.table()}")
+    typer.echo(result.to_json() if as_json else f"{counted(result.pictures, 'picture')}\n{result.table()}")
 
 
 @contextmanager

@@ -43,7 +43,8 @@ def check(
 ) -> None:
     """Check a recipe without loading anything.
 
-    Also that the files and folders it names are there. Exit codes: 0 no mistake; 2 mistakes.
+    Also that the files and folders it names are there, and that the model can paint the sizes and options of the
+    preview lines, as far as its configs tell. Exit codes: 0 no mistake; 2 mistakes.
     """
     from velatura.recipe.problems import InvalidRecipe
     from velatura.recipe.toml import dump_recipe, load_recipe

@@ -22,6 +22,7 @@ from velatura.data.views import View, views_of
 from velatura.errors import DataError, ModelError
 from velatura.events import Events
 from velatura.interfaces import Conditioning, Family, PartName, Parts, Posterior, Prompt
+from velatura.plural import counted
 
 _SPARE = 1.05  # headers and the file system's blocks, as a factor on the bytes of the tensors
 
@@ -55,7 +56,11 @@ def fill_latents(
     missing = cache.missing(views)
     if not missing:
         return Filled(encoded=0, reused=len(views), seconds=0.0)
-    check_room(cache.store.folder, int(cache.size(missing) * _SPARE), f"the latents of {len(missing)} images")
+    check_room(
+        cache.store.folder,
+        int(cache.size(missing) * _SPARE),
+        f"the latents of {counted(len(missing), 'image')}",
+    )
     device = _device(parts, "autoencoder")
     bad: list[str] = []
     with phase(events, "cache latents", len(missing)) as progress, ShardWriter(cache.store) as writer:
@@ -66,8 +71,8 @@ def fill_latents(
             progress.advance(len(chunk))
     if bad:
         shown = "\n".join(f"  {reason}" for reason in bad[:10])
-        raise DataError(f"{len(bad)} of {len(missing)} images could not be encoded:\n{shown}")
-    return _filled(events, "images", len(missing), len(views), progress.seconds)
+        raise DataError(f"{len(bad)} of {counted(len(missing), 'image')} could not be encoded:\n{shown}")
+    return _filled(events, "image", len(missing), len(views), progress.seconds)
 
 
 def fill_text(
@@ -97,9 +102,11 @@ def fill_text(
             sizes = _encode_texts(chunk, family, parts, cache, writer)
             if start == 0:
                 needed = int(max(sizes) * len(missing) * _SPARE)
-                check_room(cache.store.folder, needed, f"the embeddings of {len(missing)} captions")
+                check_room(
+                    cache.store.folder, needed, f"the embeddings of {counted(len(missing), 'caption')}"
+                )
             progress.advance(len(chunk))
-    return _filled(events, "captions", len(missing), len(different), progress.seconds)
+    return _filled(events, "caption", len(missing), len(different), progress.seconds)
 
 
 def _encode_images(images: Tensor, family: Family, parts: Parts, cache: CachedLatents) -> list[Posterior]:
@@ -163,6 +170,6 @@ def _device(parts: Parts, part: PartName) -> torch.device:
 
 def _filled(events: Events, what: str, encoded: int, total: int, seconds: float) -> Filled:
     rate = encoded / max(seconds, 1e-9)
-    reused = f"; {total - encoded} were in the cache" if total > encoded else ""
-    events.notice(f"encoded {encoded} {what} at {rate:.1f} per second{reused}")
+    reused = f"; {counted(total - encoded, 'was', 'were')} in the cache" if total > encoded else ""
+    events.notice(f"encoded {counted(encoded, what)} at {rate:.1f} per second{reused}")
     return Filled(encoded=encoded, reused=total - encoded, seconds=seconds)

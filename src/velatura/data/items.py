@@ -10,6 +10,7 @@ from velatura.data.captions import Caption
 from velatura.data.places import Place
 from velatura.data.wording import Wording
 from velatura.errors import DataError
+from velatura.plural import counted
 from velatura.recipe.data.items import SourceData
 
 Background = Literal["white", "black", "grey"]
@@ -109,7 +110,7 @@ def check_bad_share(source: str, bad: Sequence[Quarantined], total: int, max_bad
     shown = "\n".join(f"  {entry}" for entry in bad[:10])
     more = f"\n  … and {len(bad) - 10} more" if len(bad) > 10 else ""
     raise DataError(
-        f"{len(bad)} of {total} images in '{source}' cannot be used; max_bad allows {max_bad:.0%}.\n"
+        f"{len(bad)} of {counted(total, 'image')} in '{source}' cannot be used; max_bad allows {max_bad:.0%}.\n"
         f"{shown}{more}\nRepair or remove them, or raise max_bad for this [[data]] table."
     )
 

@@ -12,9 +12,11 @@ from velatura.data.regularisation import balanced_repeats
 from velatura.data.sizes import Sizes
 from velatura.errors import DataError
 from velatura.events import Events
+from velatura.plural import counted
 from velatura.recipe.data.items import SourceData
 
 _CROPPED = 1 / 3  # share of an image's area whose loss is remarked
+SMALLER = ("image is smaller than its resolution", "images are smaller than their resolution")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +95,7 @@ def lay_out(
         raise DataError("there are no images to train on. Add images to a [[data]] folder.")
     if not entries:
         raise DataError(
-            f"no image is left to train on: all {len(left_out)} are smaller than their resolution and "
+            f"no image is left to train on: {counted(len(left_out), *SMALLER)} and "
             "upscale = false. Lower the resolution, or set upscale = true."
         )
     return Layout(entries=tuple(entries), left_out=tuple(left_out), notices=notices)
@@ -117,22 +119,22 @@ def _uses(item: Item, size: Bucket, repeats: float, batch_size: int | None) -> l
 def _notices(entries: Sequence[Entry], left_out: Sequence[Item], unused: Sequence[str]) -> tuple[str, ...]:
     notices = []
     if unused:
-        notices.append(f"{len(unused)} regularisation images are more than needed, and never used: {some(unused)}.")
+        notices.append(
+            f"{len(unused)} regularisation images are more than needed, and never used: {some(unused)}."
+        )
     if left_out:
         notices.append(
-            f"{len(left_out)} images are too small and were left out (upscale, or min_size): "
+            f"{counted(len(left_out), 'image is', 'images are')} too small and left out (upscale, or min_size): "
             f"{some([item.name for item in left_out])}."
         )
     enlarged = {e.item.name: None for e in entries if enlarges(e.item.width * 2, e.item.height * 2, e.bucket)}
     if enlarged:
-        notices.append(
-            f"{len(enlarged)} images are enlarged to more than twice their size: {some(list(enlarged))}."
-        )
+        count = counted(len(enlarged), "image is", "images are")
+        notices.append(f"{count} enlarged to more than twice the size: {some(list(enlarged))}.")
     cropped = {
         e.item.name: None for e in entries if crop_loss(e.item.width, e.item.height, e.bucket) > _CROPPED
     }
     if cropped:
-        notices.append(
-            f"{len(cropped)} images lose more than a third of their area to cropping: {some(list(cropped))}."
-        )
+        count = counted(len(cropped), "image loses", "images lose")
+        notices.append(f"{count} more than a third of the area to cropping: {some(list(cropped))}.")
     return tuple(notices)

@@ -6,7 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from velatura.data.items import Item, some
+from velatura.plural import agreeing, counted
 from velatura.recipe.data.items import SourceData
+
+READ = ("is not UTF-8 and was", "are not UTF-8 and were")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,26 +31,32 @@ def _about_captions(source: str, section: SourceData, found: Sequence[Found]) ->
     without = [name for name, caption in captions if not caption.text and not caption.tags]
     if without:
         instead = f"only the word '{section.trigger}'" if section.trigger else "an empty caption"
-        yield f"{len(without)} of {len(found)} images in '{source}' have {instead}: {some(without)}."
+        have = agreeing(len(without), "has", "have")
+        yield f"{len(without)} of {counted(len(found), 'image')} in '{source}' {have} {instead}: {some(without)}."
     if section.caption_lines == "first" and not section.wildcards:
         cut = [name for name, caption in captions if "\n" in caption.text]
         if cut:
-            yield f"{len(cut)} captions in '{source}' have several lines and only the first is used: {some(cut)}."
+            have = agreeing(len(cut), "has", "have")
+            yield (
+                f"{counted(len(cut), 'caption')} in '{source}' {have} several lines and only the first is used: "
+                f"{some(cut)}."
+            )
     guessed = [name for name, caption in captions if caption.origin == "guessed"]
     if guessed:
         yield (
-            f"{len(guessed)} captions in '{source}' are not UTF-8 and were read as Western European "
-            f"text (Windows-1252): those of {some(guessed)}. Save them as UTF-8 if letters are wrong."
+            f"{counted(len(guessed), 'caption')} in '{source}' {agreeing(len(guessed), *READ)} read as "
+            f"Western European text (Windows-1252): {some(guessed)}. Save as UTF-8 if letters are wrong."
         )
 
 
 def _about_images(found: Sequence[Found]) -> Iterator[str]:
     animated = [entry.item.name for entry in found if entry.frames > 1]
     if animated:
-        yield f"{len(animated)} images are animated; only the first frame is used: {some(animated)}."
+        count = counted(len(animated), "image is", "images are")
+        yield f"{count} animated; only the first frame is used: {some(animated)}."
     by_content: dict[str, list[str]] = {}
     for entry in found:
         by_content.setdefault(entry.item.content, []).append(entry.item.name)
     twins = [" = ".join(names) for names in by_content.values() if len(names) > 1]
     if twins:
-        yield f"{len(twins)} images are there more than once: {some(twins, 3)}."
+        yield f"{counted(len(twins), 'image is', 'images are')} there more than once: {some(twins, 3)}."

@@ -12,7 +12,6 @@ from velatura.errors import RecipeError
 from velatura.recipe.data.buckets import Bucketing
 from velatura.recipe.data.items import SourceData
 
-
 _ASSIGN = {None: assign, "sd-scripts": assign_as_sd_scripts, "everydream2": assign_as_everydream2}
 
 

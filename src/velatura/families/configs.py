@@ -1,8 +1,7 @@
-"""What the JSON files of a diffusers folder say besides the weights: a part's config, the scheduler, our defaults."""
+"""What the JSON files of a diffusers folder say besides the weights: the scheduler, our defaults."""
 
 from __future__ import annotations
 
-import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -15,26 +14,6 @@ SCHEDULER = "scheduler/scheduler_config.json"
 DEFAULTS = "velatura.json"
 
 
-def part_config(cls: Any, folder: Path, what: str) -> dict[str, Any]:
-    """`config.json` of a part, with the defaults of its diffusers class where it is silent.
-
-    Raises ModelError when it is missing, unreadable, or that of another class.
-    """
-    config = read_json(folder / "config.json")
-    found = config.get("_class_name", cls.__name__)
-    if found != cls.__name__:
-        raise ModelError(f"{folder} holds a {found}; wanted: the {what}, a {cls.__name__}.")
-    parameters = inspect.signature(cls.__init__).parameters.values()
-    silent = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
-    return {**silent, **config}
-
-
-def config_fields(cls: Any, config: dict[str, Any]) -> dict[str, Any]:
-    """The entries of a config that `cls` takes; the class's name and version notes are left out."""
-    known = set(inspect.signature(cls.__init__).parameters)
-    return {name: value for name, value in config.items() if name in known}
-
-
 def scheduler_config(files: ModelFiles) -> dict[str, Any] | None:
     """The scheduler's config of the model's folder; None for single files."""
     return _of_model(files, SCHEDULER)
@@ -45,11 +24,11 @@ def own_defaults(files: ModelFiles) -> dict[str, Any] | None:
     return _of_model(files, DEFAULTS)
 
 
-def sampling_defaults(files: ModelFiles, otherwise: SamplingDefaults) -> SamplingDefaults:
-    """From the model folder's velatura.json, where there is one. Raises ModelError when it is malformed."""
+def sampling_defaults(files: ModelFiles) -> SamplingDefaults | None:
+    """From the model's velatura.json; None where there is none. Raises ModelError when it is malformed."""
     found = own_defaults(files)
     if found is None:
-        return otherwise
+        return None
     try:
         return SamplingDefaults(**found["sampling"])
     except (KeyError, TypeError) as error:

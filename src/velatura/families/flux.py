@@ -4,38 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from velatura.draws import Draw
-from velatura.families.autoencoder import decode_latents, encode_image, posterior
-from velatura.families.flux_files import (
-    HUB_EXAMPLE,
-    TOKENIZERS,
-    inspect_flux,
-    load_flux,
-    save_flux,
-    sketch_denoiser,
-)
+from velatura.errors import ModelError
+from velatura.families.configs import check_fit, scheduler_config
+from velatura.families.flux_files import FLUX, flow_scheduler
 from velatura.families.flux_forward import FluxInputs, flux_forward
-from velatura.families.parts import loaded
-from velatura.families.tokenizers import load_tokenizers, token_count, token_ids
+from velatura.families.latent_family import LatentFamily, loaded
+from velatura.families.listing import Headers, read_headers
+from velatura.families.text import CLIP, T5
 from velatura.interfaces import (
     Conditioning,
-    Family,
     ModelFiles,
     ModelInfo,
-    PartName,
     Parts,
-    Posterior,
     Prompt,
+    SamplingDefaults,
     Schedule,
     Target,
 )
 
+DEV = SamplingDefaults(size=1024, steps=28)
+SCHNELL = SamplingDefaults(size=1024, steps=4, guidance=0.0)
 PATCH = 2  # latent pixels per token edge
 
 
@@ -66,10 +59,11 @@ class FlowSchedule(Schedule):
         return math.exp(mu) / (math.exp(mu) + 1 / t - 1)
 
 
-class FluxFamily(Family):
+class FluxFamily(LatentFamily):
     """FLUX.1. `text_length` is the T5 length; default: the model's own."""
 
     name = "flux"
+    listing = FLUX
 
     def __init__(self, *, text_length: int | None = None) -> None:
         self.text_length = text_length
@@ -77,65 +71,41 @@ class FluxFamily(Family):
 
     def inspect(self, files: ModelFiles) -> ModelInfo:
         """See `Family.inspect`."""
-        info = inspect_flux(files)
-        self.schedule = FlowSchedule(shifted=info.shifted)
-        return info
+        found = read_headers(FLUX, files)
+        _check_parts(found)
+        guided = shifted = bool(found.denoiser["guidance_embeds"])
+        if found.scheduler is not None:
+            shifted = bool(found.scheduler.get("use_dynamic_shifting", False))
+        self.schedule = FlowSchedule(shifted=shifted)
+        return ModelInfo(
+            family=self.name,
+            variant="dev" if guided else ("undistilled" if shifted else "schnell"),
+            architecture="flux-1-dev" if shifted else "flux-1-schnell",
+            latent_channels=found.latent_channels,
+            latent_scale=found.latent_scale,
+            size_step=found.latent_scale * PATCH,
+            prediction="velocity",
+            shifted=shifted,
+            defaults=found.sampling or (DEV if shifted else SCHNELL),
+            fingerprints=found.fingerprints,
+        )
 
-    def load(
-        self,
-        files: ModelFiles,
-        parts: Sequence[PartName],
-        *,
-        device: torch.device,
-        dtype: torch.dtype,
-        seed: int = 0,
-    ) -> Parts:
-        """See `Family.load`."""
-        return load_flux(files, self.inspect(files), parts, device=device, dtype=dtype, seed=seed)
+    def scheduler(self, files: ModelFiles, info: ModelInfo) -> dict[str, Any]:
+        """See `LatentFamily.scheduler`."""
+        config = scheduler_config(files) or flow_scheduler(info.shifted)
+        return {"_class_name": "FlowMatchEulerDiscreteScheduler", **config}
 
-    def sketch(self, files: ModelFiles) -> nn.Module:
-        """See `Family.sketch`."""
-        return sketch_denoiser(files)
-
-    def save(
-        self, parts: Parts, files: ModelFiles, folder: Path, saved: Sequence[PartName], *, dtype: torch.dtype
-    ) -> None:
-        """See `Family.save`."""
-        save_flux(parts, files, folder, saved, dtype)
+    def text_lengths(self, parts: Parts) -> tuple[int, ...]:
+        """Token counts that CLIP and T5 read."""
+        clip, t5 = super().text_lengths(parts)
+        most = 256 if parts.info.variant == "schnell" else 512
+        return clip, self.text_length or min(t5, most)
 
     def encode(self, parts: Parts, prompts: Sequence[Prompt]) -> Conditioning:
         """`pooled` [B, 768] from CLIP, `text` [B, L, 4096] from T5; padding takes part, as FLUX was trained."""
-        encoders: tuple[Any, ...] = loaded(parts.text_encoders, "text encoders")
-        clip, t5 = encoders
-        texts = [prompt.text for prompt in prompts]
-        clip_ids, t5_ids = (
-            token_ids(tokenizer, texts, length)
-            for tokenizer, length in zip(_tokenizers(parts), self._lengths(parts), strict=True)
-        )
-        pooled = clip(clip_ids.to(clip.device)).pooler_output
-        text = t5(t5_ids.to(t5.device)).last_hidden_state
+        (clip, clip_ids), (t5, t5_ids) = self.tokenized(parts, prompts)
+        pooled, text = clip(clip_ids).pooler_output, t5(t5_ids).last_hidden_state
         return Conditioning(tensors={"pooled": pooled, "text": text})
-
-    def tokenizers(self, files: ModelFiles) -> tuple[Any, ...]:
-        """See `Family.tokenizers`."""
-        return load_tokenizers(files, TOKENIZERS, HUB_EXAMPLE)
-
-    def token_counts(self, parts: Parts, text: str) -> tuple[tuple[int, int], ...]:
-        """See `Family.token_counts`: CLIP, then T5."""
-        counts = (token_count(tokenizer, text) for tokenizer in _tokenizers(parts))
-        return tuple(zip(counts, self._lengths(parts), strict=True))
-
-    def encode_image(self, parts: Parts, images: Tensor, draw: Draw | None = None) -> Tensor:
-        """See `Family.encode_image`."""
-        return encode_image(loaded(parts.autoencoder, "autoencoder"), images, draw)
-
-    def posterior(self, parts: Parts, images: Tensor) -> Posterior:
-        """See `Family.posterior`."""
-        return posterior(loaded(parts.autoencoder, "autoencoder"), images)
-
-    def decode_latents(self, parts: Parts, latents: Tensor) -> Tensor:
-        """See `Family.decode_latents`."""
-        return decode_latents(loaded(parts.autoencoder, "autoencoder"), latents)
 
     def predict(
         self, parts: Parts, latents: Tensor, t: Tensor, conditioning: Conditioning, *, guidance: float = 1.0
@@ -165,11 +135,20 @@ class FluxFamily(Family):
         """One token per 2 x 2 latent pixels."""
         return (latents.shape[2] // PATCH) * (latents.shape[3] // PATCH)
 
-    def _lengths(self, parts: Parts) -> tuple[int, int]:
-        """Token counts that CLIP and T5 read."""
-        most = 256 if parts.info.variant == "schnell" else 512
-        clip, t5 = (int(tokenizer.model_max_length) for tokenizer in _tokenizers(parts))
-        return min(clip, 77), self.text_length or min(t5, most)
+
+def _check_parts(found: Headers) -> None:
+    """Refuse parts of different models, and denoisers that want more than noisy latents."""
+    config = found.denoiser
+    packed = int(config["in_channels"])
+    if (config.get("out_channels") or packed) != packed:
+        raise ModelError(
+            f"this FLUX denoiser takes {packed} channels and gives {config['out_channels']}: it is one for inpainting "
+            "or control, which is not supported. Give dev, schnell, Krea or a model made from them."
+        )
+    clip, t5 = found.text_widths
+    check_fit("autoencoder", "latent channels", found.latent_channels, packed // PATCH**2)
+    check_fit(CLIP.what, "a width of", clip, int(config["pooled_projection_dim"]))
+    check_fit(T5.what, "a width of", t5, int(config["joint_attention_dim"]))
 
 
 def pack(latents: Tensor) -> Tensor:
@@ -249,7 +228,3 @@ def flux_targets(denoiser: nn.Module) -> list[Target]:
         if module in modules:
             found.append(Target(module=module, group="embedders", kohya=f"lora_unet_{leaf}"))
     return found
-
-
-def _tokenizers(parts: Parts) -> tuple[Any, ...]:
-    return loaded(parts.tokenizers, "tokenizers")

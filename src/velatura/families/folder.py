@@ -62,26 +62,6 @@ def save_folder(folder: Path, model: SavedModel, dtype: torch.dtype) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def from_diffusers(module: Any) -> SavedModule:
-    """A diffusers model under its library's file name, its config with the class's name."""
-    config = {name: value for name, value in dict(module.config).items() if not name.startswith("_")}
-    return SavedModule(
-        module=module, config={"_class_name": type(module).__name__, **config}, file="diffusion_pytorch_model"
-    )
-
-
-def from_transformers(module: Any, prefix: str = "") -> SavedModule:
-    """A transformers model under its library's file name, its config with the class's name."""
-    config = {**module.config.to_dict(), "architectures": [type(module).__name__]}
-    return SavedModule(module=module, config=config, file="model", prefix=prefix)
-
-
-def pipeline_index(pipeline: str, classes: Mapping[str, tuple[str, str] | None]) -> dict[str, Any]:
-    """`model_index.json`: the pipeline's class, and (library, class) of each part; None: it does without."""
-    parts = {name: [None, None] if place is None else list(place) for name, place in classes.items()}
-    return {"_class_name": pipeline, **parts}
-
-
 def _write_module(folder: Path, saved: SavedModule, dtype: torch.dtype) -> None:
     _write_json(folder / "config.json", saved.config)
     key_map = KeyMap([Rule(saved.prefix, "")])

@@ -3,108 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from velatura.draws import Draw
-from velatura.families.autoencoder import decode_latents, encode_image, posterior
-from velatura.families.noise_schedule import NoiseSchedule
-from velatura.families.parts import loaded
-from velatura.families.sd1_files import (
-    HUB_EXAMPLE,
-    TOKENIZERS,
-    inspect_sd1,
-    load_sd1,
-    save_sd1,
-    schedule_config,
-    sketch_denoiser,
-    whole,
-)
-from velatura.families.tokenizers import load_tokenizers, token_count, token_ids
+from velatura.checkpoints.published import load_config
+from velatura.errors import ModelError
+from velatura.families.configs import check_fit, scheduler_config
+from velatura.families.latent_family import LatentFamily, loaded
+from velatura.families.listing import Headers, read_headers
+from velatura.families.noise_schedule import PREDICTIONS, NoiseSchedule, prediction_of
+from velatura.families.sd1_files import SD1
+from velatura.families.text import CLIP
 from velatura.families.unet import unet_blocks, unet_targets
 from velatura.interfaces import (
     Conditioning,
-    Family,
     ModelFiles,
     ModelInfo,
-    PartName,
     Parts,
-    Posterior,
     Prediction,
     Prompt,
+    SamplingDefaults,
     Target,
 )
 
-TEXT_LENGTH = 77  # tokens with the marks at both ends
+SCHEDULER = "sd15-scheduler"  # for single files
 
 
-class Sd1Family(Family):
+class Sd1Family(LatentFamily):
     """Stable Diffusion 1.x. `prediction`: what the UNet predicts; None: what the scheduler's config says."""
 
     name = "sd1"
+    listing = SD1
     schedule: NoiseSchedule
 
     def __init__(self, *, prediction: Prediction | None = None) -> None:
         self.prediction = prediction
-        self.schedule = NoiseSchedule.from_config(schedule_config(ModelFiles()))
+        self.schedule = NoiseSchedule.from_config(load_config(SCHEDULER))
 
     def inspect(self, files: ModelFiles) -> ModelInfo:
         """See `Family.inspect`."""
-        info = inspect_sd1(files, self.prediction)
-        self.schedule = NoiseSchedule.from_config(schedule_config(whole(files)))
-        return info
+        found = read_headers(SD1, files)
+        _check_parts(found)
+        scheduler = found.scheduler or load_config(SCHEDULER)
+        self.schedule = NoiseSchedule.from_config(scheduler)
+        prediction = self.prediction or prediction_of(scheduler)
+        size = int(found.denoiser["sample_size"] or 64) * found.latent_scale
+        return ModelInfo(
+            family=self.name,
+            variant="1.x" if prediction == "noise" else f"1.x-{prediction}",
+            architecture="stable-diffusion-v1",
+            latent_channels=found.latent_channels,
+            latent_scale=found.latent_scale,
+            size_step=found.latent_scale,
+            prediction=prediction,
+            shifted=False,
+            defaults=found.sampling or SamplingDefaults(size=size, steps=25, guidance=0.0, cfg=7.5),
+            fingerprints=found.fingerprints,
+        )
 
-    def load(
-        self,
-        files: ModelFiles,
-        parts: Sequence[PartName],
-        *,
-        device: torch.device,
-        dtype: torch.dtype,
-        seed: int = 0,
-    ) -> Parts:
-        """See `Family.load`."""
-        return load_sd1(files, self.inspect(files), parts, device=device, dtype=dtype, seed=seed)
-
-    def sketch(self, files: ModelFiles) -> nn.Module:
-        """See `Family.sketch`."""
-        return sketch_denoiser(whole(files))
-
-    def save(
-        self, parts: Parts, files: ModelFiles, folder: Path, saved: Sequence[PartName], *, dtype: torch.dtype
-    ) -> None:
-        """See `Family.save`."""
-        save_sd1(parts, files, folder, saved, dtype)
+    def scheduler(self, files: ModelFiles, info: ModelInfo) -> dict[str, Any]:
+        """See `LatentFamily.scheduler`."""
+        config = scheduler_config(files) or load_config(SCHEDULER)
+        said = next(name for name, kind in PREDICTIONS.items() if kind == info.prediction)
+        return {"_class_name": "PNDMScheduler", **config, "prediction_type": said}
 
     def encode(self, parts: Parts, prompts: Sequence[Prompt]) -> Conditioning:
         """`text` [B, 77, 768]: CLIP's last hidden states after its final layer norm; padding takes part."""
-        clip: Any = loaded(parts.text_encoders, "text encoder")[0]
-        ids = token_ids(_tokenizer(parts), [prompt.text for prompt in prompts], _length(parts))
-        text: Tensor = clip(ids.to(clip.device)).last_hidden_state
-        return Conditioning(tensors={"text": text})
-
-    def tokenizers(self, files: ModelFiles) -> tuple[Any, ...]:
-        """See `Family.tokenizers`."""
-        return load_tokenizers(files, TOKENIZERS, HUB_EXAMPLE)
-
-    def token_counts(self, parts: Parts, text: str) -> tuple[tuple[int, int], ...]:
-        """See `Family.token_counts`."""
-        return ((token_count(_tokenizer(parts), text), _length(parts)),)
-
-    def encode_image(self, parts: Parts, images: Tensor, draw: Draw | None = None) -> Tensor:
-        """See `Family.encode_image`."""
-        return encode_image(loaded(parts.autoencoder, "autoencoder"), images, draw)
-
-    def posterior(self, parts: Parts, images: Tensor) -> Posterior:
-        """See `Family.posterior`."""
-        return posterior(loaded(parts.autoencoder, "autoencoder"), images)
-
-    def decode_latents(self, parts: Parts, latents: Tensor) -> Tensor:
-        """See `Family.decode_latents`."""
-        return decode_latents(loaded(parts.autoencoder, "autoencoder"), latents)
+        ((clip, ids),) = self.tokenized(parts, prompts)
+        return Conditioning(tensors={"text": clip(ids).last_hidden_state})
 
     def predict(
         self, parts: Parts, latents: Tensor, t: Tensor, conditioning: Conditioning, *, guidance: float = 1.0
@@ -133,10 +100,15 @@ class Sd1Family(Family):
         return latents.shape[2] * latents.shape[3]
 
 
-def _tokenizer(parts: Parts) -> Any:
-    return loaded(parts.tokenizers, "tokenizer")[0]
-
-
-def _length(parts: Parts) -> int:
-    """Tokens per prompt."""
-    return min(int(_tokenizer(parts).model_max_length), TEXT_LENGTH)
+def _check_parts(found: Headers) -> None:
+    """Refuse parts of different models, and denoisers that want more than noisy latents."""
+    config = found.denoiser
+    wanted = int(config["in_channels"])
+    if wanted != int(config["out_channels"]):
+        raise ModelError(
+            f"this UNet takes {wanted} channels and gives {config['out_channels']}: it is one for inpainting or "
+            "edits, which is not supported. Give a plain Stable Diffusion 1.x model."
+        )
+    (clip,) = found.text_widths
+    check_fit("autoencoder", "latent channels", found.latent_channels, wanted)
+    check_fit(CLIP.what, "a width of", clip, int(config["cross_attention_dim"]))

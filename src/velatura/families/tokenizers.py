@@ -7,20 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import transformers
 from torch import Tensor, nn
-from transformers import CLIPTokenizer, T5TokenizerFast
 
 from velatura.checkpoints.fingerprint import fingerprint
 from velatura.errors import ModelError
 from velatura.families.locate import locate
 from velatura.interfaces import ModelFiles
 
+TokenizerKind = Literal["clip", "t5"]
 # Sets of files of which one must be complete: without them transformers gives an almost empty vocabulary in silence.
 NEEDED = {
     "clip": (("tokenizer.json",), ("vocab.json", "merges.txt")),
     "t5": (("tokenizer.json",), ("spiece.model",)),
 }
-CLASSES: dict[str, Any] = {"clip": CLIPTokenizer, "t5": T5TokenizerFast}
+CLASSES = {
+    "clip": "CLIPTokenizer",
+    "t5": "T5TokenizerFast",
+}  # of transformers, as model_index.json names them
 COUNTING = ("tokenizer.json", "vocab.json", "merges.txt", "spiece.model", "tokenizer_config.json")
 
 
@@ -28,7 +32,7 @@ COUNTING = ("tokenizer.json", "vocab.json", "merges.txt", "spiece.model", "token
 class TokenizerPlace:
     """A tokenizer of a family."""
 
-    kind: Literal["clip", "t5"]
+    kind: TokenizerKind
     subfolder: str  # of a diffusers folder
 
 
@@ -111,7 +115,7 @@ def _folder(root: Path, place: TokenizerPlace) -> Path:
 
 def _load(place: TokenizerPlace, folder: Path) -> Any:
     try:
-        return CLASSES[place.kind].from_pretrained(folder, local_files_only=True)
+        return getattr(transformers, CLASSES[place.kind]).from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers and its backends raise whatever a damaged file leads them to
         raise ModelError(
             f"the {place.kind} tokenizer in {folder} cannot be read ({type(error).__name__}: {error}). "

@@ -48,13 +48,12 @@ def unet_targets(unet: nn.Module) -> list[Target]:
     return found
 
 
-def with_zeroed_outputs(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+def zero_outputs(unet: UNet2DConditionModel) -> None:
     """Start as LDM does: every residual branch, and the UNet itself, gives zero (its `zero_module`)."""
     for name, module in unet.named_modules():
         if name.endswith((".conv2", ".proj_out")) or name == "conv_out":
             for parameter in module.parameters(recurse=False):
                 nn.init.zeros_(parameter)
-    return unet
 
 
 def _stages(unet: Any) -> Iterator[tuple[str, nn.Module]]:

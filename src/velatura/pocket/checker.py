@@ -9,6 +9,7 @@ from itertools import permutations
 from typing import Final
 
 from velatura.errors import DataError
+from velatura.plural import counted
 from velatura.pocket.captions import Expectation, ExpectedSolid, parse
 from velatura.pocket.reading import Detected, Reading, read_scene
 from velatura.pocket.renderer import Image
@@ -100,9 +101,8 @@ def score(images: Iterable[Image], captions: Sequence[Expectation | str]) -> Sco
     """Check pictures, each against its caption; raises DataError when there are not as many of both."""
     pictures = list(images)
     if len(pictures) != len(captions):
-        raise DataError(
-            f"{len(pictures)} pictures but {len(captions)} captions\n  give one caption for each picture"
-        )
+        found = f"{counted(len(pictures), 'picture')} but {counted(len(captions), 'caption')}"
+        raise DataError(f"{found}\n  give one caption for each picture")
     return tally([check(image, caption) for image, caption in zip(pictures, captions, strict=True)])
 
 

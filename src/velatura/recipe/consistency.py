@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from velatura.errors import RecipeError
 from velatura.recipe.data_consistency import data_problems
 from velatura.recipe.problems import Inconsistent, Problem
+from velatura.recipe.sampling.request import line_values, out_of_range
 from velatura.recipe.schema import listing
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ def require_consistent(recipe: Recipe) -> None:
         _previews,
         _one_batch_size,
         _data,
+        _preview_values,
     )
     if problems := [problem for check in checks for problem in check(recipe)]:
         raise Inconsistent(problems)
@@ -120,3 +123,20 @@ def _one_batch_size(recipe: Recipe) -> Iterator[Problem]:
 
 def _data(recipe: Recipe) -> Iterator[Problem]:
     yield from data_problems(recipe.data)
+
+
+def _preview_values(recipe: Recipe) -> Iterator[Problem]:
+    """Options in prompt lines, and values out of range; sizes are left to `paintable`, which knows the model."""
+    section = recipe.previews
+    for name in ("guidance", "cfg"):
+        for _, wrong in out_of_range({name: getattr(section, name)}, 1):
+            yield Problem(path=("previews", name), what=wrong)
+    for index, line in enumerate(section.prompts):
+        path = ("previews", "prompts", index)
+        try:
+            values = line_values(line)
+        except RecipeError as error:
+            yield Problem(path=path, what=str(error))
+            continue
+        values = {name: value for name, value in values.items() if name not in ("width", "height")}
+        yield from (Problem(path=path, what=wrong) for _, wrong in out_of_range(values, 1))

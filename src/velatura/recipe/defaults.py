@@ -14,6 +14,7 @@ from velatura.recipe.families.sd1 import Sd1Model
 from velatura.recipe.problems import Problem
 from velatura.recipe.schema import listing
 
+POCKET = Path(__file__).parents[1] / "pocket" / "models"  # models inside the package
 FAMILIES: dict[str, type[ModelSection]] = {"flux": FluxModel, "sd1": Sd1Model}
 
 
@@ -42,8 +43,7 @@ def with_kind(source: Any, kinds: Sequence[type[SourceData]]) -> Any:
 
 def pocket_models() -> list[str]:
     """The models inside the package, as recipes name them."""
-    folder = Path(__file__).parents[1] / "pocket" / "models"
-    return sorted(f"pocket/{entry.name}" for entry in folder.iterdir() if entry.is_dir())
+    return sorted(f"pocket/{entry.name}" for entry in POCKET.iterdir() if entry.is_dir())
 
 
 def family_of(model: str, base: Path) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from velatura.errors import RecipeError
+from velatura.plural import counted
 from velatura.recipe.lines import KeyPath, nearest_line
 
 
@@ -64,8 +65,8 @@ class InvalidRecipe(RecipeError):
 
     def __init__(self, problems: Sequence[Problem], source: Source) -> None:
         ordered = sorted(problems, key=lambda problem: _order(problem, source))
-        count = "1 mistake" if len(ordered) == 1 else f"{len(ordered)} mistakes"
-        super().__init__("\n".join([f"{source.name} has {count}", *(_entry(p, source) for p in ordered)]))
+        head = f"{source.name} has {counted(len(ordered), 'mistake')}"
+        super().__init__("\n".join([head, *(_entry(p, source) for p in ordered)]))
         self.problems = tuple(ordered)
         self.source = source
 

@@ -17,6 +17,7 @@ from velatura.recipe.dump import dump_recipe
 from velatura.recipe.errors import explain, wanted_texts
 from velatura.recipe.lines import key_lines
 from velatura.recipe.overrides import BadOverride, Override, apply_override, apply_texts, parse_override
+from velatura.recipe.paintable import unpaintable
 from velatura.recipe.paths import missing_files
 from velatura.recipe.problems import InvalidRecipe, Problem, Source
 from velatura.recipe.recipe import Recipe
@@ -35,10 +36,14 @@ class LoadedRecipe:
 
 
 def load_recipe(path: Path, sets: Sequence[str] = ()) -> LoadedRecipe:
-    """Read and check a recipe file, and that the files and folders it names are there. Raises RecipeError."""
+    """Read and check a recipe file, and with what it names: that it is there, and that previews fit the model.
+
+    Raises RecipeError.
+    """
     loaded = read_recipe(path, sets)
-    if missing := missing_files(loaded.recipe, loaded.base):
-        raise InvalidRecipe(missing, _source(str(path), _text(path), _overrides(sets)[0]))
+    recipe, base = loaded.recipe, loaded.base
+    if problems := [*missing_files(recipe, base), *unpaintable(recipe, base)]:
+        raise InvalidRecipe(problems, _source(str(path), _text(path), _overrides(sets)[0]))
     return loaded
 
 

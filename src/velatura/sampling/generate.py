@@ -84,6 +84,7 @@ def generate(order: Order, events: Events) -> list[Picture]:
         base=order.base,
         device=order.device,
         precision=order.precision,
+        events=events,
     )
     request = pipeline.complete(request)
     history = _history(pipeline, order)
@@ -91,8 +92,6 @@ def generate(order: Order, events: Events) -> list[Picture]:
         check_same(past, history, pipeline.info, order.like)
     for file, weight in order.loras:
         pipeline.add_lora(file, weight)
-    if request.negative and request.cfg == 1:
-        events.warn("the negative prompt has no effect at cfg = 1: set cfg above 1, or leave it out")
     kept = None if past is None else past.place
     pictures: list[Picture] = []
     for painted, place, picture in _paint_all(pipeline, request, image, order.count, kept, events):
@@ -135,7 +134,7 @@ def _paint_all(
 def _picture(path: Path) -> Image.Image:
     """The input picture, as RGB. Raises RecipeError for what is none."""
     try:
-        return decode(path)
+        return decode(path.read_bytes())
     except FileNotFoundError:
         raise RecipeError(f"--image: no such file: {path}") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -187,7 +186,7 @@ def _history(pipeline: Pipeline, order: Order) -> History:
 
 def _decoded(path: Path) -> Image.Image:
     try:
-        return decode(path)
+        return decode(path.read_bytes())
     except Exception as error:  # decoders raise anything on damaged data
         raise RecipeError(f"--image {path} cannot be read: {error or type(error).__name__}") from None
 

@@ -11,14 +11,20 @@ from PIL import Image
 from torch import Tensor
 
 from velatura.draws import Draw
+from velatura.errors import RecipeError
 from velatura.interfaces import Conditioning, Family, ModelInfo, Parts, Prompt
 from velatura.sampling.request import Request, check
 from velatura.sampling.samplers import euler, guided, part_of
 
 
 def filled(request: Request, info: ModelInfo) -> Request:
-    """The request with the model's defaults where it was silent; checked."""
+    """The request with the model's defaults where it was silent. Raises RecipeError for what cannot be painted."""
     defaults = info.defaults
+    if request.guidance not in (None, defaults.guidance) and not reads_guidance(info):
+        raise RecipeError(
+            f"guidance = {request.guidance:g} was received, and this model ({info.family} {info.variant}) has no "
+            "distilled guidance: it would have no effect. Leave it out; classifier-free guidance is cfg."
+        )
     done = replace(
         request,
         steps=defaults.steps if request.steps is None else request.steps,
@@ -29,6 +35,18 @@ def filled(request: Request, info: ModelInfo) -> Request:
     )
     check(done, info.size_step)
     return done
+
+
+def reads_guidance(info: ModelInfo) -> bool:
+    """Whether the denoiser has an input for distilled guidance: FLUX.1 dev, Krea, and what was made from them."""
+    return info.family == "flux" and info.variant == "dev"
+
+
+def lost_negative(request: Request) -> str:
+    """Why the negative prompt of a filled request has no effect; empty where it has one, or is empty."""
+    if not request.negative or request.cfg != 1.0:
+        return ""
+    return "the negative prompt has no effect at cfg = 1: set cfg above 1, or leave it out"
 
 
 def request_texts(request: Request) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +14,21 @@ from velatura.adapters.attach import Adapter
 from velatura.adapters.files import read_adapter
 from velatura.adapters.merging import Lora, put_on_part
 from velatura.errors import CheckpointError, RecipeError
+from velatura.events import Event, Events, Notice
 from velatura.families.registry import family_for, family_named, files_of
 from velatura.interfaces import PARTS, Conditioning, Family, ModelFiles, ModelInfo, PartName, Parts
 from velatura.placement.device import choose_device, choose_dtype
 from velatura.recipe.families.files import ModelSection
-from velatura.sampling.painter import as_tensor, encode_request, filled, paint, to_images
+from velatura.sampling.painter import (
+    as_tensor,
+    encode_request,
+    filled,
+    lost_negative,
+    paint,
+    request_texts,
+    to_images,
+)
+from velatura.sampling.reading import remark_cuts
 from velatura.sampling.request import Request
 
 Progress = Callable[[int, int], None]
@@ -27,20 +38,29 @@ KEEP_ALL_ABOVE = 40 * 2**30  # bytes of GPU memory that hold FLUX with its text 
 class Pipeline:
     """A model that paints. Parts are loaded when they are first needed.
 
-    On a GPU that cannot hold all parts the text encoders are released again once a prompt is encoded.
+    On a GPU that cannot hold all parts the text encoders are released again once a prompt is encoded. What the user
+    should know of a prompt, such as words that no text encoder reads, is told to `events`.
 
     >>> pipeline = Pipeline.load("pocket/flux")
     >>> image = pipeline("a large red matte cube at noon", seed=0)[0]
     """
 
     def __init__(
-        self, family: Family, files: ModelFiles, info: ModelInfo, *, device: torch.device, dtype: torch.dtype
+        self,
+        family: Family,
+        files: ModelFiles,
+        info: ModelInfo,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        events: Events | None = None,
     ) -> None:
         self.family = family
         self.files = files
         self.info = info
         self.device = device
         self.dtype = dtype
+        self.events = events or Events(as_warning)
         self.parts = Parts(info=info)
         self._loras: list[tuple[Lora, float]] = []
         self._adapters: list[Adapter] = []
@@ -54,16 +74,19 @@ class Pipeline:
         base: Path | None = None,
         device: str = "auto",
         precision: str = "auto",
+        events: Events | None = None,
     ) -> Pipeline:
         """Open a model: 'pocket/flux', a diffusers folder, a hub id, or a recipe's `[model]` section.
 
-        Relative paths start at `base`, default: the working folder. Raises ModelError, RecipeError.
+        Relative paths start at `base`, default: the working folder. Remarks go to `events`, by default they become
+        Python warnings. Raises ModelError, RecipeError.
         """
         start = base or Path.cwd()
         section = family_named(model, start) if isinstance(model, str) else model
         family, files = family_for(section), files_of(section, start)
         where = choose_device(device)
-        return cls(family, files, family.inspect(files), device=where, dtype=choose_dtype(precision, where))
+        dtype = choose_dtype(precision, where)
+        return cls(family, files, family.inspect(files), device=where, dtype=dtype, events=events)
 
     def add_lora(self, file: Path | str, weight: float = 1.0) -> None:
         """Put a LoRA file on the model, on top of those added before.
@@ -155,12 +178,20 @@ class Pipeline:
         key = (request.prompt, request.negative, request.cfg == 1.0)
         if self._encoded is None or self._encoded[0] != key:
             self._part("text_encoders")
+            self._remark(request)
             encoded = encode_request(self.family, self.parts, request).to(self.device, self.dtype)
             self._encoded = (key, encoded)
             if not self._keeps_all():
                 self.parts.text_encoders = self.parts.tokenizers = None
                 torch.cuda.empty_cache()
         return self._encoded[1]
+
+    def _remark(self, request: Request) -> None:
+        """What of the request has no effect."""
+        texts = dict(zip(("the prompt", "the negative prompt"), request_texts(request), strict=False))
+        remark_cuts(self.family, self.parts, texts, self.events, "prompt")
+        if lost := lost_negative(request):
+            self.events.warn(lost)
 
     @torch.no_grad()
     def _start(self, image: Image.Image, request: Request) -> Tensor:
@@ -199,3 +230,9 @@ class Pipeline:
         if self.device.type != "cuda":
             return True
         return torch.cuda.get_device_properties(self.device).total_memory > KEEP_ALL_ABOVE
+
+
+def as_warning(event: Event) -> None:
+    """A listener for those who have none: remarks become Python warnings, whatever their level."""
+    if isinstance(event, Notice):
+        warnings.warn(event.message, stacklevel=2)

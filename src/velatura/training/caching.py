@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 
 from velatura.data.cache import MEMORY, CachedLatents, CachedText
 from velatura.data.fill import fill_latents, fill_text
-from velatura.data.texts import texts_of, typical_texts
-from velatura.data.token_cuts import remark_cuts, token_cuts
+from velatura.data.texts import texts_of
 from velatura.data.views import views_of
+from velatura.data.wording import text_of
 from velatura.events import Events
 from velatura.interfaces import Conditioning, PartName, Parts
 from velatura.placement.quantised import quantise_blocks
+from velatura.plural import counted
 from velatura.sampling.painter import request_texts
+from velatura.sampling.reading import remark_cuts
+from velatura.sampling.request import Request
 from velatura.training.dataset import cache_folder
-from velatura.training.previews import PlannedPreview, plan_previews
+from velatura.training.previews import PlannedPreview, lost_negatives, plan_previews
+from velatura.training.rehearsal import sketch_parts
 from velatura.training.setup import Setup
+
+LOOKED_AT = 10_000  # captions whose tokens are counted: a few seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +43,11 @@ def prepare(setup: Setup, events: Events) -> Prepared:
     for line in setup.encoded_at_every_step():
         events.notice(line)
     parts = Parts(info=setup.info)
+    requests = plan_previews(setup.recipe.previews, setup.info, size=setup.preview_size)
+    remark_texts(setup, requests, events)
     text = fill_text_cache(setup, parts, events) if setup.caches_text else None
     if setup.conditioned and text is None:
         load_part(setup, parts, "text_encoders", events)
-        remark_cuts(token_cuts(setup.family, parts, typical_texts(setup.dataset.entries)), events)
-    requests = plan_previews(setup.recipe.previews, setup.info, size=setup.preview_size)
     previews = tuple(
         PlannedPreview(
             request=request,
@@ -66,7 +74,7 @@ def load_part(setup: Setup, parts: Parts, name: PartName, events: Events) -> Non
     if in_8_bits and loaded.denoiser is not None:
         count = quantise_blocks(setup.family.blocks(loaded.denoiser))
         loaded.denoiser.to(setup.device)
-        events.notice(f"{count} linear layers are held in fp8")
+        events.notice(f"{counted(count, 'linear layer is', 'linear layers are')} held in fp8")
     if name == "text_encoders":
         parts.text_encoders, parts.tokenizers = loaded.text_encoders, loaded.tokenizers
     elif name == "autoencoder":
@@ -107,13 +115,34 @@ def texts_to_encode(setup: Setup) -> list[str]:
     return texts_of((*setup.dataset.entries, *setup.dataset.held_out), setup.caption_dropout, wanted)
 
 
+def remark_texts(setup: Setup, requests: Sequence[Request], events: Events) -> None:
+    """Tell which captions and preview prompts are longer than the text encoders read, also when all are cached."""
+    for line in lost_negatives(requests):
+        events.warn(line)
+    if not setup.conditioned:
+        return
+    parts = sketch_parts(setup, ["text_encoders"])
+    entries = (*setup.dataset.entries, *setup.dataset.held_out)
+    items = (entry.item for entry in entries)
+    captions = {item.name: text_of(item.caption, item.treatment.wording) for item in items}
+    if len(captions) > LOOKED_AT:
+        captions = dict(islice(captions.items(), LOOKED_AT))
+        events.notice(f"of the captions, the tokens of the first {LOOKED_AT:,} were counted")
+    remark_cuts(setup.family, parts, captions, events, "caption")
+    prompts = {
+        f"preview {number}{kind}": text
+        for number, request in enumerate(requests, start=1)
+        for kind, text in zip(("", ", negative"), request_texts(request), strict=False)
+    }
+    remark_cuts(setup.family, parts, prompts, events, "preview prompt")
+
+
 def fill_text_cache(setup: Setup, parts: Parts, events: Events) -> CachedText:
     """Encode the texts that the cache lacks; the encoders are loaded for that, and released."""
     cache = text_cache(setup, events)
     texts = texts_to_encode(setup)
     if cache.missing(texts):
         load_part(setup, parts, "text_encoders", events)
-        remark_cuts(token_cuts(setup.family, parts, texts), events)
         fill_text(texts, setup.family, parts, cache, events)
         parts.text_encoders = parts.tokenizers = None  # released before the denoiser comes
         _empty_cache(setup.device)

@@ -13,13 +13,13 @@ from velatura.data.checking.document import document_of
 from velatura.data.checking.page import page_of
 from velatura.data.checking.pictures import pictures_of, shown_items
 from velatura.data.checking.wordings import TokenCount, TokenCounter
-from velatura.data.token_cuts import encoder_names
 from velatura.errors import DataError, ModelError, RecipeError
 from velatura.events import Event, Events, Notice
 from velatura.families.registry import family_for, files_of
 from velatura.interfaces import Family, ModelFiles, ModelInfo, Parts
 from velatura.recipe.paths import with_absolute_paths
 from velatura.recipe.recipe import Recipe
+from velatura.sampling.reading import encoder_names
 from velatura.training.dataset import Dataset, prepare_dataset
 
 _USUAL_STEP = 16  # pixels: of the known families, where the model cannot be asked
@@ -132,7 +132,7 @@ def _counter(
     except ModelError as error:
         remarks.append(f"tokens were not counted: {error}")
         return None
-    names = encoder_names(parts.tokenizers or ())
+    names = encoder_names(parts)
 
     def count(text: str) -> tuple[TokenCount, ...]:
         counts = family.token_counts(parts, text)

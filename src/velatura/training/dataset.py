@@ -18,6 +18,7 @@ from velatura.data.validation import split, still
 from velatura.data.warmup import with_warmup
 from velatura.data.wording import Wording
 from velatura.events import Events
+from velatura.plural import counted
 from velatura.recipe.data.items import SourceData
 from velatura.recipe.data.sources.folder import FolderData
 from velatura.recipe.recipe import Recipe
@@ -59,11 +60,13 @@ class Dataset:
         """One line for people."""
         facts = self.plan.report()
         sizes = ", ".join(f"{w}x{h}: {count}" for (w, h), count in list(facts.buckets.items())[:8])
-        more = f" and {len(facts.buckets) - 8} more sizes" if len(facts.buckets) > 8 else ""
-        fillers = f", in which {facts.fillers} more uses fill up batches" if facts.fillers else ""
+        more = f" and {counted(len(facts.buckets) - 8, 'more size')}" if len(facts.buckets) > 8 else ""
+        filling = counted(facts.fillers, "more use fills", "more uses fill")
+        fillers = f", in which {filling} up batches" if facts.fillers else ""
         return (
-            f"{len({entry.item.place.key for entry in self.entries})} images, {len(self.entries)} uses per epoch "
-            f"({sizes}{more}), {facts.steps:g} steps per epoch{fillers}"
+            f"{counted(len({entry.item.place.key for entry in self.entries}), 'image')}, "
+            f"{counted(len(self.entries), 'use')} per epoch ({sizes}{more}), "
+            f"{counted(facts.steps, 'step')} per epoch{fillers}"
         )
 
 

@@ -41,6 +41,11 @@ class RunFolder:
         """Exact states, one folder per saved step."""
         return self.root / "state"
 
+    @property
+    def previews_page(self) -> Path:
+        """All previews of the run side by side."""
+        return self.root / "previews" / "index.html"
+
     def previews(self, step: int) -> Path:
         """The images painted after a step."""
         return self.root / "previews" / f"{step:06d}"
@@ -53,13 +58,20 @@ class RunFolder:
         """A model folder, for runs that train whole parts."""
         return self.root / f"model-{step:06d}"
 
+    def check(self, *, resume: bool) -> None:
+        """Refuse what `create` and `lock` would refuse; nothing is written."""
+        self._refuse_other_run(resume)
+        existing = next(path for path in (self.root, *self.root.parents) if path.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            why = "may not be written to" if existing.is_dir() else "is a file"
+            raise StorageError(
+                f"cannot write in {self.root}: {existing} {why}. Choose another output.folder."
+            )
+        self.lock().refuse_running()
+
     def create(self, *, resume: bool) -> None:
         """Make the folder. A folder that already holds a run is refused unless the run is to be resumed."""
-        if self.recipe.exists() and not resume:
-            raise RecipeError(
-                f"the folder {self.root} already holds a run. Go on with it: --resume. "
-                "Or start another: change `name`, or remove the folder."
-            )
+        self._refuse_other_run(resume)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             probe = self.root / ".write-test"
@@ -69,6 +81,13 @@ class RunFolder:
             raise StorageError(
                 f"cannot write in {self.root}: {error.strerror}. Choose another output.folder."
             ) from None
+
+    def _refuse_other_run(self, resume: bool) -> None:
+        if self.recipe.exists() and not resume:
+            raise RecipeError(
+                f"the folder {self.root} already holds a run. Go on with it: --resume. "
+                "Or start another: change `name`, or remove the folder."
+            )
 
     def lock(self) -> RunLock:
         """Hold this while the run is on."""
@@ -85,18 +104,22 @@ class RunLock:
         try:
             self._take()
         except FileExistsError:
-            owner = self._owner()
-            if owner is not None:
-                who = f"process {owner}" if owner else "another process"
-                raise RecipeError(
-                    f"{who} is already running in {self.path.parent}; wait for it, or choose another name"
-                ) from None
+            self.refuse_running()
             self.path.unlink(missing_ok=True)
             self._take()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.path.unlink(missing_ok=True)
+
+    def refuse_running(self) -> None:
+        """Raise RecipeError while another run holds the lock."""
+        owner = self._owner() if self.path.exists() else None
+        if owner is not None:
+            who = f"process {owner}" if owner else "another process"
+            raise RecipeError(
+                f"{who} is already running in {self.path.parent}; wait for it, or choose another name"
+            )
 
     def _take(self) -> None:
         with open(self.path, "x") as file:

@@ -16,11 +16,13 @@ from velatura.events import Events, FileSaved, PhaseFinished, PhaseStarted, Step
 from velatura.placement.compiling import compile_blocks, decide, training_flops
 from velatura.placement.device import memory_used
 from velatura.placement.recompute import recompute
+from velatura.plural import counted
 from velatura.training.caching import Prepared, load_part
 from velatura.training.ema import Ema
 from velatura.training.export import export
 from velatura.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 from velatura.training.previews import paint_previews
+from velatura.training.previews_page import write_previews_page
 from velatura.training.setup import Setup
 from velatura.training.state import (
     RunState,
@@ -142,7 +144,9 @@ class Loop:
         images = training.steps * each * training.accumulate
         flops = training_flops(blocks, tokens, images)
         if decide(training.compile, flops=flops, device=self.setup.device):
-            self.events.notice(f"compiling {len(blocks)} blocks; the first step of each size takes longer")
+            self.events.notice(
+                f"compiling {counted(len(blocks), 'block')}; the first step of each size takes longer"
+            )
             compile_blocks(blocks, len(sizes))
 
     def _loader(self) -> Loader:
@@ -182,6 +186,7 @@ class Loop:
                 events=self.events,
                 stopped=lambda: self.stop.asked,
             )
+        write_previews_page(self.setup.folder)
 
     def _export(self) -> None:
         with self._shown():
@@ -210,7 +215,7 @@ class Loop:
         if state is None:
             self.events.notice("no saved state yet: starting at step 0")
             return
-        check_recipe(state, run_identity(self.setup))
+        check_recipe(state.recipe_hash, run_identity(self.setup))
         self.trainables.set_values(state.values)
         set_optimizer_tensors(self.optimizer, self.trainables.parameters, state.optimizer)
         if self.ema is not None and state.average is not None:

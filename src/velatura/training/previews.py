@@ -10,8 +10,9 @@ import torch
 
 from velatura.events import Events, PreviewSaved
 from velatura.interfaces import Conditioning, Family, ModelInfo, Parts
+from velatura.plural import counted
 from velatura.recipe.sampling.previews import Previews
-from velatura.sampling.painter import encode_request, filled, paint, to_images
+from velatura.sampling.painter import encode_request, filled, lost_negative, paint, to_images
 from velatura.sampling.png import save_png
 from velatura.sampling.request import Request, parse_line
 
@@ -39,6 +40,15 @@ def plan_previews(section: Previews, info: ModelInfo, *, size: int) -> list[Requ
     return [filled(parse_line(line, defaults), info) for line in section.prompts]
 
 
+def lost_negatives(requests: Sequence[Request]) -> list[str]:
+    """A line per reason why negative prompts of previews have no effect, with the numbers of the previews."""
+    lost: dict[str, list[int]] = {}
+    for number, request in enumerate(requests, start=1):
+        if why := lost_negative(request):
+            lost.setdefault(why, []).append(number)
+    return [f"preview {', '.join(map(str, numbers))}: {why}" for why, numbers in lost.items()]
+
+
 @torch.no_grad()
 def paint_previews(
     planned: Sequence[PlannedPreview],
@@ -56,7 +66,7 @@ def paint_previews(
     paths: list[Path] = []
     for number, preview in enumerate(planned):
         if stopped():
-            events.notice(f"{len(planned) - number} previews of step {step} are left out")
+            events.notice(f"{counted(len(planned) - number, 'preview')} of step {step} left out")
             break
         conditioning = preview.conditioning or encode_request(family, parts, preview.request)
         latents = paint(family, parts, preview.request, conditioning.to(device, dtype), device=device)

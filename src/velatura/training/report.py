@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from velatura.checkpoints.writing import write_atomically
+from velatura.plural import counted
 from velatura.training.folder import RunFolder
 from velatura.training.setup import Setup
 
@@ -36,7 +37,7 @@ def write_report(setup: Setup, folder: RunFolder) -> None:
         f"<h1>{html.escape(setup.recipe.name)}</h1>",
         _summary(setup, steps),
         _losses(steps, [event for event in events if event["kind"] == "ValidationFinished"]),
-        _previews([event for event in events if event["kind"] == "PreviewSaved"]),
+        _previews([event for event in events if event["kind"] == "PreviewSaved"], folder.previews_page),
         _quarantine(setup),
         _notices([event for event in events if event["kind"] == "Notice"]),
         _files([event for event in events if event["kind"] == "FileSaved"]),
@@ -78,7 +79,10 @@ def _summary(setup: Setup, steps: Sequence[dict[str, Any]]) -> str:
     sizes = ", ".join(f"{width}x{height}: {count}" for (width, height), count in plan.buckets.items())
     rows = [
         ("model", f"{setup.info.family} {setup.info.variant} ({setup.files.model or setup.files.denoiser})"),
-        ("data", f"{len(plan.uses)} images, {plan.steps:g} steps per epoch; uses per size: {sizes}"),
+        (
+            "data",
+            f"{counted(len(plan.uses), 'image')}, {counted(plan.steps, 'step')} per epoch; uses per size: {sizes}",
+        ),
         ("steps", f"{steps[-1]['step'] if steps else 0} of {setup.recipe.training.steps}"),
         ("time", f"{seconds:.1f} s in steps, {images / seconds if seconds else 0:.2f} images per second"),
         ("memory", f"{max((step['memory'] for step in steps), default=0) / 2**30:.2f} GiB at most"),
@@ -102,7 +106,7 @@ def _losses(steps: Sequence[dict[str, Any]], validations: Sequence[dict[str, Any
     lines = _polyline(shown, [*smooth, *held_out], "#36c")
     if len(held_out) > 1:
         lines += _polyline(held_out, [*smooth, *held_out], "#c63")
-    words = f"training (blue, mean of {window} steps): {smooth[0][1]:.4f} to {smooth[-1][1]:.4f}"
+    words = f"training (blue, mean of {counted(window, 'step')}): {smooth[0][1]:.4f} to {smooth[-1][1]:.4f}"
     if held_out:
         words += f"; validation (orange): {held_out[0][1]:.4f} to {held_out[-1][1]:.4f}"
     return f"<h2>Loss</h2><svg viewBox='0 0 1000 220'>{lines}</svg><p>{words}</p>"
@@ -134,8 +138,8 @@ def _polyline(points: Sequence[tuple[int, float]], frame: Sequence[tuple[int, fl
     return f"<polyline fill='none' stroke='{colour}' stroke-width='2' points='{' '.join(scaled)}'/>"
 
 
-def _previews(saved: Sequence[dict[str, Any]]) -> str:
-    """One row per prompt, one column per step."""
+def _previews(saved: Sequence[dict[str, Any]], page: Path) -> str:
+    """One row per prompt, one column per step; and a link to the page where they are larger."""
     if not saved:
         return ""
     steps = sorted({event["step"] for event in saved})
@@ -149,7 +153,9 @@ def _previews(saved: Sequence[dict[str, Any]]) -> str:
         + "</tr>"
         for name, paths in rows.items()
     )
-    return f"<h2>Previews</h2><div class='scroll'><table><tr><th>prompt</th>{head}</tr>{body}</table></div>"
+    link = f"<p><a href='{page.parent.name}/{page.name}'>In full size, by step and prompt</a></p>"
+    table = f"<div class='scroll'><table><tr><th>prompt</th>{head}</tr>{body}</table></div>"
+    return f"<h2>Previews</h2>{table}{link if page.exists() else ''}"
 
 
 def _image(path: str | None) -> str:
@@ -164,7 +170,7 @@ def _quarantine(setup: Setup) -> str:
     if not bad:
         return ""
     rows = "".join(f"<tr><td>{html.escape(b.name)}</td><td>{html.escape(b.reason)}</td></tr>" for b in bad)
-    return f"<h2>Left aside: {len(bad)} files</h2><table>{rows}</table>"
+    return f"<h2>Left aside: {counted(len(bad), 'file')}</h2><table>{rows}</table>"
 
 
 def _notices(notices: Sequence[dict[str, Any]]) -> str:

@@ -20,9 +20,10 @@ from velatura.training.dataset import prepare_dataset
 from velatura.training.dry_run import plan_lines
 from velatura.training.folder import RunFolder
 from velatura.training.logs import JsonLog, TensorBoardLog
-from velatura.training.loop import Loop
+from velatura.training.loop import Loop, run_identity
 from velatura.training.report import write_report
 from velatura.training.setup import Setup
+from velatura.training.state import check_recipe, saved_recipe
 from velatura.training.stop import EXIT_STOPPED, Interrupted, listening
 
 
@@ -51,7 +52,7 @@ def train(
     finally:
         events.listeners.remove(early.append)
     if dry_run:
-        return _dry_run(setup, events)
+        return _dry_run(setup, events, resume=resume)
     return _run(setup, events, early, resume=resume)
 
 
@@ -118,8 +119,11 @@ def _report(setup: Setup, events: Events) -> None:
         events.warn(f"report.html could not be written: {error}")
 
 
-def _dry_run(setup: Setup, events: Events) -> Outcome:
-    """Say what a run would do; the denoiser's shapes are known, its weights are not read."""
-    for line in plan_lines(setup):
+def _dry_run(setup: Setup, events: Events, *, resume: bool) -> Outcome:
+    """Say what a run would do, and refuse what its set-up would refuse; no weights are read, nothing is written."""
+    setup.folder.check(resume=resume)
+    if resume and (saved := saved_recipe(setup.folder.states)) is not None:
+        check_recipe(saved, run_identity(setup))
+    for line in plan_lines(setup, events):
         events.notice(line)
     return Outcome(exit_code=0, step=0, folder=None)

@@ -125,14 +125,24 @@ def load_latest(folder: Path, events: Events) -> RunState | None:
     return None
 
 
-def check_recipe(state: RunState, recipe_hash: str) -> None:
-    """Refuse to go on with a recipe that would have trained otherwise."""
-    if state.recipe_hash != recipe_hash:
+def check_recipe(saved: str, recipe_hash: str) -> None:
+    """Refuse to go on with a recipe that would have trained otherwise than the one whose hash was saved."""
+    if saved != recipe_hash:
         raise RecipeError(
             "the recipe differs from the one this run was started with, so going on would not be the same run. "
             "Only previews, output, validation, and in training the steps, the device and save_every may change. "
             "Restore the recipe (the run's recipe.toml holds it), or start a run with another name."
         )
+
+
+def saved_recipe(folder: Path) -> str | None:
+    """The recipe's hash in the newest manifest that can be read; no tensor is looked at. None without a state."""
+    for step in reversed(_steps(folder)):
+        try:
+            return str(json.loads((folder / f"{step:06d}" / MANIFEST).read_text(encoding="utf-8"))["recipe"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
 
 
 def _load(path: Path) -> RunState:

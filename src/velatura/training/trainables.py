@@ -15,6 +15,7 @@ from velatura.adapters.files import read_adapter
 from velatura.adapters.targets import choose
 from velatura.errors import CheckpointError, ModelError, RecipeError
 from velatura.interfaces import Family, PartName, Parts
+from velatura.plural import counted
 from velatura.recipe.adapters.lora import LoraAdapter
 from velatura.recipe.recipe import Recipe
 from velatura.recipe.training.loop import Full
@@ -38,9 +39,8 @@ class Trainables:
         """Overwrite all values. Raises CheckpointError when names or shapes differ."""
         if values.keys() != self.parameters.keys():
             differing = sorted(values.keys() ^ self.parameters.keys())
-            raise CheckpointError(
-                f"the saved values are of another run: {len(differing)} names differ, {differing[:3]}"
-            )
+            count = counted(len(differing), "name differs", "names differ")
+            raise CheckpointError(f"the saved values are of another run: {count}, {differing[:3]}")
         for name, parameter in self.parameters.items():
             if parameter.shape != values[name].shape:
                 raise CheckpointError(
@@ -91,8 +91,11 @@ def _continued(path: Path, denoiser: nn.Module) -> tuple[Adapter, str]:
             f"adapter.init_from: {path} holds layers for {', '.join(others) or 'nothing'}; only LoRAs of the denoiser "
             "alone can be continued"
         )
-    adapter = put_on(denoiser, found["denoiser"])
-    return adapter, f"{len(adapter.layers)} linear layers continued from {path}"
+    try:
+        adapter = put_on(denoiser, found["denoiser"])
+    except CheckpointError as error:
+        raise CheckpointError(f"adapter.init_from: {path}: {error}") from None
+    return adapter, f"{counted(len(adapter.layers), 'layer')} continued from {path}"
 
 
 def _full(section: Full, parts: Parts) -> Trainables:
@@ -116,5 +119,5 @@ def _full(section: Full, parts: Parts) -> Trainables:
         parameters=parameters,
         adapter=None,
         parts=tuple(names),
-        report=f"{count:,} weights of {', '.join(names)}",
+        report=f"{counted(count, 'weight')} of {', '.join(names)}",
     )

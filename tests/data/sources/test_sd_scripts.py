@@ -29,7 +29,9 @@ SUBSET = '[[datasets]]\n[[datasets.subsets]]\nimage_dir = "img"\n'
 def paint(tmp_path: Path) -> Callable[..., None]:
     """Write pictures of noise, each with a caption where one is given."""
 
-    def write(*names: str, size: tuple[int, int] = (64, 64), caption: str | None = None, mode: str = "RGB") -> None:
+    def write(
+        *names: str, size: tuple[int, int] = (64, 64), caption: str | None = None, mode: str = "RGB"
+    ) -> None:
         for name in names:
             path = tmp_path / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +87,7 @@ def test_every_key_becomes_one_of_ours(expand: Any) -> None:
     validation_seed = 7
     resize_interpolation = "cubic"
     num_repeats = 5
-    caption_extension = "txt"
+    caption_extension = "tags"
     class_tokens = "a dog"
     caption_prefix = "photo of"
     caption_suffix = "at noon"
@@ -111,7 +113,7 @@ def test_every_key_becomes_one_of_ours(expand: Any) -> None:
     (table,) = expand(text).sections
     values = table.model_dump(exclude_defaults=True)
     assert values == {
-        "folder": "img", "caption": "a dog", "caption_extension": ".txt", "caption_lines": "first",
+        "folder": "img", "caption": "a dog", "caption_extension": ".tags", "caption_lines": "first",
         "dataset": "ds.toml, [[datasets]] 1", "resolution": 768, "batch_size": 3, "bucket_min": 320, "bucket_max": 1536,
         "bucket_step": 64, "validation_share": 0.1, "validation_seed": 7, "resize": "bicubic", "repeats": 5,
         "caption_prefix": "photo of", "caption_suffix": "at noon", "tag_separator": ";", "shuffle_tags": True,
@@ -155,13 +157,18 @@ def test_the_nearest_level_counts_and_false_is_a_value(expand: Any) -> None:
 def test_what_the_recipe_says_counts_where_the_file_is_silent(expand: Any) -> None:
     keys = {"resolution": [256, 512], "buckets": True, "bucket_max": 2048, "trigger": "ohwx", "max_bad": 0.5}
     (table,) = expand(SUBSET, **keys, caption_extension=".txt", alpha="mask", compat="sd-scripts").sections
-    assert (table.resolution, table.buckets, table.bucket_min, table.bucket_max) == ([256, 512], True, 256, 2048)
+    assert (table.resolution, table.buckets, table.bucket_min, table.bucket_max) == (
+        [256, 512],
+        True,
+        256,
+        2048,
+    )
     assert (table.trigger, table.max_bad, table.caption_extension) == ("ohwx", 0.5, ".txt")
     assert (table.alpha, table.compat) == ("mask", "sd-scripts")
 
 
 def test_json_says_the_same(expand: Any) -> None:
-    text = '[general]\nresolution = [832, 1216]\nenable_bucket = true\nmax_bucket_reso = 2000\n' + SUBSET
+    text = "[general]\nresolution = [832, 1216]\nenable_bucket = true\nmax_bucket_reso = 2000\n" + SUBSET
     in_toml = expand(text).sections[0]
     in_json = expand(json.dumps(tomllib.loads(text)), name="ds.json").sections[0]
     other = {"dataset"}
@@ -190,7 +197,9 @@ def test_paths_start_at_the_file_or_where_the_recipe_says(tmp_path: Path, expand
 
 
 def test_regularisation_images(expand: Any) -> None:
-    text = "[general]\nresolution = 64\n" + SUBSET + '[[datasets.subsets]]\nimage_dir = "reg"\nis_reg = true\n'
+    text = (
+        "[general]\nresolution = 64\n" + SUBSET + '[[datasets.subsets]]\nimage_dir = "reg"\nis_reg = true\n'
+    )
     plain, classes = expand(text, prior_loss_weight=0.25, weight=2.0).sections
     assert (plain.regularisation, plain.weight) == (False, 2.0)
     assert (classes.regularisation, classes.weight) == (True, 0.5)
@@ -207,18 +216,22 @@ def test_conditioning_images_are_controls_or_masks(expand: Any) -> None:
 
 def test_duplicates_and_no_repeats_are_said(expand: Any) -> None:
     text = "[general]\nresolution = 64\n" + SUBSET
-    text += '[[datasets.subsets]]\nimage_dir = "img"\n[[datasets.subsets]]\nimage_dir = "reg"\nnum_repeats = 0\n'
+    text += (
+        '[[datasets.subsets]]\nimage_dir = "img"\n[[datasets.subsets]]\nimage_dir = "reg"\nnum_repeats = 0\n'
+    )
     found = expand(text + SUBSET)
     assert [table.dataset[-1] for table in found.sections] == ["1", "2"]  # once in each dataset
+    first = "[[datasets]] 1, [[subsets]] 1"
     assert found.notices == (
-        "'ds.toml', [[datasets]] 1, [[subsets]] 2 names the same images as [[datasets]] 1, [[subsets]] 1 and is left "
-        "out.",
+        f"'ds.toml', [[datasets]] 1, [[subsets]] 2 names the same images as {first} and is left out.",
         "'ds.toml', [[datasets]] 1, [[subsets]] 3 has num_repeats = 0 and is left out.",
     )
 
 
 def test_keys_without_effect_are_said(expand: Any) -> None:
-    text = "[general]\nresolution = 64\ncache_info = true\nnetwork_multiplier = 1\ncustom_attributes = {x = 1}\n"
+    text = (
+        "[general]\nresolution = 64\ncache_info = true\nnetwork_multiplier = 1\ncustom_attributes = {x = 1}\n"
+    )
     notices = expand(text + SUBSET + SUBSET).notices
     assert len(notices) == 3
     assert all("has no effect" in notice for notice in notices)
@@ -260,14 +273,26 @@ resize_interpolation = "lanczo"
         ("", "at least one [[datasets]] is needed"),
         ("[[datasets]]\nresolution = 64", "at least one [[datasets.subsets]] is needed"),
         (SUBSET, "no resolution"),
-        ("[general]\nresolution = 1280\nenable_bucket = true\n" + SUBSET, "received 1024 with resolution = 1280"),
+        (
+            "[general]\nresolution = 1280\nenable_bucket = true\n" + SUBSET,
+            "received 1024 with resolution = 1280",
+        ),
         ("[general]\nresolution = [200, 300]\nenable_bucket = true\n" + SUBSET, "allowed: at most 200"),
-        ("[general]\nresolution = 64\n" + SUBSET + '[[datasets.subsets]]\nmetadata_file = "m.json"', "several styles"),
-        (SUBSET + '[[datasets.subsets]]\nimage_dir = "reg"\nconditioning_data_dir = "cond"', "several styles"),
+        (
+            "[general]\nresolution = 64\n" + SUBSET + '[[datasets.subsets]]\nmetadata_file = "m.json"',
+            "several styles",
+        ),
+        (
+            SUBSET + '[[datasets.subsets]]\nimage_dir = "reg"\nconditioning_data_dir = "cond"',
+            "several styles",
+        ),
         (SUBSET + 'conditioning_data_dir = "cond"\nis_reg = true', "does not go with the controlnet style"),
         ("[[datasets]]\n[[datasets.subsets]]\nnum_repeats = 2", "the key image_dir is missing"),
         ("[general]\nresolution = 64\n" + SUBSET + "is_reg = true", "only regularisation images"),
-        ("[general]\nresolution = 64\n" + SUBSET + "face_crop_aug_range = [1.0, 2.0]", "faces are not supported"),
+        (
+            "[general]\nresolution = 64\n" + SUBSET + "face_crop_aug_range = [1.0, 2.0]",
+            "faces are not supported",
+        ),
         (
             "[general]\nresolution = 64\ncustom_attributes = {diff_output_preservation = true}\n" + SUBSET,
             "diff_output_preservation is not supported",
@@ -321,12 +346,20 @@ def test_one_dataset_per_resolution(tmp_path: Path, paint: Any, log: Any) -> Non
     paint("reg/r.png", "reg/s.png", size=(200, 200))
     dataset = '[[datasets]]\nresolution = {}\nbatch_size = {}\n[[datasets.subsets]]\nimage_dir = "img"\nnum_repeats = 4\n'
     dataset += '[[datasets.subsets]]\nimage_dir = "reg"\nis_reg = true\n'
-    text = "[general]\nenable_bucket = true\nmax_bucket_reso = 2048\n" + dataset.format(512, 4) + dataset.format(1024, 1)
+    text = (
+        "[general]\nenable_bucket = true\nmax_bucket_reso = 2048\n"
+        + dataset.format(512, 4)
+        + dataset.format(1024, 1)
+    )
     (tmp_path / "ds.toml").write_text(text)
     found, _ = scanned(tmp_path, file="ds.toml")
     entries = lay_out(found.items, found.sections, size_step=16, events=log.events).entries
     uses = [(e.item.name, e.bucket, e.batch_size) for e in entries]
-    one = [("img/a.png", (640, 384), 4)] * 4 + [("reg/r.png", (512, 512), 4)] * 2 + [("reg/s.png", (512, 512), 4)] * 2
+    one = (
+        [("img/a.png", (640, 384), 4)] * 4
+        + [("reg/r.png", (512, 512), 4)] * 2
+        + [("reg/s.png", (512, 512), 4)] * 2
+    )
     assert uses[:8] == one
     assert uses[8] == ("img/a.png", (1216, 832), 1)
     assert [use[2] for use in uses].count(1) == 8

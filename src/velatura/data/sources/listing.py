@@ -12,6 +12,7 @@ from pathlib import Path
 from velatura.data.images import EXTENSIONS
 from velatura.data.sources.pairs import stem_of
 from velatura.errors import DataError
+from velatura.plural import counted
 from velatura.recipe.data.sources.folder import FolderData
 
 KINDS = "png, jpg, jpeg, webp, bmp, tif, tiff, gif, avif"
@@ -113,11 +114,11 @@ def _why_empty(section: FolderData, listing: Listing) -> str:
         if below.images:
             return (
                 f"data folder '{name}' has no images of its own, but {len(below.images)} in "
-                f"{below.subfolders} sub-folders. Set recursive = true, or name one of them."
+                f"{counted(below.subfolders, 'sub-folder')}. Set recursive = true, or name one of them."
             )
     if listing.captions:
         return (
-            f"data folder '{name}' holds {len(listing.captions)} caption files but no images. "
+            f"data folder '{name}' holds {counted(len(listing.captions), 'caption file')} but no images. "
             f"Put the images ({KINDS}) beside their captions."
         )
     if listing.other:

@@ -36,7 +36,9 @@ def _expand_file(name: str, section: SdScriptsData, base: Path) -> Expansion:
     for number, subsets in enumerate(levels_of(file, problems), start=1):
         kept = list(_kept(name, subsets, section, notices))
         if kept and all(levels.subset.is_reg for levels in kept):
-            what = "only regularisation images: they are used as often as the others of their dataset, and none are there"
+            what = (
+                "only regularisation images; they are used as often as the other images, and there are none"
+            )
             problems.append(Problem(path=("datasets", number - 1), what=what))
         for levels in kept:
             dataset = dataset_of(section, f"{name}, [[datasets]] {number}")

@@ -18,6 +18,10 @@ class ModelSection(Section):
     pipelines: ClassVar[tuple[str, ...]]  # classes in a diffusers folder's model_index.json
     objectives: ClassVar[tuple[str, ...]]  # objectives that teach the denoiser, the default first
     lora_formats: ClassVar[tuple[str, ...]] = ("kohya", "diffusers", "comfy")
+    latent_scale: ClassVar[int] = 8  # pixels per latent pixel, where the autoencoder's config is not at hand
+    patch: ClassVar[int] = 1  # latent pixels per token: edges are multiples of latent_scale * patch
+    guidance_key: ClassVar[str | None] = None  # of the denoiser's config: whether it reads distilled guidance
+    denoiser_folder: ClassVar[str]  # of a diffusers folder
 
     model: ModelPath | None = Field(
         None, description="All parts: 'pocket/flux', a diffusers folder or a hub id."

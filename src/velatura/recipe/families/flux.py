@@ -14,6 +14,9 @@ class FluxModel(ModelSection):
 
     pipelines: ClassVar = ("FluxPipeline",)
     objectives: ClassVar = ("flow",)
+    patch: ClassVar = 2
+    guidance_key: ClassVar = "guidance_embeds"
+    denoiser_folder: ClassVar = "transformer"
 
     family: Literal["flux"] = Field("flux", description="The architecture; left out, `model` tells it.")
     text_length: int | None = Field(

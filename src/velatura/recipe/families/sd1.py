@@ -14,6 +14,7 @@ class Sd1Model(ModelSection):
 
     pipelines: ClassVar = ("StableDiffusionPipeline",)
     objectives: ClassVar = ("diffusion",)
+    denoiser_folder: ClassVar = "unet"
     lora_formats: ClassVar = ("kohya", "diffusers")  # ComfyUI reads kohya's names and has none of its own
 
     family: Literal["sd1"] = Field("sd1", description="The architecture; left out, `model` tells it.")

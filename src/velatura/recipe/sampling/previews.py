@@ -18,11 +18,13 @@ class Previews(Section):
         description="One per image; options as in 'a dog --w 1024 --h 768 --d 7 --s 28 --g 3.5 --l 1 --n blurry'.",
     )
     baseline: bool = Field(True, description="Also paint before step 1.")
-    steps: int = Field(20, ge=1, description="Sampling steps where the prompt names none.")
+    steps: int = Field(20, ge=1, le=1000, description="Sampling steps where the prompt names none.")
     size: int | None = Field(
         None, ge=16, description="Edge where the prompt names none; default: the data's."
     )
-    guidance: float | None = Field(None, ge=0, description="Distilled guidance; default 3.5.")
+    guidance: float | None = Field(
+        None, ge=0, description="Distilled guidance, where the model has it; default: the model's own."
+    )
     cfg: float | None = Field(
         None, ge=0, description="True classifier-free guidance; 1 turns it off. Default: the model's own."
     )
