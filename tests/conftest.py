@@ -6,7 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("velatura", deadline=None)  # machines are shared: time says nothing about right
+settings.load_profile("velatura")
 os.environ["HF_HUB_OFFLINE"] = "1"  # else each miss costs 23 s of retries
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; this must be set before torch is imported

@@ -94,6 +94,7 @@ class ModelInfo:
     size_step: int  # image edges must be multiples of this, 16
     prediction: Prediction
     shifted: bool  # sampling times depend on the image's size
+    guided: bool = False  # the denoiser has an input for distilled guidance
     defaults: SamplingDefaults
     fingerprints: Mapping[str, str]  # part -> identity of its weights, for cache keys and metadata
 
@@ -181,10 +182,14 @@ class Family(ABC):
         parts: Sequence[PartName],
         *,
         device: torch.device,
-        dtype: torch.dtype,
+        dtype: torch.dtype | None,
         seed: int = 0,
     ) -> Parts:
-        """Load some parts, each by itself, frozen and in eval mode. `seed` initialises parts made from scratch."""
+        """Load some parts, each by itself, frozen and in eval mode.
+
+        `dtype`: of the weights; None keeps each as it is stored. On the meta device no weight is read, but all else
+        happens. `seed` initialises parts made from scratch. Raises ModelError and CheckpointError.
+        """
 
     @abstractmethod
     def sketch(self, files: ModelFiles) -> nn.Module:
@@ -192,9 +197,12 @@ class Family(ABC):
 
     @abstractmethod
     def save(
-        self, parts: Parts, files: ModelFiles, folder: Path, saved: Sequence[PartName], *, dtype: torch.dtype
+        self, parts: Parts, files: ModelFiles, folder: Path, saved: Sequence[PartName], *, dtype: torch.dtype | None
     ) -> None:
-        """Write the parts in `saved` as a folder that `load` and diffusers read, with tokenizers and configs."""
+        """Write the parts in `saved` as a folder that `load` and diffusers read, with tokenizers and configs.
+
+        `dtype`: of the weights in the files; None keeps that of each.
+        """
 
     @abstractmethod
     def encode(self, parts: Parts, prompts: Sequence[Prompt]) -> Conditioning:

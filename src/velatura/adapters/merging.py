@@ -70,13 +70,13 @@ def merge_into(
     if precision == "auto":
         _round_as_stored(family, files, parts, events)
     dtype = None if precision == "auto" else choose_dtype(precision, CPU)
-    family.save(parts, files, out, PARTS, dtype=dtype)  # type: ignore[arg-type]  # None: each tensor's own
+    family.save(parts, files, out, PARTS, dtype=dtype)
 
 
 @torch.no_grad()
 def _round_as_stored(family: Family, files: ModelFiles, parts: Parts, events: Events) -> None:
     """Give every weight the dtype that it has in the model's files; those in 8 bits, which cannot hold a sum, bf16."""
-    stored = family.load(files, PARTS, device=torch.device("meta"), dtype=None)  # type: ignore[arg-type]
+    stored = family.load(files, PARTS, device=torch.device("meta"), dtype=None)
     narrow, dtypes = 0, set()
     for name in PARTS:
         for module, like in zip(parts.modules(name), stored.modules(name), strict=True):

@@ -54,9 +54,9 @@ class FlowSchedule(Schedule):
         return torch.cat((times, torch.zeros(1)))
 
     def shift(self, t: Tensor, tokens: int) -> Tensor:
-        """e^mu / (e^mu + 1/t - 1); mu is linear in the tokens: 0.5 at 256, 1.15 at 4096."""
-        mu = 0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256)
-        return math.exp(mu) / (math.exp(mu) + 1 / t - 1)
+        """e^mu / (e^mu + 1/t - 1); mu is linear in the tokens: 0.5 at 256, 1.15 at 4096. 0 and 1 stay exactly so."""
+        moved = math.exp(0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256)) * t
+        return moved / (moved + (1 - t))
 
 
 class FluxFamily(LatentFamily):
@@ -86,6 +86,7 @@ class FluxFamily(LatentFamily):
             size_step=found.latent_scale * PATCH,
             prediction="velocity",
             shifted=shifted,
+            guided=guided,
             defaults=found.sampling or (DEV if shifted else SCHNELL),
             fingerprints=found.fingerprints,
         )

@@ -37,7 +37,7 @@ class SavedModel:
     folders: Mapping[str, Path]  # copied as they are: tokenizers
 
 
-def save_folder(folder: Path, model: SavedModel, dtype: torch.dtype) -> None:
+def save_folder(folder: Path, model: SavedModel, dtype: torch.dtype | None) -> None:
     """Write the model. The folder appears complete or not at all; an earlier one of that name is replaced.
 
     Raises StorageError.
@@ -62,7 +62,7 @@ def save_folder(folder: Path, model: SavedModel, dtype: torch.dtype) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _write_module(folder: Path, saved: SavedModule, dtype: torch.dtype) -> None:
+def _write_module(folder: Path, saved: SavedModule, dtype: torch.dtype | None) -> None:
     _write_json(folder / "config.json", saved.config)
     key_map = KeyMap([Rule(saved.prefix, "")])
     tensors = key_map.to_file(_untied(saved.module.state_dict()), dtype=dtype)

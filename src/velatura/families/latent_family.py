@@ -46,7 +46,7 @@ class LatentFamily(Family):
         parts: Sequence[PartName],
         *,
         device: torch.device,
-        dtype: torch.dtype,
+        dtype: torch.dtype | None,
         seed: int = 0,
     ) -> Parts:
         """See `Family.load`."""
@@ -80,7 +80,7 @@ class LatentFamily(Family):
         return self.listing.denoiser.network.sketch(path)
 
     def save(
-        self, parts: Parts, files: ModelFiles, folder: Path, saved: Sequence[PartName], *, dtype: torch.dtype
+        self, parts: Parts, files: ModelFiles, folder: Path, saved: Sequence[PartName], *, dtype: torch.dtype | None
     ) -> None:
         """See `Family.save`."""
         files = self.listing.whole(files)

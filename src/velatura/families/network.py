@@ -56,7 +56,7 @@ class Network(ABC):
         config = self.config(path)
         return skeleton(lambda: self.build(config))
 
-    def load(self, path: Path, *, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    def load(self, path: Path, *, device: torch.device, dtype: torch.dtype | None) -> nn.Module:
         """The module with the weights at `path`, frozen and in eval mode. Raises ModelError."""
         module = self.sketch(path)
         inner, key_map = self.find(self.weights(path))

@@ -11,7 +11,8 @@ from torch import Tensor
 
 def shift(t: Tensor, factor: float) -> Tensor:
     """factor t / (1 + (factor - 1) t): moves mass towards noise for factor > 1; t in [0, 1]."""
-    return factor * t / (1 + (factor - 1) * t)
+    moved = factor * t
+    return moved / (moved + (1 - t))  # exactly 0 and 1 at the ends
 
 
 def logit_normal(normal: Tensor, scale: float) -> Tensor:

@@ -131,16 +131,6 @@ def _paint_all(
                 yield current, place, picture
 
 
-def _picture(path: Path) -> Image.Image:
-    """The input picture, as RGB. Raises RecipeError for what is none."""
-    try:
-        return decode(path.read_bytes())
-    except FileNotFoundError:
-        raise RecipeError(f"--image: no such file: {path}") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise RecipeError(f"--image: {path} cannot be read as a picture: {error}") from None
-
-
 def _changed(request: Request, order: Order) -> Request:
     """The request with what the order says."""
     said = {

@@ -20,7 +20,7 @@ from velatura.sampling.samplers import euler, guided, part_of
 def filled(request: Request, info: ModelInfo) -> Request:
     """The request with the model's defaults where it was silent. Raises RecipeError for what cannot be painted."""
     defaults = info.defaults
-    if request.guidance not in (None, defaults.guidance) and not reads_guidance(info):
+    if request.guidance not in (None, defaults.guidance) and not info.guided:
         raise RecipeError(
             f"guidance = {request.guidance:g} was received, and this model ({info.family} {info.variant}) has no "
             "distilled guidance: it would have no effect. Leave it out; classifier-free guidance is cfg."
@@ -35,11 +35,6 @@ def filled(request: Request, info: ModelInfo) -> Request:
     )
     check(done, info.size_step)
     return done
-
-
-def reads_guidance(info: ModelInfo) -> bool:
-    """Whether the denoiser has an input for distilled guidance: FLUX.1 dev, Krea, and what was made from them."""
-    return info.family == "flux" and info.variant == "dev"
 
 
 def lost_negative(request: Request) -> str:
