@@ -19,11 +19,13 @@ NOUNS = (
     "tokens"
 )
 PLURAL = re.compile(rf" ((?!with|holds)[a-z-]+ )?({NOUNS})\b")
-NO_COUNTS_OF_ONE = (  # sums, rates, and what is always several
+NO_COUNTS_OF_ONE = (  # sums, rates, and what is always several, or no count
     "detect.py: {config['num_single_layers']} blocks",
     "dry_run.py: {training.accumulate} images",
+    "pairs.py: {what} files",
     "report.py: {images / seconds if seconds else 0} images",
     "sd1_keys.py: {stages} input blocks",
+    "sd_scripts.py: {where} names",
     "text.py: {len(places)} files",
 )
 

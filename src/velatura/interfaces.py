@@ -197,7 +197,13 @@ class Family(ABC):
 
     @abstractmethod
     def save(
-        self, parts: Parts, files: ModelFiles, folder: Path, saved: Sequence[PartName], *, dtype: torch.dtype | None
+        self,
+        parts: Parts,
+        files: ModelFiles,
+        folder: Path,
+        saved: Sequence[PartName],
+        *,
+        dtype: torch.dtype | None,
     ) -> None:
         """Write the parts in `saved` as a folder that `load` and diffusers read, with tokenizers and configs.
 

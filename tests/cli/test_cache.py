@@ -50,7 +50,7 @@ def test_gc_by_age(velatura: Run, folder: Path) -> None:
     assert len(list((folder / "latents/m1").iterdir())) == 2
     ended = velatura("cache", "gc", folder, "--days", "30")
     assert ended.code == 0
-    assert "1 files" in ended.out
+    assert "1 file," in ended.out
     assert "new" in ShardStore(folder / "latents/m1", Events())
     assert not Path(facts["files"][0]).exists()
 

@@ -44,7 +44,7 @@ def test_buckets_are_a_square_and_pairs_of_about_its_area(resolution: int, step:
     edge = resolution // 64 * 64
     assert buckets[0] == (edge, edge)
     assert {(h, w) for w, h in buckets} == set(buckets)
-    assert all(0.75 < w * h / edge**2 < 1.11 for w, h in buckets)
+    assert all(0.7 < w * h / edge**2 < 1.15 for w, h in buckets)
     assert all(w % step == h % step == 0 for w, h in buckets)
 
 

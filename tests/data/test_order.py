@@ -307,6 +307,7 @@ def test_a_lane_smaller_than_half_a_batch_is_filled() -> None:
     assert [at.slot for at in batch] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_new_epoch_of_a_large_set_is_cheap() -> None:
     """Well under a second each for 100,000 entries, with all that an order can be asked for."""
     made = [

@@ -77,6 +77,21 @@ def test_a_shorter_edge_below_the_least_size_leaves_an_image_out(log: Any) -> No
     assert any("2 images are too small" in text and "narrow, flat" in text for text in log.texts)
 
 
+def test_batches_by_tokens(log: Any) -> None:
+    """At 16 pixels a token, 128x128 has 64 tokens and 64x64 has 16; a table's own batch size comes first."""
+    one = FolderData(folder="x", resolution=[64, 128, 512])
+    two = FolderData(folder="y", resolution=64, batch_size=3)
+    items = [item("a", 512, 512), item("b", 64, 64, source=1)]
+    found = lay_out(items, [one, two], size_step=16, events=log.events, batch_tokens=200).entries
+    sizes = {(entry.item.name, entry.bucket[0]): entry.batch_size for entry in found}
+    assert sizes == {("a", 64): 12, ("a", 128): 3, ("a", 512): 1, ("b", 64): 3}
+    assert any("come one by one: 512x512." in text for text in log.texts)
+    assert {e.batch_size for e in lay_out(items, [one, two], size_step=16, events=log.events).entries} == {
+        None,
+        3,
+    }
+
+
 def test_strong_enlargement_is_remarked(log: Any) -> None:
     sizes([item("tiny", 40, 40)], log, FolderData(folder="x", resolution=128))
     assert "enlarged to more than twice" in log.texts[0]

@@ -93,7 +93,7 @@ def test_the_reason_why_texts_cannot_be_encoded_ahead() -> None:
     fixed, shuffled = entry("a"), entry("x, y", shuffle=True, tag_dropout=0.1)
     assert why_texts_change([fixed, entry("lonely", shuffle=True)]) is None
     assert why_texts_change([fixed, shuffled, shuffled]) == (
-        "1 of 2 captions change from use to use (shuffle_tags, tag_dropout); "
+        "1 of 2 captions changes from use to use (shuffle_tags, tag_dropout); "
         "caption_variants would draw a number of texts ahead"
     )
     growing = entry("x, y", warmup_steps=9, variants=4)

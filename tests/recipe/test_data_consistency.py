@@ -26,6 +26,8 @@ Refusal = Callable[..., str]
         ("crops = 8", "crops", 'received 8 with crop = "centre"'),
         ("alpha = 'mask'\nmasks = 'masks'", "alpha", "received masks twice"),
         ("regularisation = true", "regularisation", "every table is of regularisation images"),
+        ("size = [512, 768]\nbucket_max = 640", "bucket_max", "allowed: at least 768"),
+        ("buckets = false\nupscale = 'own size'", "upscale", "no buckets of own sizes"),
     ],
 )  # fmt: skip
 def test_one_mistake(smallest: str, refusal: Refusal, keys: str, place: str, what: str) -> None:
@@ -44,6 +46,8 @@ def test_one_mistake(smallest: str, refusal: Refusal, keys: str, place: str, wha
         "tag_warmup_min = 3\ntag_warmup_steps = 10",
         "crop = 'random'\ncrops = 8",
         "alpha = 'mask'",
+        "size = [512, 768]\nbuckets = false",
+        "upscale = 'own size'",
         "regularisation = true\n[[data]]\nfolder = 'y'",
     ],
 )

@@ -49,6 +49,7 @@ Refusal = Callable[..., str]
         ("[full]", "[adapter]", "received both of [adapter] and [full]", ""),
         ("[objective]\nkind = 'diffusion'", "[objective] kind", 'the family flux allows "flow"', ""),
         ("[objective]\nkind = 'autoencoder'", "[objective] kind", 'does not train "denoiser"', 'parts = ["autoencoder"]'),
+        ("[training]\nbatch_size = 4\nbatch_tokens = 512", "[training] batch_tokens", "received 512 and batch_size = 4", ""),
         ("[validation]\nshare = 0.1\nfolder = 'x'", "[validation] share", "received both share and folder", ""),
     ],
 )  # fmt: skip

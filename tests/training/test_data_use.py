@@ -11,6 +11,8 @@ from PIL import Image
 
 from velatura.data.loader import Loader
 from velatura.events import StepFinished
+from velatura.recipe.data.rated import Rated
+from velatura.recipe.data.sources.everydream2 import EveryDream2Data
 from velatura.training.dataset import prepare_dataset
 
 from ..tiny import Log, recipe, write_pictures
@@ -81,6 +83,29 @@ def test_class_images_are_used_as_often_as_the_others_and_have_their_weight(
                     weights.setdefault(Path(name).parent.name, set()).add(weight)
     assert uses == {"photos": 18, "class": 18}
     assert weights == {"photos": {1.0}, "class": {0.25}}
+
+
+def test_a_tree_of_everydream2_in_training(tmp_path: Path, photos: Path, tiny_model: Path) -> None:
+    """Six images: a group of two, one that is not used, and of the five half in the end; 32 tokens are two 64x64."""
+    (photos / "global.yaml").write_text("tags: [of wood]")
+    for name, said in {"00": "batch_id: a", "01": "batch_id: a", "02": "multiply: 0"}.items():
+        (photos / f"{name}.yaml").write_text(said)
+    plain = recipe(tmp_path, tiny_model, training={"batch_tokens": 32, "incomplete": "fill"})
+    data = EveryDream2Data(root=str(photos), resolution=64, buckets=False)
+    wanted = plain.model_copy(update={"data": [data], "rated": Rated(keep=0.4, epochs=1)})
+    dataset = prepare_dataset(wanted, tmp_path, 16, Log().events)
+    assert ", in which 1 more" in dataset.report()
+    epochs: dict[int, set[str]] = {}
+    for step in range(dataset.plan.batches_per_epoch + 4):
+        [batch] = dataset.plan.micro_batches(step)
+        assert len(batch) == 2
+        assert len({at.entry.item.treatment.group for at in batch}) == 1
+        epochs.setdefault(batch[0].epoch, set()).update(Path(at.entry.item.name).stem for at in batch)
+    assert epochs[0] == {"00", "01", "03", "04", "05"}
+    assert len(epochs[1]) == 2
+    with Loader(dataset.plan) as loader:
+        assert loader.batches(0)[0].prompts[0].text.startswith("a red cube number")
+        assert loader.batches(0)[0].prompts[0].text.endswith(", of wood")
 
 
 def test_weights_count_against_each_other(run: Train, tmp_path: Path, photos: Path) -> None:

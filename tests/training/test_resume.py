@@ -44,6 +44,11 @@ KINDS: dict[str, dict[str, Any]] = {
         },
         "memory": {"cached_latents": "sample"},
     },
+    "drawn order": {
+        "data": {"repeats": 1.5, "resolution": [64, 48]},
+        "training": {"steps": STEPS, "batch_tokens": 40, "accumulate": 2, "incomplete": "fill"},
+        "rated": {"keep": 0.5, "epochs": 2},
+    },
     "autoencoder": {
         "full": {"parts": ["autoencoder"]},
         "objective": {"kind": "autoencoder", "crop": 32},

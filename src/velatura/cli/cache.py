@@ -11,6 +11,7 @@ import typer
 
 from velatura.cli.train import RecipeFile, Sets
 from velatura.errors import RecipeError
+from velatura.plural import agreeing, counted
 
 if TYPE_CHECKING:
     from velatura.events import Events
@@ -90,7 +91,9 @@ def verify(place: Place = None, as_json: AsJson = False) -> None:
         }
         typer.echo(json.dumps(facts, indent=2))
     else:
-        typer.echo(f"{folder}: {found.sound} entries are sound, {found.damaged} damaged files were removed")
+        sound = counted(found.sound, "entry is", "entries are")
+        damaged = counted(found.damaged, "damaged file was", "damaged files were")
+        typer.echo(f"{folder}: {sound} sound, {damaged} removed")
         for use in uses:
             typer.echo(f"  {use.kind:8} {use.entries:8d} entries {readable(use.size):>10}  {use.folder}")
     if found.damaged:
@@ -145,9 +148,10 @@ def gc(
         typer.echo(json.dumps({**facts, "forgotten_sources": sources}, indent=2))
         return
     done = "would be removed" if dry_run else "removed"
-    typer.echo(f"{folder}: {len(shards)} files, {readable(size)}, {done}")
+    typer.echo(f"{folder}: {counted(len(shards), 'file')}, {readable(size)}, {done}")
     if sources:
-        typer.echo(f"{sources} data folders that were not scanned for so long are forgotten")
+        forgotten = counted(sources, "data folder that was", "data folders that were")
+        typer.echo(f"{forgotten} not scanned for so long {agreeing(sources, 'is', 'are')} forgotten")
 
 
 def cache_folder_of(place: Path | None) -> Path:

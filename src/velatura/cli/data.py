@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from velatura.cli.train import RecipeFile, Sets
+from velatura.plural import counted
 
 if TYPE_CHECKING:
     from velatura.data.checking.check import Checked
@@ -73,9 +74,11 @@ def _summary(checked: Checked) -> list[str]:
 
     uses, counts = checked.uses, checked.counts()
     epoch = (
-        f"{uses.images_per_epoch} uses and {uses.steps_per_epoch:g} steps per epoch, {uses.epochs:.2f} epochs"
+        f"{counted(uses.images_per_epoch, 'use')} and {counted(uses.steps_per_epoch, 'step')} per epoch, "
+        f"{uses.epochs:.2f} epochs"
     )
-    lines = [f"{len(checked.items)} images, {epoch}; {len(checked.quarantined)} files were left out"]
+    left_out = counted(len(checked.quarantined), "file was", "files were")
+    lines = [f"{counted(len(checked.items), 'image')}, {epoch}; {left_out} left out"]
     lines += [f"  {one}" for one in checked.quarantined[:10]]
     lines += [f"  {counts[kind]:6d}  {kind}: {MEANING[kind]}" for kind in MEANING if kind in counts]
     lines += [f"training would refuse: {reason}" for reason in checked.refusals]

@@ -32,10 +32,11 @@ _MOST_JITTER = 0.02
 
 
 def everydream2_buckets(resolution: int, size_step: int) -> list[Bucket]:
-    """The buckets of a resolution, which is rounded down to a multiple of 64; those that the family cannot have
-    (edges are multiples of `size_step`) are left out. Raises RecipeError for a resolution that has no table.
+    """The buckets of a resolution, which is rounded down to a multiple of 64.
 
-    Two portraits that are misprints there (576x640 at 320, 1408x1344 at 1280) are the turned landscapes here.
+    Those that the family cannot have are left out: edges are multiples of `size_step`. Raises RecipeError for a
+    resolution that has no table. Two portraits that are misprints there (576x640 at 320, 1408x1344 at 1280) are the
+    turned landscapes here.
     """
     edge = resolution // 64 * 64
     if edge not in _LANDSCAPES:

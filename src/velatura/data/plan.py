@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 
 from velatura.data.buckets import Bucket, crop_loss, enlarges
@@ -60,12 +60,6 @@ def lay_out(
     than their bucket are left out where the source says `upscale = false`. Notices were also sent to `events`.
     Raises RecipeError for sizes that the family cannot have, DataError when no entry remains.
     """
-
-    def batch_size(size: Bucket, section: SourceData) -> int | None:
-        if section.batch_size is not None or batch_tokens is None:
-            return section.batch_size
-        return max(1, batch_tokens // tokens_of(size, size_step))
-
     allowed = [Sizes(section, size_step) for section in sections]
     placed: list[tuple[Item, Bucket]] = []
     left_out: list[Item] = []
@@ -85,10 +79,13 @@ def lay_out(
     entries = [
         use
         for (item, size), count in zip(placed, repeats, strict=True)
-        for use in _uses(item, size, count, batch_size(size, sections[item.source]))
+        for use in _uses(item, size, count, sections[item.source].batch_size)
     ]
     unused = [item.name for (item, _), count in zip(placed, repeats, strict=True) if not count]
     notices = _notices(entries, left_out, unused)
+    if batch_tokens is not None:
+        entries = _sized(entries, batch_tokens, size_step)
+        notices += tuple(_larger_than(batch_tokens, entries, size_step))
     for notice in notices:
         events.notice(notice)
     if not items:
@@ -106,6 +103,27 @@ def tokens_of(size: Bucket, size_step: int) -> int:
     return (size[0] // size_step) * (size[1] // size_step)
 
 
+def _sized(entries: Sequence[Entry], batch_tokens: int, size_step: int) -> list[Entry]:
+    """Entries with as many to a batch as make up to `batch_tokens`, where their source names no batch size."""
+    return [
+        entry
+        if entry.batch_size is not None
+        else replace(entry, batch_size=max(1, batch_tokens // tokens_of(entry.bucket, size_step)))
+        for entry in entries
+    ]
+
+
+def _larger_than(batch_tokens: int, entries: Sequence[Entry], size_step: int) -> Iterator[str]:
+    """A remark on sizes of which a single image has more tokens than a batch should."""
+    found = {entry.bucket for entry in entries if entry.batch_size == 1}
+    large = [f"{w}x{h}" for w, h in sorted(found) if tokens_of((w, h), size_step) > batch_tokens]
+    if large:
+        yield (
+            f"batch_tokens = {batch_tokens} is less than one image has; images of these sizes come one by one: "
+            f"{some(large)}."
+        )
+
+
 def _uses(item: Item, size: Bucket, repeats: float, batch_size: int | None) -> list[Entry]:
     """`repeats` entries; the fraction that is left is one more that is used in this share of the epochs."""
     whole = int(repeats + 5e-7)
@@ -120,7 +138,8 @@ def _notices(entries: Sequence[Entry], left_out: Sequence[Item], unused: Sequenc
     notices = []
     if unused:
         notices.append(
-            f"{len(unused)} regularisation images are more than needed, and never used: {some(unused)}."
+            f"{counted(len(unused), 'regularisation image is', 'regularisation images are')} more than needed, "
+            f"and never used: {some(unused)}."
         )
     if left_out:
         notices.append(

@@ -12,6 +12,7 @@ from velatura.data.items import Item
 from velatura.data.plan import Entry
 from velatura.data.wording import Wording, is_fixed, text_of
 from velatura.draws import Draw
+from velatura.plural import agreeing, counted
 
 Captioned = tuple[Caption, Wording, int]  # a caption, its wording, and the epoch of the use, from 0
 
@@ -50,7 +51,9 @@ def why_texts_change(entries: Iterable[Entry]) -> str | None:
         if all(item.treatment.wording.warmup_steps for item in changing)
         else "caption_variants would draw a number of texts ahead"
     )
-    return f"{len(changing)} of {len(items)} captions change from use to use ({', '.join(keys)}); {remedy}"
+    captions = f"{len(changing):,} of {counted(len(items), 'caption')}"
+    change = agreeing(len(changing), "changes", "change")
+    return f"{captions} {change} from use to use ({', '.join(keys)}); {remedy}"
 
 
 def drops(wording: Wording, default: float) -> bool:

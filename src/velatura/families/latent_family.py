@@ -80,7 +80,13 @@ class LatentFamily(Family):
         return self.listing.denoiser.network.sketch(path)
 
     def save(
-        self, parts: Parts, files: ModelFiles, folder: Path, saved: Sequence[PartName], *, dtype: torch.dtype | None
+        self,
+        parts: Parts,
+        files: ModelFiles,
+        folder: Path,
+        saved: Sequence[PartName],
+        *,
+        dtype: torch.dtype | None,
     ) -> None:
         """See `Family.save`."""
         files = self.listing.whole(files)

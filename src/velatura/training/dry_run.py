@@ -26,7 +26,7 @@ def plan_lines(setup: Setup, events: Events) -> list[str]:
     if training.batch_size * training.accumulate > 1:
         each = f"{training.batch_size} x {training.accumulate} images"
     if training.batch_tokens is not None:
-        each = f"{training.batch_tokens} image tokens x {training.accumulate}"
+        each = f"{counted(training.batch_tokens, 'image token')} x {training.accumulate}"
     epochs = training.steps / report.steps
     seen = counted(round(epochs * report.images), "image")
     lines = [

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from velatura.adapters.attach import Adapter
 from velatura.checkpoints.lora_metadata import lora_metadata
+from velatura.data.wording import text_of
 from velatura.recipe.adapters.lora import LoraAdapter
 from velatura.training.setup import Setup
 
@@ -67,6 +68,7 @@ def _single(values: set[Number]) -> Number | None:
 
 def _tags(setup: Setup) -> dict[str, int]:
     """How often each comma-separated part of the captions occurs, the hundred most frequent."""
-    captions = {entry.item.place.key: entry.item.caption.text for entry in setup.dataset.entries}.values()
+    items = {entry.item.place.key: entry.item for entry in setup.dataset.entries}.values()
+    captions = (text_of(item.caption, item.treatment.wording) for item in items)
     counts = Counter(tag.strip().lower() for caption in captions for tag in caption.split(",") if tag.strip())
     return dict(counts.most_common(100))

@@ -10,6 +10,7 @@ import torch
 
 from velatura.data.texts import why_texts_change
 from velatura.interfaces import Family, ModelFiles, ModelInfo, Objective, PartName
+from velatura.plural import counted
 from velatura.recipe.recipe import Recipe
 from velatura.training.dataset import Dataset
 from velatura.training.folder import RunFolder
@@ -64,9 +65,10 @@ class Setup:
         if not self.recipe.memory.cache:
             return "memory.cache = false"
         recoloured = {entry.item.name for entry in self.dataset.entries if entry.item.treatment.colour}
-        return (
-            f"{len(recoloured)} images change their colours from use to use (colour)" if recoloured else None
-        )
+        if not recoloured:
+            return None
+        change = counted(len(recoloured), "image changes its", "images change their")
+        return f"{change} colours from use to use (colour)"
 
     def encoded_at_every_step(self) -> list[str]:
         """One line for each encoder that the loop runs itself, with the reason: for the user."""

@@ -67,7 +67,7 @@ def test_each_fault_is_found(checked: Checked) -> None:
     }
     assert checked.held_out == {7}
     (refusal,) = checked.refusals
-    assert refusal.startswith("1 images cannot be decoded:\n  broken.png")
+    assert refusal.startswith("1 image cannot be decoded:\n  broken.png")
 
 
 def test_the_json_has_every_item(checked: Checked) -> None:

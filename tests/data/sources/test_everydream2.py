@@ -97,7 +97,7 @@ def test_yaml_captions(lay: Lay) -> None:
     assert record.caption.max_length == 60
     assert record.own["rating"] == 1.3
     assert text(record) == "a man in black, 2023, looking up, no, from below", "heavy tags first, as text"
-    assert any("1 images have more than one main prompt" in notice for notice in found.notices)
+    assert any("1 image has more than one main prompt" in notice for notice in found.notices)
 
 
 def test_a_caption_inside_the_key_caption(lay: Lay) -> None:
@@ -175,9 +175,9 @@ def test_an_image_that_is_not_to_be_used(lay: Lay) -> None:
     base = lay({"a.jpg": "", "b.jpg": "", "b.yaml": "multiply: 0"})
     found = reading(base)
     assert [record.name for record in found.records] == ["set/a.jpg"]
-    assert found.notices == ("1 images have multiply 0 and are not used: set/b.jpg.",)
+    assert found.notices == ("1 image has multiply 0 and is not used: set/b.jpg.",)
     (base / "set" / "multiply.txt").write_text("0")
-    with pytest.raises(DataError, match="all 2 images in 'set' have multiply 0"):
+    with pytest.raises(DataError, match="every image in 'set' has multiply 0"):
         reading(base)
 
 
@@ -191,17 +191,17 @@ def test_order_links_and_what_is_left_out(lay: Lay) -> None:
         "set/a.jpg", "set/b/1.jpg", "set/b/2.jpg", "set/c/Z.JPG",
     ]  # fmt: skip
     assert [notice.split(":")[0] for notice in found.notices] == [
-        "1 zip files in 'set' are left packed, and images in them are not used",
-        "1 caption files in 'set' have no image",
-        "1 hidden files or folders in 'set' were left out.",
+        "1 zip file in 'set' is left packed, and images in it are not used",
+        "1 caption file in 'set' has no image",
+        "1 hidden file or folder in 'set' was left out.",
     ]
 
 
 def test_unknown_keys_are_told(lay: Lay) -> None:
     found = reading(lay({"a.jpg": "", "a.yaml": "ratng: 2", "local.yaml": "caption: {mood: sad}"}))
     assert found.notices == (
-        "the key 'mood' is not known and was not read, in 1 files: set/local.yaml.",
-        "the key 'ratng' is not known and was not read, in 1 files: set/a.yaml.",
+        "the key 'mood' is not known and was not read, in 1 file: set/local.yaml.",
+        "the key 'ratng' is not known and was not read, in 1 file: set/a.yaml.",
     )
 
 

@@ -52,7 +52,7 @@ def test_pairs_by_name_and_what_has_no_partner(tmp_path: Path, files: Callable[.
         "set/2.png": "before/2.png",
     }
     assert reading.unusable == (("set/10.png", "has no reference image of the same name"),)
-    assert "1 reference images belong to no image in 'set': 3.png." in reading.notices
+    assert "1 reference image belongs to no image in 'set': 3.png." in reading.notices
 
 
 def test_every_missing_role_is_named(tmp_path: Path, files: Callable[..., None]) -> None:
@@ -65,7 +65,7 @@ def test_every_missing_role_is_named(tmp_path: Path, files: Callable[..., None])
 def test_images_that_share_a_caption_are_told(tmp_path: Path, files: Callable[..., None]) -> None:
     files("set/a.png", "set/a.jpg", "set/a.txt", "set/b.png", "set/b.txt")
     reading = read(tmp_path)
-    assert reading.notices == ("1 caption files in 'set' are those of several images each: a.txt.",)
+    assert reading.notices == ("1 caption file in 'set' is that of several images: a.txt.",)
     assert len(list(reading.records)) == 3
 
 

@@ -107,7 +107,7 @@ def test_a_rows_own_numbers(tmp_path: Path, table: Callable[..., None]) -> None:
         "'f' is 2; allowed: a number from 0 to 1",
         "'n' is nan; allowed: a number, at least 0",
     ]
-    assert reading.notices == ("1 rows of 'set/metadata.csv' say 0 repeats and are left out: set/c.png.",)
+    assert reading.notices == ("1 row of 'set/metadata.csv' says 0 repeats and is left out: set/c.png.",)
 
 
 def test_rows_that_cannot_be_used_are_listed_with_their_line(
@@ -152,7 +152,7 @@ def test_images_of_several_rows_are_told(tmp_path: Path, table: Callable[..., No
     reading = read(tmp_path)
     assert captions(reading) == ["x", "y", "z"]
     assert reading.notices == (
-        "1 images are in several rows of 'set/metadata.csv', and each row counts: set/a.png.",
+        "1 image is in several rows of 'set/metadata.csv', and each row counts: set/a.png.",
     )
 
 

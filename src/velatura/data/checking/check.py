@@ -17,6 +17,7 @@ from velatura.data.plan import Entry
 from velatura.data.progress import phase
 from velatura.data.views import View
 from velatura.events import Events
+from velatura.plural import counted
 
 _AHEAD = 256  # images in the hands of the threads: bounds what waits in memory
 
@@ -143,4 +144,4 @@ def _refusals(damaged: Sequence[str]) -> list[str]:
         return []
     shown = "\n".join(f"  {reason}" for reason in damaged[:5])
     more = f"\n  … and {len(damaged) - 5} more" if len(damaged) > 5 else ""
-    return [f"{len(damaged)} images cannot be decoded:\n{shown}{more}"]
+    return [f"{counted(len(damaged), 'image')} cannot be decoded:\n{shown}{more}"]

@@ -12,6 +12,7 @@ from velatura.data.checking.likeness import alike
 from velatura.data.checking.wordings import Worded
 from velatura.data.items import Item
 from velatura.data.plan import Entry
+from velatura.plural import counted
 
 Kind = Literal[
     "damaged", "too small", "enlarged", "blurry", "cropped", "duplicate", "near duplicate", "no caption",
@@ -120,5 +121,5 @@ def _about_captions(worded: Sequence[Worded]) -> Iterator[Finding]:
             yield Finding(kind="no caption", item=i, text=one.texts[0] or "(empty)")
         if one.cut:
             most = max(one.tokens, key=lambda count: count.read)
-            text = f"{most.tokens} tokens, {most.encoder} reads {most.read}"
+            text = f"{counted(most.tokens, 'token')}, {most.encoder} reads {most.read}"
             yield Finding(kind="caption cut", item=i, text=text)

@@ -9,6 +9,7 @@ from velatura.data.checking.check import Checked
 from velatura.data.checking.document import summary_of
 from velatura.data.checking.findings import MEANING, Kind
 from velatura.data.checking.pictures import Picture
+from velatura.plural import counted
 
 _LISTED = 200  # lines of a list; the JSON has all
 _CAPTION = 400  # characters of a caption
@@ -94,7 +95,8 @@ def _findings(kind: Kind, checked: Checked, pictures: Mapping[int, Sequence[Pict
     shown = [i for i in texts if pictures.get(i)]
     listed = [f"{checked.items[i].name}: {text}" for i, text in texts.items() if i not in set(shown)]
     body = _cards(shown, checked, pictures, texts) + _list(listed)
-    return _section(kind, f"<p>{len(texts)} images: {escape(MEANING[kind])}.</p>{body}") if texts else ""
+    images = counted(len(texts), "image")
+    return _section(kind, f"<p>{images}: {escape(MEANING[kind])}.</p>{body}") if texts else ""
 
 
 def _cards(

@@ -17,6 +17,7 @@ from velatura.data.sources.lookup import Lookup
 from velatura.data.sources.record import Expansion, Reading, Record
 from velatura.data.wording import Wording
 from velatura.errors import DataError
+from velatura.plural import agreeing, counted
 from velatura.recipe.data.sources.everydream2 import EveryDream2Data
 
 
@@ -95,26 +96,32 @@ def _caption(image: Described) -> Caption:
 def _remarks(name: str, found: Findings) -> Iterator[str]:
     several = [image.name for image in found.images if len(image.config.main_prompts) > 1]
     if several:
-        yield f"{len(several)} images have more than one main prompt; the first one is used: {some(several)}."
+        have = counted(len(several), "image has", "images have")
+        yield f"{have} more than one main prompt; the first one is used: {some(several)}."
     unused = [image.name for image in found.images if image.config.multiply == 0]
     if unused:
-        yield f"{len(unused)} images have multiply 0 and are not used: {some(unused)}."
+        have, are = counted(len(unused), "image has", "images have"), agreeing(len(unused), "is", "are")
+        yield f"{have} multiply 0 and {are} not used: {some(unused)}."
     for key, files in found.unknown.items():
-        yield f"the key '{key}' is not known and was not read, in {len(files)} files: {some(files)}."
+        yield f"the key '{key}' is not known and was not read, in {counted(len(files), 'file')}: {some(files)}."
     if found.packed:
+        number = len(found.packed)
+        are, them = agreeing(number, "is", "are"), agreeing(number, "it", "them")
         yield (
-            f"{len(found.packed)} zip files in '{name}' are left packed, and images in them are not used: "
-            f"{some(found.packed)}. Unpack them."
+            f"{counted(number, 'zip file')} in '{name}' {are} left packed, and images in {them} are not used: "
+            f"{some(found.packed)}. Unpack {them}."
         )
     if found.orphans:
-        yield f"{len(found.orphans)} caption files in '{name}' have no image: {some(found.orphans)}."
+        have = agreeing(len(found.orphans), "has", "have")
+        yield f"{counted(len(found.orphans), 'caption file')} in '{name}' {have} no image: {some(found.orphans)}."
     if found.hidden:
-        yield f"{found.hidden} hidden files or folders in '{name}' were left out."
+        hidden = counted(found.hidden, "hidden file or folder", "hidden files or folders")
+        yield f"{hidden} in '{name}' {agreeing(found.hidden, 'was', 'were')} left out."
 
 
 def _why_empty(name: str, found: Findings) -> str:
     if found.images:
-        return f"all {len(found.images)} images in '{name}' have multiply 0. Raise it for those to be used."
+        return f"every image in '{name}' has multiply 0. Raise it for those to be used."
     kinds = ", ".join(sorted(ending.removeprefix(".") for ending in IMAGES))
     packed = f" Unpack {some(found.packed)} first." if found.packed else ""
     return f"'{name}' and its sub-folders hold no images that are read ({kinds}).{packed}"

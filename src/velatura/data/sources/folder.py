@@ -15,6 +15,7 @@ from velatura.data.sources.listing import Listing, list_companions, list_folder
 from velatura.data.sources.pairs import Pairs, match_pattern, pair, stem_of
 from velatura.data.sources.record import Reading, Record
 from velatura.errors import DataError
+from velatura.plural import agreeing, counted
 from velatura.recipe.data.sources.folder import FolderData
 from velatura.recipe.paths import split_pattern
 
@@ -123,19 +124,25 @@ def _remarks(
     stray = sum(1 for stem in stems if stem in listing.stray and stem not in listing.captions)
     if stray:
         yield (
-            f"{stray} text files of another extension in '{section.folder}' were not read: set caption_extension."
+            f"{counted(stray, 'text file')} of another extension in '{section.folder}' "
+            f"{agreeing(stray, 'was', 'were')} not read: set caption_extension."
         )
     orphans = sorted(name for stem, name in listing.captions.items() if stem not in stems)
     if orphans:
-        yield f"{len(orphans)} caption files in '{section.folder}' have no image: {some(orphans)}."
+        have = agreeing(len(orphans), "has", "have")
+        yield f"{counted(len(orphans), 'caption file')} in '{section.folder}' {have} no image: {some(orphans)}."
     shared = sorted(
         listing.captions[stem] for stem, count in stems.items() if count > 1 and stem in listing.captions
     )
     if shared:
-        yield f"{len(shared)} caption files in '{section.folder}' are those of several images each: {some(shared)}."
+        belong = agreeing(len(shared), "is that of several images", "are those of several images each")
+        yield f"{counted(len(shared), 'caption file')} in '{section.folder}' {belong}: {some(shared)}."
     for role, found in pairs.items():
         if found.alone:
-            alone = some(found.alone)
-            yield f"{len(found.alone)} {role} images belong to no image in '{section.folder}': {alone}."
+            alone = counted(len(found.alone), f"{role} image")
+            belong = agreeing(len(found.alone), "belongs", "belong")
+            yield f"{alone} {belong} to no image in '{section.folder}': {some(found.alone)}."
     if listing.hidden:
-        yield f"{listing.hidden} hidden files or folders in '{section.folder}' were left out."
+        hidden = counted(listing.hidden, "hidden file or folder", "hidden files or folders")
+        were = agreeing(listing.hidden, "was", "were")
+        yield f"{hidden} in '{section.folder}' {were} left out."

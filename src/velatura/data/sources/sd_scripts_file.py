@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from velatura.data.sources.sd_scripts_keys import DatasetFile, EveryLevel, General, Subset
 from velatura.errors import DataError
+from velatura.plural import counted
 from velatura.recipe.errors import explain, nearest
 from velatura.recipe.lines import KeyPath, key_lines, nearest_line
 from velatura.recipe.problems import Problem
@@ -39,7 +40,7 @@ class Origin:
     def refusal(self, problems: Sequence[Problem]) -> DataError:
         """All mistakes as one error, in the order of the file."""
         ordered = sorted(problems, key=lambda problem: nearest_line(self.lines, problem.path) or 0)
-        count = "1 mistake" if len(ordered) == 1 else f"{len(ordered)} mistakes"
+        count = counted(len(ordered), "mistake")
         return DataError("\n".join([f"dataset file '{self.name}' has {count}", *map(self._entry, ordered)]))
 
     def _entry(self, problem: Problem) -> str:

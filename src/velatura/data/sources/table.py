@@ -17,6 +17,7 @@ from velatura.data.tables.json_table import open_json, open_jsonl
 from velatura.data.tables.parquet_table import open_parquet
 from velatura.data.tables.rows import BadRow, Cell, Row, Table
 from velatura.errors import DataError
+from velatura.plural import agreeing, counted
 from velatura.recipe.data.sources.table import TableData
 
 MAX_ROWS = 5_000_000
@@ -108,7 +109,7 @@ def _file(row: Row, column: str, what: str, lookup: Lookup) -> Found | CellPlace
     if isinstance(cell, list) and len(cell) == 1:
         cell = cell[0]
     if isinstance(cell, list) and cell:
-        raise UnusableError(f"names {len(cell)} files for the {what} in '{column}'; one is read")
+        raise UnusableError(f"names {counted(len(cell), 'file')} for the {what} in '{column}'; one is read")
     if isinstance(cell, CellPlace):
         return cell
     if cell is None or cell in ("", []):
@@ -160,8 +161,10 @@ def _remarks(name: str, records: Sequence[Record], unread: Sequence[str]) -> Ite
     counts = Counter(record.image.key for record in records)
     twice = list(dict.fromkeys(record.name for record in records if counts[record.image.key] > 1))
     if twice:
-        yield f"{len(twice)} images are in several rows of '{name}', and each row counts: {some(twice)}."
+        images = counted(len(twice), "image is", "images are")
+        yield f"{images} in several rows of '{name}', and each row counts: {some(twice)}."
     if unused := [record.name for record in records if record.own.get("repeats") == 0]:
-        yield f"{len(unused)} rows of '{name}' say 0 repeats and are left out: {some(unused)}."
+        say = agreeing(len(unused), "says 0 repeats and is", "say 0 repeats and are")
+        yield f"{counted(len(unused), 'row')} of '{name}' {say} left out: {some(unused)}."
     if unread:
         yield f"columns of '{name}' that are not read: {some(unread, 12)}."
