@@ -166,7 +166,7 @@ def test_twins_orphans_hidden_and_animated_are_remarked(tmp_path: Path, write_im
     said = "\n".join(log.texts)
     assert "set/a.png = set/b.png" in said
     assert "1 caption file in 'set' has no image: z.txt" in said
-    assert "1 hidden file or folder was left out in 'set'" in said
+    assert "1 hidden file or folder in 'set' was left out" in said
     assert "1 image is animated; only the first frame is used: set/d.gif" in said
 
 
