@@ -86,7 +86,8 @@ def test_texts_of_a_run() -> None:
     ahead = possible_texts(entries[1].item.caption, entries[1].item.treatment.wording)
     assert ahead is not None
     assert found == ["a", *dict.fromkeys(ahead), "b", "", "preview"]
-    assert typical_texts(entries) == ["a", "x, y, z", "b"]
+    assert list(typical_texts(entries).values()) == ["a", "x, y, z", "b"]
+    assert list(typical_texts(entries, 2).values()) == ["a", "x, y, z"]
 
 
 def test_the_reason_why_texts_cannot_be_encoded_ahead() -> None:

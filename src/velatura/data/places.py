@@ -1,4 +1,4 @@
-"""Where the bytes of an image lie: a file, a member of a tar shard, a cell of a Parquet table."""
+"""Where the bytes of an image lie: a file, or a cell of a Parquet table."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 
 from velatura.data.cells import read_cell
 
@@ -69,40 +68,6 @@ class FilePlace(Place):
         """The file's bytes."""
         with open(self.path, "rb") as file:
             return file.read()
-
-
-@dataclass(frozen=True, slots=True)
-class MemberPlace(Place):
-    """A run of bytes inside a file: a member of a tar shard that is not compressed."""
-
-    archive: str
-    name: str
-    offset: int
-    size: int
-
-    @property
-    def key(self) -> str:
-        """Archive and member."""
-        return f"{self.archive}!{self.name}@{self.offset}"
-
-    @property
-    def suffix(self) -> str:
-        """The member's extension."""
-        return os.path.splitext(self.name)[1].lower()  # noqa: PTH122
-
-    def stamp(self) -> Stamp:
-        """The archive's times, the member's size."""
-        _, modified, changed = stamp_of(os.stat(self.archive))  # noqa: PTH116
-        return self.size, modified, changed
-
-    def read(self) -> bytes:
-        """The member's bytes. Raises OSError when the archive is shorter than it was."""
-        with open(self.archive, "rb") as file:
-            file.seek(self.offset)
-            data = file.read(self.size)
-        if len(data) != self.size:
-            raise OSError(f"{Path(self.archive).name} ends inside this member")
-        return data
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -34,9 +35,13 @@ def texts_of(entries: Iterable[Entry], caption_dropout: float, others: Iterable[
     return list(dict.fromkeys([*texts, *empty, *others]))
 
 
-def typical_texts(entries: Iterable[Entry]) -> list[str]:
-    """One text of each item, with all of its tags: what can be said of captions that change from use to use."""
-    return list(dict.fromkeys(text_of(item.caption, item.treatment.wording) for item in _items(entries)))
+def typical_texts(entries: Iterable[Entry], most: int | None = None) -> dict[str, str]:
+    """One text of each item by its name, with all of its tags: what can be said of captions that change.
+
+    Of more than `most` items, the first ones.
+    """
+    items = islice(_items(entries), most)
+    return {item.name: text_of(item.caption, item.treatment.wording) for item in items}
 
 
 def why_texts_change(entries: Iterable[Entry]) -> str | None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 
 from velatura.data.cache import MEMORY, CachedLatents, CachedText
 from velatura.data.fill import fill_latents, fill_text
-from velatura.data.texts import texts_of
+from velatura.data.texts import texts_of, typical_texts
 from velatura.data.views import views_of
-from velatura.data.wording import text_of
 from velatura.events import Events
 from velatura.interfaces import Conditioning, PartName, Parts
 from velatura.placement.quantised import quantise_blocks
@@ -123,10 +121,8 @@ def remark_texts(setup: Setup, requests: Sequence[Request], events: Events) -> N
         return
     parts = sketch_parts(setup, ["text_encoders"])
     entries = (*setup.dataset.entries, *setup.dataset.held_out)
-    items = (entry.item for entry in entries)
-    captions = {item.name: text_of(item.caption, item.treatment.wording) for item in items}
-    if len(captions) > LOOKED_AT:
-        captions = dict(islice(captions.items(), LOOKED_AT))
+    captions = typical_texts(entries, LOOKED_AT)
+    if len({entry.item.name for entry in entries}) > LOOKED_AT:
         events.notice(f"of the captions, the tokens of the first {LOOKED_AT:,} were counted")
     remark_cuts(setup.family, parts, captions, events, "caption")
     prompts = {
