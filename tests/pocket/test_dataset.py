@@ -47,12 +47,20 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
 
 def test_another_dataset_is_not_mixed_in(tmp_path: Path) -> None:
     write_dataset(tmp_path, count=2, seed=1, size=32)
-    with pytest.raises(DataError, match="another seed or split"):
+    with pytest.raises(DataError, match="another seed, split"):
         write_dataset(tmp_path, count=2, seed=2, size=32)
-    with pytest.raises(DataError, match="another seed or split"):
+    with pytest.raises(DataError, match="another seed, split"):
         write_dataset(tmp_path, count=4, seed=1, size=32, split="held-out")
+    with pytest.raises(DataError, match="another seed, split or number of solids"):
+        write_dataset(tmp_path, count=4, seed=1, size=32, solids=2)
     with pytest.raises(DataError, match="32 pixels, not 48"):
         write_dataset(tmp_path, count=4, seed=1, size=48)
+
+
+@pytest.mark.parametrize("solids", [1, 2, 3])
+def test_every_scene_has_as_many_solids_as_asked(tmp_path: Path, solids: int) -> None:
+    write_dataset(tmp_path, count=6, seed=4, size=16, solids=solids)
+    assert [len(scene.solids) for scene in scenes(tmp_path)] == [solids] * 6
 
 
 def test_held_out_captions_name_everything_and_are_not_trained_on(tmp_path: Path) -> None:

@@ -31,6 +31,12 @@ def render(
     held_out: Annotated[
         bool, typer.Option("--held-out", help="Scenes that the pocket model never saw.")
     ] = False,
+    solids: Annotated[
+        int | None,
+        typer.Option(
+            "--solids", metavar="N", min=1, max=3, help="How many in a scene.", show_default="one to three"
+        ),
+    ] = None,
     truth: Annotated[bool, typer.Option("--truth", help="Also depth, normals, masks and edges.")] = False,
     workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Processes.")] = 1,
 ) -> None:
@@ -39,7 +45,7 @@ def render(
 
     with _counted("render", count) as progress:
         split: Literal["train", "held-out"] = "held-out" if held_out else "train"
-        write_dataset(out, count, seed, size, split, workers, truth, progress)
+        write_dataset(out, count, seed, size, split, workers, truth, progress, solids)
     typer.echo(f"{counted(count, 'picture')} with captions in {out}")
 
 

@@ -57,13 +57,14 @@ class Source(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class WorldSource:
-    """Ordinary scenes with varied captions; held-out ones name every attribute."""
+    """Ordinary scenes of `solids` solids (None: one to three), varied captions; held-out ones name everything."""
 
     seed: int
     split: Split
+    solids: int | None = None
 
     def scene(self, index: int) -> Scene:
-        return sample_scene(np.random.default_rng([self.seed, index, _SCENE]), split=self.split)
+        return sample_scene(np.random.default_rng([self.seed, index, _SCENE]), self.solids, self.split)
 
     def text(self, index: int, scene: Scene) -> str:
         leave_out = LEAVE_OUT if self.split == "train" else 0.0
@@ -101,15 +102,19 @@ def write_dataset(
     workers: int = 1,
     with_truth: bool = False,
     progress: Progress | None = None,
+    solids: int | None = None,
 ) -> None:
-    """Write `count` items of size x size pixels; complete ones that are there already are kept.
+    """Write `count` items of size x size pixels, each of `solids` solids (None: one to three).
+
+    Complete items that are there already are kept.
 
     With `with_truth`: `truth/depth` (16-bit PNG, millimetres along the camera's axis), `truth/normals` (8-bit PNG,
     (n + 1) / 2, camera frame: x right, y up, z to the viewer), `truth/masks` (8-bit PNG, 0 = table, k = solid k
     from the left) and `truth/edges` (1-bit PNG). Raises DataError when the folder holds a dataset of
-    another seed, split or size.
+    another seed, split, size or number of solids.
     """
-    write_items(folder, WorldSource(seed=seed, split=split), count, size, workers, with_truth, progress)
+    source = WorldSource(seed=seed, split=split, solids=solids)
+    write_items(folder, source, count, size, workers, with_truth, progress)
 
 
 def concept_dataset(
@@ -212,7 +217,8 @@ def _write_scenes(path: Path, scenes: list[Scene]) -> None:
         there = path.read_text(encoding="utf-8").splitlines()
         if there[: len(lines)] != lines[: len(there)]:
             raise DataError(
-                f"{path.parent} holds a pocket dataset of another seed or split\n  choose another folder"
+                f"{path.parent} holds a pocket dataset of another seed, split or number of solids\n"
+                "  choose another folder"
             )
         if len(there) > len(lines):
             return
