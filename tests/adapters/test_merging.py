@@ -19,8 +19,8 @@ from velatura.checkpoints.lora_layer import LoraFile, LoraLayer
 from velatura.checkpoints.lora_layer import Part as Network
 from velatura.checkpoints.reader import TensorFile
 from velatura.checkpoints.writing import write_safetensors
-from velatura.errors import CheckpointError, RecipeError
-from velatura.interfaces import PARTS
+from velatura.errors import CheckpointError, NumericError, RecipeError
+from velatura.interfaces import PARTS, ModelFiles
 from velatura.sampling.painter import encode_request, filled, paint
 from velatura.sampling.pipeline import Pipeline
 from velatura.sampling.request import Request
@@ -197,3 +197,67 @@ def test_weights_in_8_bits_become_bf16(tiny_model: Path, tmp_path: Path) -> None
     after = tensors(tmp_path / "m" / "transformer" / "diffusion_pytorch_model.safetensors")
     assert {value.dtype for value in after.values()} == {torch.bfloat16}
     assert "3 weight tensors are in 8 bits in the model's files" in log.texts
+
+
+def test_sums_that_the_stored_dtype_cannot_hold_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+    family, parts = load(tiny_model)
+    files = ModelFiles(model=str(tiny_model))
+    family.save(parts, files, tmp_path / "half", PARTS, dtype=torch.float16)
+    key = "lora_unet_double_blocks_0_img_attn_proj"
+    large = {
+        f"{key}.lora_down.weight": torch.full((1, 32), 300.0),
+        f"{key}.lora_up.weight": torch.full((32, 1), 300.0),
+    }
+    write_safetensors(tmp_path / "x.safetensors", large)
+    with pytest.raises(
+        NumericError, match="transformer_blocks.0.attn.to_out.0.weight' has a value as large as 9"
+    ):
+        merge_into(
+            str(tmp_path / "half"),
+            [(tmp_path / "x.safetensors", 1.0)],
+            tmp_path / "m",
+            base=None,
+            precision="auto",
+            events=Log().events,
+        )
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("strength", [float("nan"), float("inf")])
+def test_a_strength_that_is_not_finite_is_refused(tiny_model: Path, tmp_path: Path, strength: float) -> None:
+    file = lora(tiny_model, tmp_path / "a.safetensors", 1)
+    with pytest.raises(
+        RecipeError, match=f"received {strength} as the strength of {file}; allowed: a finite number"
+    ):
+        merge_into(
+            str(tiny_model),
+            [(file, strength)],
+            tmp_path / "m",
+            base=None,
+            precision="fp32",
+            events=Log().events,
+        )
+    _, parts = load(tiny_model)
+    (adapter,) = put_on_part(parts, "denoiser", read_adapter(file))
+    with pytest.raises(RecipeError, match="as the strength of an adapter"):
+        adapter.set_strength(strength)
+    before = values_of(parts.denoiser)
+    with pytest.raises(RecipeError, match="as the strength of an adapter"):
+        adapter.merge(strength)
+    assert all(torch.equal(value, before[name]) for name, value in values_of(parts.denoiser).items())
+
+
+def values_of(module: nn.Module | None) -> dict[str, Tensor]:
+    assert module is not None
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def test_a_lora_beyond_the_dtype_of_the_computation_is_refused(tmp_path: Path) -> None:
+    key = "lora_unet_double_blocks_0_img_attn_proj"
+    write_safetensors(
+        tmp_path / "x.safetensors",
+        {f"{key}.lora_down.weight": torch.ones(1, 32), f"{key}.lora_up.weight": torch.full((32, 1), 1e5)},
+    )
+    assert read_adapter(tmp_path / "x.safetensors", torch.bfloat16)
+    with pytest.raises(NumericError, match="attn.to_out.0, up' has a value as large as 100000; fp16 ends"):
+        read_adapter(tmp_path / "x.safetensors", torch.float16)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
+from torch import nn
 
 TINY_FLUX: dict[str, Any] = {  # three heads of 8: an odd width, and rows of different counts everywhere
     "in_channels": 12,
@@ -54,6 +55,11 @@ def tiny_vae(*, levels: int = 3, quant: bool = True, layers: int = 1, seed: int 
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter)
     return model.eval()
+
+
+def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes of all parameters and stored buffers."""
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict(keep_vars=True).items()}
 
 
 def md5_of_names_and_shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:

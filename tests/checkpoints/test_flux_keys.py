@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from velatura.checkpoints.checkpoint import TensorDict
 from velatura.checkpoints.flux_keys import flux_config, flux_denoiser, flux_key_map, rope_axes
 from velatura.checkpoints.keymap import KeyMap
-from velatura.checkpoints.loading import load_into, shapes_of, skeleton
+from velatura.checkpoints.loading import load_into, skeleton
 from velatura.checkpoints.opening import open_checkpoint
 from velatura.checkpoints.published import load_config
 from velatura.checkpoints.writing import write_safetensors
 from velatura.errors import CheckpointError, ModelError
 
-from .conftest import TINY_FLUX, md5_of_names_and_shapes, tiny_flux
+from .conftest import TINY_FLUX, md5_of_names_and_shapes, shapes_of, tiny_flux
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -67,9 +67,9 @@ def test_refuses_with_reason(tmp_path: Path, header: object, data: bytes, says: 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "0 bytes, expected at least 8"),
+        (b"", "0 bytes, expected at least 8: it is empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
-        (b"PK\x03\x04" + bytes(100), "rename it to .pt"),
+        (b"PK\x03\x04" + bytes(100), "a zip or a PyTorch pickle"),
         (b"<!DOCTYPE html><html></html>", "a web page"),
         (b"GGUF" + b"\xff" * 40, "GGUF"),
         ((10**12).to_bytes(8, "little") + b"{}", "claims 1000000000000 bytes, expected 2 to 2"),

@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from velatura.checkpoints.fingerprint import fingerprint
 from velatura.checkpoints.opening import open_checkpoint
 from velatura.errors import CheckpointError
+
+from .conftest import raw_file
 
 
 def shards(folder: Path, *, index: bool, count: int = 2) -> dict[str, torch.Tensor]:
@@ -106,6 +107,38 @@ def test_pickle_with_code_is_refused(tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "y.bin")
 
 
+NAMES = ("x.safetensors", "x.sft", "x.ckpt", "x.bin", "x.pt", "x.pth", "x", "weights.data")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_content_says_what_a_file_is_whatever_its_name(tmp_path: Path, name: str) -> None:
+    tensors = {"a": torch.arange(3.0)}
+    path = tmp_path / name
+    save_file(tensors, path)
+    assert torch.equal(open_checkpoint(path).read("a"), tensors["a"])
+    for zipped in (True, False):
+        torch.save(tensors, path, _use_new_zipfile_serialization=zipped)
+        assert torch.equal(open_checkpoint(path).read("a"), tensors["a"])
+    torch.save({"a": Bomb()}, path)
+    with pytest.raises(CheckpointError, match="needs code from the file to be run, refused"):
+        open_checkpoint(path)
+
+
+def test_a_header_whose_length_looks_like_a_pickle(tmp_path: Path) -> None:
+    """640 bytes are 80 02 in little-endian, as a pickle of protocol 2 begins."""
+    header = {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    path = raw_file(tmp_path / "x", json.dumps(header).ljust(640), bytes(4))
+    assert path.read_bytes().startswith(b"\x80\x02")
+    assert open_checkpoint(path).keys() == ("a",)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "." in name and name != "weights.data"])
+def test_a_folder_finds_its_one_file_by_any_usual_name(tmp_path: Path, name: str) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / name)
+    (tmp_path / "config.json").write_text("{}")
+    assert open_checkpoint(tmp_path).keys() == ("a",)
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04junk", b"\x80\x02junk", b"junk"])
 def test_damaged_pickle(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.pt").write_bytes(content)
@@ -122,7 +155,7 @@ def test_pickle_of_other_things(tmp_path: Path, content: object) -> None:
 
 def test_other_kinds(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
-    with pytest.raises(CheckpointError, match="this kind of file is not read; give a folder"):
+    with pytest.raises(CheckpointError, match="a GGUF file: download the safetensors"):
         open_checkpoint(tmp_path / "x.gguf")
     for name in ("none", "none.pt", "none.safetensors"):
         with pytest.raises(CheckpointError, match="there is no such file"):
@@ -161,22 +194,9 @@ def test_fp8_scale_per_row_and_refusals(tmp_path: Path) -> None:
         open_checkpoint(path)
 
 
-def test_fingerprint(tmp_path: Path) -> None:
-    paths = [tmp_path / name for name in ("a.safetensors", "b.safetensors", "c.safetensors")]
-    for path in paths[:2]:
-        save_file({f"t{i}": torch.full((600_000,), float(i)) for i in range(4)}, path)  # 9.6 MB: sampled
-    other = {f"t{i}": torch.full((600_000,), float(i)) for i in range(4)}
-    other["t3"] += 1e-6
-    save_file(other, paths[2])
-    prints = [fingerprint(path) for path in paths]
-    assert prints[0] == prints[1] != prints[2]
-    assert all(len(text) == 32 for text in prints)
-    assert (
-        fingerprint([paths[0], paths[2]]) == fingerprint([str(paths[2]), paths[0]]) != fingerprint(paths[:2])
-    )
-    (tmp_path / "x.pt").write_bytes(bytes(5_000_000))
-    first = fingerprint(tmp_path / "x.pt")
-    (tmp_path / "x.pt").write_bytes(bytes(4_999_999) + b"\x01")
-    assert fingerprint(tmp_path / "x.pt") != first
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        fingerprint(tmp_path / "none")
+def test_scales_of_a_single_number_and_of_no_rows(tmp_path: Path) -> None:
+    codes = {"x.weight": torch.tensor(2.0).to(torch.float8_e5m2), "y.weight": torch.zeros(0, 6)}
+    save_file(codes | {"x.scale_weight": torch.ones(1) / 2, "y.scale_weight": torch.zeros(0)}, tmp_path / "x")
+    checkpoint = open_checkpoint(tmp_path / "x")
+    assert checkpoint.read("x.weight").item() == 1
+    assert checkpoint.read("y.weight").shape == (0, 6)

@@ -10,7 +10,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from velatura.checkpoints.checkpoint import TensorDict
-from velatura.checkpoints.loading import load_into, shapes_of, skeleton
+from velatura.checkpoints.loading import load_into, skeleton
 from velatura.checkpoints.opening import open_checkpoint
 from velatura.checkpoints.published import load_config
 from velatura.checkpoints.sd1_keys import UNetShape, sd1_unet, sd1_unet_config, sd1_unet_key_map
@@ -19,7 +19,7 @@ from velatura.checkpoints.vae_keys import autoencoder, vae_key_map
 from velatura.checkpoints.writing import write_safetensors
 from velatura.errors import ModelError
 
-from .conftest import tiny_vae
+from .conftest import shapes_of, tiny_vae
 
 
 def unet_config(attention: tuple[bool, ...], layers: int, **changes: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, PNDMScheduler
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from velatura.checkpoints.checkpoint import TensorDict
-from velatura.checkpoints.loading import load_into, shapes_of, skeleton
+from velatura.checkpoints.loading import load_into, skeleton
 from velatura.checkpoints.opening import open_checkpoint
 from velatura.checkpoints.published import config_names, load_config
 from velatura.checkpoints.text_keys import (
@@ -23,7 +23,7 @@ from velatura.checkpoints.text_keys import (
 from velatura.checkpoints.writing import write_safetensors
 from velatura.errors import ModelError
 
-from .conftest import md5_of_names_and_shapes
+from .conftest import md5_of_names_and_shapes, shapes_of
 
 SMALL_CLIP = {"hidden_size": 128, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
 SMALL_T5 = {"d_model": 24, "d_kv": 5, "d_ff": 40, "num_layers": 2, "num_heads": 3, "vocab_size": 70}

@@ -8,14 +8,14 @@ from diffusers import AutoencoderKL
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
 from velatura.checkpoints.checkpoint import TensorDict
-from velatura.checkpoints.loading import load_into, shapes_of, skeleton
+from velatura.checkpoints.loading import load_into, skeleton
 from velatura.checkpoints.opening import open_checkpoint
 from velatura.checkpoints.published import load_config
 from velatura.checkpoints.vae_keys import autoencoder, vae_config, vae_key_map
 from velatura.checkpoints.writing import write_safetensors
 from velatura.errors import ModelError
 
-from .conftest import md5_of_names_and_shapes, tiny_vae
+from .conftest import md5_of_names_and_shapes, shapes_of, tiny_vae
 
 
 def ldm_file(model: AutoencoderKL, levels: int, layers: int) -> dict[str, torch.Tensor]:

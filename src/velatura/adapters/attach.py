@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from velatura.adapters.lora import Down, LoraConv, LoraLinear, fresh_down
+from velatura.checkpoints.finite import narrowed
 from velatura.draws import generator_for
-from velatura.errors import CheckpointError
+from velatura.errors import CheckpointError, RecipeError
 from velatura.interfaces import Target
 
 
@@ -46,7 +48,9 @@ class Adapter:
         return found
 
     def set_strength(self, strength: float | Tensor) -> None:
-        """Of all layers: a number, `[B]` or `[B, L]`."""
+        """Of all layers: a number, `[B]` or `[B, L]`. Raises RecipeError for a number that is not finite."""
+        if not isinstance(strength, Tensor):
+            check_strength(strength, "an adapter")
         for layer in self.layers.values():
             layer.strength = strength
 
@@ -66,13 +70,18 @@ class Adapter:
 
     @torch.no_grad()
     def merge(self, strength: float = 1.0) -> None:
-        """Add strength * delta to the base weights (computed in float32, rounded once) and take the adapter off."""
+        """Add strength * delta to the base weights (computed in float32, rounded once) and take the adapter off.
+
+        Raises RecipeError for a strength that is not finite; NumericError for sums that the weights' dtype cannot hold:
+        some layers are merged by then.
+        """
+        check_strength(strength, "an adapter")
         self._check_on_top()
-        for layer in self.layers.values():
+        for path, layer in self.layers.items():
             base: Tensor = layer.base.weight  # type: ignore[assignment]
             if base.itemsize < 2:
                 raise CheckpointError("a LoRA cannot be merged into 8-bit weights; load the model in full")
-            base.copy_(base.float() + strength * layer.delta().to(base.device))
+            base.copy_(narrowed(base.float() + strength * layer.delta().to(base.device), base.dtype, path))
         self.take_off()
 
     def _check_on_top(self) -> None:
@@ -125,11 +134,12 @@ def put_on(host: nn.Module, values: Mapping[str, LoraValues]) -> Adapter:
     return Adapter(host, layers)
 
 
-def adapters_on(host: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
-    """All LoRA layers on a module, with their paths."""
-    for path, module in host.named_modules():
-        if isinstance(module, LoraLinear):
-            yield path, module
+def check_strength(strength: float, of: object) -> None:
+    """Raise RecipeError for a strength that is NaN or infinite."""
+    if not math.isfinite(strength):
+        raise RecipeError(
+            f"received {strength} as the strength of {of}; allowed: a finite number, such as 0.8"
+        )
 
 
 def _find(host: nn.Module, path: str) -> nn.Module:

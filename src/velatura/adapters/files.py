@@ -8,23 +8,29 @@ from pathlib import Path
 import torch
 
 from velatura.adapters.attach import Adapter, LoraValues
+from velatura.checkpoints.finite import narrowed
 from velatura.checkpoints.lora_file import Written, read_lora, write_lora
 from velatura.checkpoints.lora_layer import LoraFile, LoraLayer, Part
-from velatura.checkpoints.lora_layout import with_layout
+from velatura.checkpoints.lora_layout import widened, with_layout
 
 
 def read_adapter(path: Path, dtype: torch.dtype = torch.float32) -> dict[Part, dict[str, LoraValues]]:
     """The layers of a file in any known format, by network and by the module that each sits on there.
 
-    Fused layers come split, their parts sharing one down projection. Raises CheckpointError, ModelError.
+    Fused layers come split, their parts sharing one down projection. Raises CheckpointError, ModelError; NumericError
+    for values that are not finite, or not in `dtype`.
     """
-    lora = read_lora(path)
+    lora = widened(read_lora(path))
     if lora.layout == "bfl":
         lora = with_layout(lora, "diffusers")
-    tensors = {id(layer.down): layer.down.to(dtype) for layer in lora.layers}  # what is shared stays shared
+    downs = {id(layer.down): layer for layer in lora.layers}  # what is shared stays shared
+    tensors = {
+        key: narrowed(layer.down, dtype, f"{path}: {layer.module}, down") for key, layer in downs.items()
+    }
     found: dict[Part, dict[str, LoraValues]] = {}
     for layer in lora.layers:
-        value = LoraValues(down=tensors[id(layer.down)], up=layer.up.to(dtype), alpha=layer.alpha)
+        up = narrowed(layer.up, dtype, f"{path}: {layer.module}, up")
+        value = LoraValues(down=tensors[id(layer.down)], up=up, alpha=layer.alpha)
         found.setdefault(layer.part, {})[layer.module] = value
     return found
 
@@ -38,15 +44,21 @@ def write_adapter(
     dtype: torch.dtype,
     metadata: Mapping[str, str],
 ) -> None:
-    """Write a denoiser's adapter, atomically. `split`: its modules are the parts of layers that kohya files fuse."""
+    """Write a denoiser's adapter, atomically. `split`: its modules are the parts of layers that kohya files fuse.
+
+    Raises NumericError, before anything is written, for values that are not finite, or not in `dtype`; StorageError.
+    """
     values = adapter.values()
-    rounded = {id(value.down): value.down.to("cpu", dtype) for value in values.values()}
+    rounded = {
+        id(value.down): narrowed(value.down, dtype, f"{module}, down").cpu()
+        for module, value in values.items()
+    }
     layers = tuple(
         LoraLayer(
             part="denoiser",
             module=module,
             down=rounded[id(value.down)],
-            up=value.up.to("cpu", dtype),
+            up=narrowed(value.up, dtype, f"{module}, up").cpu(),
             alpha=value.alpha,
         )
         for module, value in values.items()

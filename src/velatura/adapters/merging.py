@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from velatura.adapters.attach import Adapter, LoraValues, put_on
+from velatura.adapters.attach import Adapter, LoraValues, check_strength, put_on
 from velatura.adapters.files import read_adapter
+from velatura.checkpoints.finite import narrowed
 from velatura.checkpoints.lora_layer import Part as Network
 from velatura.errors import CheckpointError, RecipeError
 from velatura.events import Events
@@ -46,9 +47,11 @@ def merge_into(
     """Write `model` with all `loras`, each at its weight, added to its weights, as a diffusers folder `out`.
 
     The sums are made in float32 and rounded once, to `precision`; "auto" keeps the dtype that each weight has in the
-    model's files, whatever this machine computes in. Raises RecipeError where `out` exists, CheckpointError for a
-    LoRA of another model.
+    model's files, whatever this machine computes in. Raises RecipeError where `out` exists or a weight is not finite,
+    CheckpointError for a LoRA of another model, NumericError for sums that the dtype cannot hold.
     """
+    for path, weight in loras:
+        check_strength(weight, path)
     if out.exists():
         raise RecipeError(f"{out} exists already; give the folder of a new model")
     start = base or Path.cwd()
@@ -85,7 +88,7 @@ def _round_as_stored(family: Family, files: ModelFiles, parts: Parts, events: Ev
                 kind = kinds[path]
                 if kind.itemsize < 2:
                     kind, narrow = torch.bfloat16, narrow + 1
-                parameter.data = parameter.data.to(kind)
+                parameter.data = narrowed(parameter.data, kind, f"{name}/{path}")
                 dtypes.add(kind)
     kept = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
     events.notice(f"the weights stay in the dtypes of the model's files: {kept}")

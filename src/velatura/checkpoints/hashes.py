@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
-from velatura.checkpoints.header import read_header
 from velatura.checkpoints.pending import Pending
 from velatura.checkpoints.reader import open_file
 from velatura.checkpoints.writing import header_bytes, payload
 from velatura.errors import CheckpointError
 
 _LEGACY = (0x100000, 0x110000)  # the only bytes that A1111's first model hash looked at
-_CHUNK = 8 * 1024 * 1024
 
 
 def sshs_hashes(tensors: Mapping[str, Tensor | Pending], metadata: Mapping[str, str]) -> dict[str, str]:
@@ -44,33 +42,19 @@ def _window(chunk: bytes | memoryview, position: int) -> bytes | memoryview:
 
 
 def file_sha256(path: Path | str) -> str:
-    """SHA-256 of a whole file (`ss_new_sd_model_hash`, Civitai's AutoV2 is its first 10 digits)."""
+    """SHA-256 of a whole file (`ss_new_sd_model_hash`, Civitai's AutoV2 is its first 10 digits).
+
+    Raises CheckpointError.
+    """
     with open_file(Path(path)) as file:
-        return _digest(iter(lambda: file.read(_CHUNK), b""))
+        try:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error.strerror}.") from error
 
 
 def legacy_file_hash(path: Path | str) -> str:
     """First 8 digits of the SHA-256 of bytes 0x100000 to 0x110000 (`ss_sd_model_hash`)."""
     with open_file(Path(path)) as file:
         file.seek(_LEGACY[0])
-        return _digest([file.read(_LEGACY[1] - _LEGACY[0])])[:8]
-
-
-def tensor_sha256(path: Path | str) -> str:
-    """SHA-256 of a safetensors file's bytes after the header: what `sshs_model_hash` holds, Civitai's AutoV3.
-
-    `modelspec.hash_sha256` is this with `0x` before it.
-    """
-    path = Path(path)
-    with open_file(path) as file:
-        file.seek(8 + len(read_header(file, path).raw))
-        return _digest(iter(lambda: file.read(_CHUNK), b""))
-
-
-def _digest(chunks: Iterable[bytes | None]) -> str:
-    digest = hashlib.sha256()
-    for chunk in chunks:
-        if chunk is None:
-            raise CheckpointError("The file gave no data where some was expected.")
-        digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.sha256(file.read(_LEGACY[1] - _LEGACY[0]) or b"").hexdigest()[:8]

@@ -45,11 +45,8 @@ DTYPES: Mapping[str, torch.dtype] = {
 DTYPE_NAMES: Mapping[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
 _DISGUISES = (
     (b"version https://git-lfs", "a Git LFS pointer, not the weights: run `git lfs pull`"),
-    (
-        b"PK\x03\x04",
-        "a zip or PyTorch pickle under a safetensors name: rename it to .pt, or download the safetensors",
-    ),
-    (b"\x80\x02", "a pickle under a safetensors name: rename it to .pt, or download the safetensors"),
+    (b"PK\x03\x04", "a zip or a PyTorch pickle where safetensors are needed"),
+    (b"\x80", "a pickle where safetensors are needed"),
     (b"<", "a web page, not the weights: the download failed or asked for a login; download it again"),
     (b"GGUF", "a GGUF file: download the safetensors"),
 )
@@ -91,14 +88,16 @@ def _refuse(path: Path, problem: str) -> NoReturn:
 
 def _raw_header(file: FileIO, path: Path, size: int) -> bytes:
     start = file.read(64)
-    if len(start) < 8:
-        _refuse(path, f"{size} bytes, expected at least 8: the file is empty or the download stopped")
     length = int.from_bytes(start[:8], "little")
-    if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+    limit = min(MAX_HEADER_BYTES, size - 8)
+    if len(start) < 8 or not 2 <= length <= limit:
         for magic, meaning in _DISGUISES:
             if start.startswith(magic):
                 raise CheckpointError(f"{path}: this is {meaning}.")
-        limit = min(MAX_HEADER_BYTES, size - 8)
+        if len(start) < 8:
+            _refuse(
+                path, f"{counted(size, 'byte')}, expected at least 8: it is empty, or the download stopped"
+            )
         _refuse(path, f"its header claims {length} bytes, expected 2 to {limit} (the file has {size})")
     file.seek(8)
     raw = file.read(length)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from velatura.checkpoints.checkpoint import Checkpoint, Shape
+from velatura.checkpoints.checkpoint import Checkpoint
 from velatura.checkpoints.keymap import KeyMap, Origin
 from velatura.errors import CheckpointError, ModelError
 from velatura.plural import counted
@@ -152,8 +152,3 @@ def _move_other_buffers(module: nn.Module, stored: set[str], device: torch.devic
                     f"{what}: the buffer '{name}' has no values; build the module with skeleton()."
                 )
             owner._buffers[leaf] = buffer.to(device)
-
-
-def shapes_of(module: nn.Module) -> dict[str, Shape]:
-    """Shapes of all parameters and stored buffers."""
-    return {name: tuple(tensor.shape) for name, tensor in module.state_dict(keep_vars=True).items()}

@@ -2,29 +2,33 @@
 
 diffusers and PEFT files say nothing per layer: readers take alpha = rank. So a layer with another alpha is
 written with alpha / r multiplied into `up`, which every reader understands. That is exact when the factor is
-a power of two; else `up` is written in float32. A note in the metadata gives back the original.
+a power of two; else `up` is written in float32, rounded. A note in the metadata gives back the original, bit for bit.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
+import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from velatura.checkpoints.checkpoint import Checkpoint
-from velatura.checkpoints.lora_layer import LoraLayer
+from velatura.checkpoints.header import DTYPE_NAMES, DTYPES
+from velatura.checkpoints.lora_layer import LoraLayer, bits
 from velatura.errors import ModelError
 
-NOTE = "velatura.folded_alpha"  # JSON {file stem: [alpha, rank, dtype of up]}
+NOTE = "velatura.folded_alpha"  # JSON {file stem: what `_fact` says}
 _PEFT = "lora_adapter_metadata"  # JSON, written by diffusers 0.35 and newer
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def fold(layer: LoraLayer) -> LoraLayer:
@@ -44,10 +48,24 @@ def _times(up: Tensor, scale: float) -> Tensor:
 
 
 def folding_note(before: Mapping[str, LoraLayer]) -> str:
-    """What `unfold` needs, for layers by file stem whose alpha is not their rank."""
-    changed = {stem: layer for stem, layer in before.items() if layer.scale != 1}
-    facts = {stem: [layer.alpha, layer.rank, str(layer.up.dtype)[6:]] for stem, layer in changed.items()}
+    """What `unfold` needs, for the layers by file stem of which a file without alphas says too little."""
+    facts = {
+        stem: _fact(layer)
+        for stem, layer in before.items()
+        if layer.scale != 1 or layer.stored_alpha is not None
+    }
     return json.dumps(facts, sort_keys=True, separators=(",", ":")) if facts else ""
+
+
+def _fact(layer: LoraLayer) -> dict[str, Any]:
+    """alpha, rank and the dtype of up; what rounding lost of up, and the stored form of alpha, where there is any."""
+    fact: dict[str, Any] = {"alpha": layer.alpha, "rank": layer.rank, "up": DTYPE_NAMES[layer.up.dtype]}
+    lost = bits(layer.up) - bits(_divided(fold(layer).up, layer.scale, layer.up.dtype))
+    if lost.any():  # mostly 0, else 1 or -1: packed, a quarter of a byte per value
+        fact["lost"] = base64.b64encode(zlib.compress(lost.numpy().tobytes())).decode()
+    if layer.stored_alpha is not None:
+        fact["stored"] = [layer.stored_alpha.tolist(), DTYPE_NAMES[layer.stored_alpha.dtype]]
+    return fact
 
 
 def read_note(metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -56,22 +74,36 @@ def read_note(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def unfold(layer: LoraLayer, fact: Any) -> LoraLayer:
-    """Undo `fold` by a note's entry for this layer; entries that do not fit the layer are passed over.
+    """Undo `fold` by a note's entry for this layer; entries that do not fit the layer are passed over."""
+    with suppress(KeyError, TypeError, ValueError, ArithmeticError, RuntimeError, zlib.error, ModelError):
+        alpha, kind = float(fact["alpha"]), DTYPES[fact["up"]]
+        if fact["rank"] == layer.rank and kind.is_floating_point and 0 < abs(alpha / layer.rank) < math.inf:
+            up = _divided(layer.up, alpha / layer.rank, kind)
+            if "lost" in fact:
+                up = (bits(up) + _unpacked(fact["lost"], bits(up))).view(kind)
+            return replace(layer, up=up, alpha=alpha, stored_alpha=_stored(fact.get("stored")))
+    return layer
 
-    The update is the same in any case; 16-bit values come back bit for bit, float32 within one unit in the
-    last place.
-    """
-    match fact:
-        case [int() | float() as alpha, int() as rank, str() as dtype] if (
-            rank == layer.rank and dtype in _DTYPES
-        ):
-            scale = alpha / rank
-        case _:
-            return layer
-    if not 0 < abs(scale) < math.inf:
-        return layer
-    up = (layer.up.double() / scale).to(_DTYPES[dtype])
-    return replace(layer, up=up, alpha=float(alpha))
+
+def _divided(up: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    return (up.double() / scale).to(dtype)
+
+
+def _stored(said: Any) -> Tensor | None:
+    """The tensor of [value or [value], dtype]. Raises what a damaged note leads to."""
+    if said is None:
+        return None
+    value, kind = said
+    found = torch.tensor(value, dtype=DTYPES[kind])
+    if found.numel() != 1:
+        raise ValueError(f"{value} is not one number")
+    return found
+
+
+def _unpacked(text: str, like: Tensor) -> Tensor:
+    """Integers in the shape and type of `like`. Raises ValueError, zlib.error."""
+    raw = zlib.decompressobj().decompress(base64.b64decode(text), like.nbytes + 1)
+    return torch.from_numpy(np.frombuffer(raw, like.numpy().dtype).copy()).view(like.shape)
 
 
 class PeftAlphas:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,16 +14,20 @@ from torch import Tensor
 
 from velatura.checkpoints.checkpoint import Checkpoint
 from velatura.checkpoints.detect import contents, expect
+from velatura.checkpoints.finite import check_fits, narrowed
 from velatura.checkpoints.hashes import sshs_hashes
 from velatura.checkpoints.lora_alpha import NOTE, PeftAlphas, fold, folding_note, read_note, unfold
-from velatura.checkpoints.lora_layer import Layout, LoraFile, LoraFormat, LoraLayer
-from velatura.checkpoints.lora_layout import with_layout
+from velatura.checkpoints.lora_layer import Layout, LoraFile, LoraFormat, LoraLayer, alpha_of
+from velatura.checkpoints.lora_layout import widened, with_layout
 from velatura.checkpoints.lora_names import Place, Role, file_stem, is_adapter_key, layout_of, parse_key
 from velatura.checkpoints.opening import open_checkpoint
 from velatura.checkpoints.writing import write_safetensors
 from velatura.errors import ModelError
 
 Written = Literal["kohya", "diffusers", "comfy"]
+LAYOUT = (
+    "velatura.layout"  # of a diffusers file of text encoders alone, whose names do not tell SD's from FLUX's
+)
 _ENDINGS: Mapping[Written, tuple[str, str]] = {
     "kohya": (".lora_down.weight", ".lora_up.weight"),
     "diffusers": (".lora_A.weight", ".lora_B.weight"),
@@ -62,7 +67,7 @@ def read_lora(source: Path | str | Checkpoint) -> LoraFile:
     for place, known in keys.items():
         layer = _layer(checkpoint, place, known, said, layout)
         layers.append(unfold(layer, notes.get(file_stem(place, "diffusers", layout))))
-    metadata = {key: value for key, value in checkpoint.metadata.items() if key != NOTE}
+    metadata = {key: value for key, value in checkpoint.metadata.items() if key not in (NOTE, LAYOUT)}
     return LoraFile(
         layers=tuple(layers), layout=layout, format=formats.most_common(1)[0][0], metadata=metadata
     )
@@ -78,7 +83,8 @@ def _may_be_adapter(checkpoint: Checkpoint) -> bool:
 
 def _text_only(checkpoint: Checkpoint) -> Layout:
     """The layout of a file without denoiser layers: kohya names SD's only text encoder `te`, FLUX's first `te1`."""
-    return "unet" if any(key.startswith("lora_te_") for key in checkpoint) else "bfl"
+    said = checkpoint.metadata.get(LAYOUT) == "unet"
+    return "unet" if said or any(key.startswith("lora_te_") for key in checkpoint) else "bfl"
 
 
 def _layer(
@@ -91,24 +97,33 @@ def _layer(
                 f"{checkpoint.name}: '{keys[other]}' is there, the {role} half of its layer is not."
             )
     down, up = checkpoint.read(keys["down"]), checkpoint.read(keys["up"])
+    rank = down.shape[0] if down.dim() else 0
+    stored = None
     if "alpha" in keys:
-        alpha = checkpoint.read(keys["alpha"], dtype=torch.float64)
-        if alpha.numel() != 1:
+        if math.prod(checkpoint.shape(keys["alpha"])) != 1:
             raise ModelError(
-                f"{checkpoint.name}: '{keys['alpha']}' has shape {tuple(alpha.shape)}, expected a number."
+                f"{checkpoint.name}: '{keys['alpha']}' has shape {checkpoint.shape(keys['alpha'])}, expected a number."
             )
-        value = alpha.item()
+        stored = checkpoint.read(keys["alpha"])
+        value = alpha_of(stored, rank)
+        if stored.dtype == torch.float32 and not stored.dim() and stored.item():
+            stored = None  # `value` says it all
     else:
         prefix = file_stem(Place(part=place.part, module=""), "diffusers", layout).rstrip(".")
-        value = said.of(prefix, place.module, down.shape[0] if down.dim() else 0)
-    return LoraLayer(part=place.part, module=place.module, down=down, up=up, alpha=value)
+        value = said.of(prefix, place.module, rank)
+    try:
+        return LoraLayer(
+            part=place.part, module=place.module, down=down, up=up, alpha=value, stored_alpha=stored
+        )
+    except ModelError as error:
+        raise ModelError(f"{checkpoint.name}: {error}") from error
 
 
 def convert(lora: LoraFile, to: Written) -> LoraFile:
     """The adapter as `write_lora` would write it in another format, every update unchanged.
 
-    kohya and ComfyUI have FLUX's fused layers, diffusers the split ones (`lora_layout`). The hashes in the
-    metadata are dropped, `write_lora` makes new ones. Raises ModelError.
+    kohya and ComfyUI have FLUX's fused layers, diffusers the split ones (`lora_layout`). 8-bit values become bf16. The
+    hashes in the metadata are dropped, `write_lora` makes new ones. Raises ModelError.
     """
     layout: Layout = lora.layout if lora.layout == "unet" else ("diffusers" if to == "diffusers" else "bfl")
     if to == "comfy" and lora.layout == "unet":
@@ -117,7 +132,7 @@ def convert(lora: LoraFile, to: Written) -> LoraFile:
         )
     metadata = {key: value for key, value in lora.metadata.items() if not key.startswith("sshs_")}
     metadata.pop("lora_adapter_metadata", None)
-    return replace(with_layout(lora, layout), format=to, metadata=metadata)
+    return replace(with_layout(widened(lora), layout), format=to, metadata=metadata)
 
 
 def lora_tensors(
@@ -125,7 +140,7 @@ def lora_tensors(
 ) -> tuple[dict[str, Tensor], str]:
     """The tensors of a file in a format, and the note of folded alphas for its metadata (`lora_alpha`).
 
-    dtype: of down and up; None keeps theirs.
+    dtype: of down and up; None keeps theirs. Raises NumericError for values that are not finite, or not in `dtype`.
     """
     down_ending, up_ending = _ENDINGS[to]
     stems = {
@@ -136,7 +151,12 @@ def lora_tensors(
         raise ModelError("Two layers of this LoRA have one name in the file.")
     if dtype is not None:
         stems = {
-            s: replace(layer, down=layer.down.to(dtype), up=layer.up.to(dtype)) for s, layer in stems.items()
+            stem: replace(
+                layer,
+                down=narrowed(layer.down, dtype, stem + down_ending),
+                up=narrowed(layer.up, dtype, stem + up_ending),
+            )
+            for stem, layer in stems.items()
         }
     tensors: dict[str, Tensor] = {}
     for stem, layer in stems.items():
@@ -144,7 +164,9 @@ def lora_tensors(
         tensors[stem + down_ending] = written.down
         tensors[stem + up_ending] = written.up
         if to != "diffusers":
-            tensors[f"{stem}.alpha"] = torch.tensor(written.alpha, dtype=torch.float32)
+            tensors[f"{stem}.alpha"] = written.written_alpha()
+    for name, tensor in tensors.items():
+        check_fits(tensor, None, name)
     return tensors, folding_note(stems) if to == "diffusers" else ""
 
 
@@ -154,13 +176,13 @@ def write_lora(
     """Convert and write, atomically; returns the metadata as written.
 
     Where that has `ss_` keys, the `sshs_` hashes are added. Raises ModelError for what the format cannot hold,
-    StorageError when the disk refuses.
+    NumericError for values that are not finite, or not in `dtype`, StorageError when the disk refuses.
     """
     lora = convert(lora, to)
     tensors, note = lora_tensors(lora, to, dtype=dtype)
     metadata = dict(lora.metadata) | ({NOTE: note} if note else {})
-    if to == "diffusers":
-        metadata = {"format": "pt"} | metadata  # diffusers and transformers write it, some readers ask for it
+    if to == "diffusers" and lora.layout == "unet" and not lora.of("denoiser"):
+        metadata[LAYOUT] = lora.layout
     if any(key.startswith("ss_") for key in metadata):
         metadata |= sshs_hashes(tensors, metadata)
     write_safetensors(path, tensors, metadata)

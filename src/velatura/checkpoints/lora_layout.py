@@ -3,10 +3,12 @@
 Fused to split: the parts share the down projection, each takes its rows of up. A fused layer made of
 independent parts is recognised by its block diagonal up and taken apart into them. Split to fused: parts with
 one and the same down become one layer of that rank; others are put side by side, rank k r, up block diagonal.
+What is split and fused again has the bits that it had.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from velatura.checkpoints.flux_keys import count_blocks, flux_key_map
 from velatura.checkpoints.keymap import KeyMap, Rule
-from velatura.checkpoints.lora_layer import Layout, LoraFile, LoraLayer
+from velatura.checkpoints.lora_layer import Layout, LoraFile, LoraLayer, bits
 from velatura.errors import ModelError
 
 MLP_RATIO = 4  # of FLUX, when a file has no layer from which the width of the MLP could be read
@@ -35,12 +37,26 @@ def with_layout(lora: LoraFile, layout: Layout) -> LoraFile:
         )
     denoiser = list(lora.of("denoiser").values())
     others = [layer for layer in lora.layers if layer.part != "denoiser"]
+    if conv := next((layer for layer in denoiser if layer.down.dim() != 2), None):
+        raise ModelError(
+            f"LoRA layer '{conv.module}': {tuple(conv.down.shape)} is of a convolution, FLUX has linear layers only."
+        )
     key_map = _key_map(layer.module for layer in denoiser)
     if layout == "diffusers":
         changed = [part for layer in denoiser for part in split(layer, key_map)]
     else:
         changed = _fuse_all(denoiser, key_map)
     return replace(lora, layers=(*changed, *others), layout=layout)
+
+
+def widened(lora: LoraFile) -> LoraFile:
+    """The same adapter with 8-bit values in bf16, which holds all of them exactly."""
+
+    def wide(values: Tensor) -> Tensor:
+        return values.to(torch.bfloat16) if values.itemsize == 1 else values
+
+    layers = tuple(replace(layer, down=wide(layer.down), up=wide(layer.up)) for layer in lora.layers)
+    return replace(lora, layers=layers)
 
 
 def _key_map(modules: Iterable[str]) -> KeyMap:
@@ -59,9 +75,9 @@ def split(layer: LoraLayer, key_map: KeyMap) -> list[LoraLayer]:
     if len(rule.places) == 1:
         return [replace(layer, module=rule.places[0], up=_swapped(layer.up, rule))]
     ups = layer.up.split(_rows(layer, rule))
-    trained = [i for i, up in enumerate(ups) if up.count_nonzero()] or list(range(len(ups)))
+    trained = [i for i, up in enumerate(ups) if bits(up).any()] or list(range(len(ups)))
     columns = _blocks([ups[i] for i in trained], len(ups))
-    if columns is None:
+    if columns is None or _repeats(layer.down, columns):
         return [replace(layer, module=rule.places[i], up=ups[i].contiguous()) for i in trained]
     return [
         replace(
@@ -73,6 +89,12 @@ def split(layer: LoraLayer, key_map: KeyMap) -> list[LoraLayer]:
         )
         for i, (start, stop) in zip(trained, columns, strict=True)
     ]
+
+
+def _repeats(down: Tensor, columns: Sequence[tuple[int, int]]) -> bool:
+    """Whether all blocks have the same down: apart, they would look like parts that share one."""
+    first, *others = (down[start:stop] for start, stop in columns)
+    return all(torch.equal(first, other) for other in others)
 
 
 def _rows(layer: LoraLayer, rule: Rule) -> list[int]:
@@ -91,7 +113,7 @@ def _blocks(ups: Sequence[Tensor], places: int) -> list[tuple[int, int]] | None:
     if len(ups) < 2:
         return None
     rank = ups[0].shape[1]
-    uses = torch.stack([(up != 0).any(0) for up in ups])  # [parts, r]
+    uses = torch.stack([(bits(up) != 0).any(0) for up in ups])  # [parts, r]
     if int(uses.sum(0).max()) > 1:
         return None
     if len(ups) == places and rank % places == 0:
@@ -158,9 +180,8 @@ def _shares(one: LoraLayer, other: LoraLayer) -> bool:
 def _side_by_side(rule: Rule, parts: dict[int, LoraLayer], sizes: Sequence[int]) -> LoraLayer:
     present = [parts[i] for i in sorted(parts)]
     rank, scale = sum(layer.rank for layer in present), present[0].scale
-    even = all(
-        layer.scale == scale for layer in present
-    )  # one alpha must serve all; else their scales go into up
+    even = all(math.isclose(layer.scale, scale, rel_tol=1e-9) for layer in present)
+    # one alpha must serve all; else their scales go into up
     kinds = [layer.up.dtype if even else torch.float32 for layer in present]
     up = present[0].up.new_zeros(sum(sizes), rank, dtype=max(kinds, key=lambda kind: kind.itemsize))
     column = 0

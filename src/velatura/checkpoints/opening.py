@@ -13,12 +13,15 @@ import torch
 from torch import Tensor
 
 from velatura.checkpoints.checkpoint import Checkpoint, Rows, TensorDict
-from velatura.checkpoints.reader import TensorFile
+from velatura.checkpoints.reader import TensorFile, open_file
 from velatura.checkpoints.scaled import with_scales_applied
 from velatura.errors import CheckpointError
 from velatura.plural import counted
 
-PICKLES = (".pt", ".pth", ".ckpt", ".bin")
+_SAFETENSORS = (".safetensors", ".sft")
+_PICKLES = (".pt", ".pth", ".ckpt", ".bin")
+WEIGHTS = (*_SAFETENSORS, *_PICKLES)  # how weights files end; what they are, their first bytes say
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # torch.save writes zips; before 2020, pickles of protocol 2
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors$")
 _INDEX = ".safetensors.index.json"
 _USUAL = ("diffusion_pytorch_model.safetensors", "model.safetensors")
@@ -27,10 +30,10 @@ _USUAL = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 def open_checkpoint(path: Path | str) -> Checkpoint:
     """Open weights for reading; no tensor is read yet (a pickle is mapped where its format allows).
 
-    `path` may be a `.safetensors` file, one shard of several, a `*.safetensors.index.json`, a folder that
-    holds one model, or a pickle (`.pt .pth .ckpt .bin`), which is read with `weights_only=True`. fp8 files
-    that carry scales are read with their scales applied. Raises CheckpointError that says what was found and
-    what to give instead.
+    `path` may be a safetensors file, one shard of several, a `*.safetensors.index.json`, a folder that holds one
+    model, or a pickle, which is read with `weights_only=True`. What a file is, its first bytes say, whatever its name.
+    fp8 files that carry scales are read with their scales applied. Raises CheckpointError that says what was found
+    and what to give instead.
     """
     path = Path(path)
     if path.is_dir():
@@ -39,14 +42,8 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
         checkpoint = _open_index(path)
     elif (shard := _SHARD.match(path.name)) is not None:
         checkpoint = _open_shards(path.parent, shard["stem"])
-    elif path.suffix == ".safetensors":
-        checkpoint = TensorFile(path)
-    elif path.suffix in PICKLES:
-        checkpoint = _open_pickle(path)
     else:
-        problem = "this kind of file is not read" if path.exists() else "there is no such file or folder"
-        known = ", ".join((".safetensors", *PICKLES))
-        raise CheckpointError(f"{path}: {problem}; give a folder, or a file that ends in {known}.")
+        checkpoint = _open_file(path)
     return with_scales_applied(checkpoint)
 
 
@@ -76,21 +73,28 @@ class Joined(Checkpoint):
         return self._home[key].read(key, rows=rows, dtype=dtype, device=device)
 
 
+def _open_file(path: Path) -> Checkpoint:
+    with open_file(path) as file:
+        start = file.read(9) or b""
+    pickled = start.startswith((_ZIP, _PICKLE)) and start[8:] != b"{"  # which begins a safetensors header
+    return _open_pickle(path, mappable=start.startswith(_ZIP)) if pickled else TensorFile(path)
+
+
 def _open_folder(folder: Path) -> Checkpoint:
     indexes = sorted(folder.glob("*" + _INDEX))
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(file for kind in _SAFETENSORS for file in folder.glob(f"*{kind}"))
     stems = sorted({shard["stem"] for file in files if (shard := _SHARD.match(file.name))})
     singles = [file for file in files if not _SHARD.match(file.name)]
     usual = [file for file in singles if file.name in _USUAL]
     if len(indexes) == 1 and not usual:
         return _open_index(indexes[0])
     if (len(singles) == 1 and not stems) or len(usual) == 1:
-        return TensorFile((usual or singles)[0])
+        return _open_file((usual or singles)[0])
     if len(stems) == 1 and not singles:
         return _open_shards(folder, stems[0])
-    pickles = sorted(file for file in folder.iterdir() if file.suffix in PICKLES)
+    pickles = sorted(file for file in folder.iterdir() if file.suffix in _PICKLES)
     if not files and len(pickles) == 1:
-        return _open_pickle(pickles[0])
+        return _open_file(pickles[0])
     found = ", ".join(file.name for file in (*files, *pickles)[:5]) or "no weights file"
     raise CheckpointError(
         f"{folder}: expected the weights of one model, found {found}; give the path of the file."
@@ -139,11 +143,12 @@ def _open_shards(folder: Path, stem: str) -> Checkpoint:
     return Joined([TensorFile(folder / shard.string) for shard in shards], name=str(folder / stem))
 
 
-def _open_pickle(path: Path) -> Checkpoint:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such file.")
+def _open_pickle(path: Path, *, mappable: bool) -> Checkpoint:
+    mapped = mappable and path.suffix != ".safetensors"  # torch maps by name, and takes this name at its word
     try:
-        loaded = _unpickle(path)
+        with path.open("rb") as file:
+            source = path if mapped else file
+            loaded: object = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         advice = "Convert it to .safetensors with the tool that made it, or get the .safetensors version"
         raise CheckpointError(
@@ -171,9 +176,3 @@ def _open_pickle(path: Path) -> Checkpoint:
                 f"{path}: its entry {key!r} is a {type(value).__name__}, expected a tensor."
             )
     return TensorDict(tensors, name=str(path), paths=(path,), metadata=facts)
-
-
-def _unpickle(path: Path) -> object:
-    with path.open("rb") as file:
-        mappable = file.read(4) == b"PK\x03\x04"
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)

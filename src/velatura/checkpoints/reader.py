@@ -100,7 +100,7 @@ def open_file(path: Path) -> FileIO:
     """An unbuffered file. Raises CheckpointError for a path that is no regular file, or not readable."""
     if not path.is_file():
         problem = "this is not a regular file" if path.exists() else "there is no such file"
-        raise CheckpointError(f"{path}: {problem}; give the path of a .safetensors file.")
+        raise CheckpointError(f"{path}: {problem}; give the path of a weights file.")
     try:
         return FileIO(path, "rb")
     except OSError as error:

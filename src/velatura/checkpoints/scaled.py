@@ -75,6 +75,7 @@ class _Scaled(Checkpoint):
             return self._base.read(key, rows=rows, dtype=dtype, device=device)
         scale = self._base.read(self._scales[key], dtype=torch.float32, device=device).flatten()
         values = self._base.read(key, rows=rows, dtype=torch.float32, device=device)
-        if scale.numel() > 1:
-            scale = scale[slice(*rows)].reshape(-1, *[1] * (values.dim() - 1))
+        if scale.numel() == 1:
+            return values.mul_(scale[0]).to(dtype)
+        scale = scale[slice(*rows)].reshape(-1, *[1] * (values.dim() - 1))
         return values.mul_(scale).to(dtype)
