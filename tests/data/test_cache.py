@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from velatura.data.cache import CachedLatents, CachedText
-from velatura.data.cache_place import check_room, default_cache_folder
+from velatura.data.cache_place import check_room
 from velatura.data.captions import Caption
 from velatura.data.items import Item
 from velatura.data.places import FilePlace
@@ -190,18 +190,6 @@ def test_a_model_without_identity_is_not_cached(tmp_path: Path, info: ModelInfo,
     nameless = replace(info, fingerprints={})
     with pytest.raises(ModelError, match="autoencoder of this fake model has no fingerprint"):
         latents_of(tmp_path, nameless, log)
-
-
-def test_default_folder(monkeypatch: Any) -> None:
-    monkeypatch.setenv("VELATURA_CACHE", "/somewhere/else")
-    assert default_cache_folder() == Path("/somewhere/else")
-    monkeypatch.delenv("VELATURA_CACHE")
-    monkeypatch.setattr("sys.platform", "linux")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert default_cache_folder() == Path("/xdg/velatura")
-    monkeypatch.setattr("sys.platform", "win32")
-    monkeypatch.setenv("LOCALAPPDATA", "/local")
-    assert default_cache_folder() == Path("/local/velatura")
 
 
 def test_room_is_checked(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from velatura.data.captions import caption_from_name, read_caption
+from velatura.data.captions import caption_from_name, decode_text, read_caption
 from velatura.data.wording import with_trigger
 
 
@@ -30,3 +30,13 @@ def test_read_caption() -> None:
 
 def test_name() -> None:
     assert caption_from_name("sub/a_red_fox.v2.png").text == "a red fox.v2"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32"])
+def test_zero_bytes_are_no_text(encoding: str) -> None:
+    """As UTF-8 they would be letters with nothing between them."""
+    data = "a dog".encode(encoding)
+    if encoding == "utf-32":
+        data = data[4:]
+    with pytest.raises(ValueError, match="UTF-16 without its mark; save it as UTF-8"):
+        decode_text(data)

@@ -55,8 +55,7 @@ def test_row_groups_have_a_limit(table: Path, monkeypatch: pytest.MonkeyPatch) -
         read_cell(str(table), 9, "mask", 0, 0)
 
 
-def test_a_place_tells_its_kind_and_has_no_size(table: Path) -> None:
-    place = CellPlace(str(table), "mask", 0, 0, "sub/A.PNG")
-    assert place.suffix == ".png"
+def test_a_place_has_no_size(table: Path) -> None:
+    place = CellPlace(str(table), "mask", 0, 0)
     assert place.stamp()[0] == 0
     assert place.key == f"{table}!mask@0.0"

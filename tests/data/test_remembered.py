@@ -31,7 +31,7 @@ def rescan(tmp_path: Path, write_image: Write, log: Any, monkeypatch: Any) -> Ca
         return original(data, thorough=thorough, **options)
 
     monkeypatch.setattr(looking, "probe", counting)
-    monkeypatch.setattr("velatura.data.remembered._TRUSTED_AFTER", -(10**18))  # files may be brand new
+    monkeypatch.setattr("velatura.data.remembered.TRUSTED_AFTER", -(10**18))  # files may be brand new
     for i in range(3):
         write_image(f"set/{i}.png", (40 + i, 30), seed=i, caption=f"number {i}")
 
@@ -97,7 +97,7 @@ def test_bad_images_are_looked_at_each_time(rescan: Any, tmp_path: Path) -> None
 
 
 def test_files_that_just_changed_are_not_trusted(rescan: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("velatura.data.remembered._TRUSTED_AFTER", 2 * 10**9)
+    monkeypatch.setattr("velatura.data.remembered.TRUSTED_AFTER", 2 * 10**9)
     rescan()
     assert rescan()[1] == 3
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from velatura.data.items import Item
+from velatura.data.items import Item, Quarantined, check_bad_share
 from velatura.data.scan import scan
 from velatura.data.wording import text_of
 from velatura.errors import DataError
@@ -193,3 +193,35 @@ def test_an_image_of_too_many_pixels_is_never_decoded(tmp_path: Path, write_imag
         or "too many pixels" in reasons["set/bomb.png"]
     )
     assert reasons["set/large.png"] == "has 4,160 pixels (65x64); max_pixels allows 4,096"
+
+
+def test_a_caption_that_is_no_text(tmp_path: Path, write_image: Write, log: Any) -> None:
+    for i in range(3):
+        write_image(f"set/{i}.png", seed=i, caption="good")
+    (tmp_path / "set/1.txt").write_bytes("a dog".encode("utf-16-le"))
+    found = scan([FolderData(folder="set")], tmp_path, log.events)
+    assert [item.name for item in found.items] == ["set/0.png", "set/2.png"]
+    (bad,) = found.quarantined
+    assert bad.name == "set/1.png"
+    assert f"its caption {tmp_path}/set/1.txt holds zero bytes" in bad.reason
+
+
+@pytest.mark.parametrize(
+    ("images", "bad", "max_bad", "refused"),
+    [
+        (2, 1, 0.05, False),  # half of them, and only one
+        (19, 1, 0.05, False),
+        (19, 2, 0.05, True),
+        (40, 2, 0.05, False),
+        (40, 3, 0.05, True),
+        (2, 1, 0.0, True),
+        (1, 1, 0.05, True),
+    ],
+)
+def test_one_bad_image_is_always_allowed(images: int, bad: int, max_bad: float, refused: bool) -> None:
+    found = [Quarantined(name=f"{i}.png", reason="damaged") for i in range(bad)]
+    if refused:
+        with pytest.raises(DataError, match="cannot be used"):
+            check_bad_share("set", found, images, max_bad)
+    else:
+        check_bad_share("set", found, images, max_bad)

@@ -156,7 +156,7 @@ def gc(
 
 def cache_folder_of(place: Path | None) -> Path:
     """The cache folder that a recipe, a folder or nothing means. Raises RecipeError when there is none."""
-    from velatura.data.cache_place import default_cache_folder
+    from velatura.checkpoints.cache_folder import default_cache_folder
 
     folder = default_cache_folder() if place is None else place
     if folder.is_file():

@@ -1,4 +1,4 @@
-"""`velatura data`: look at a dataset before it is trained on."""
+"""`velatura data`: look at a dataset before it is trained on, and let models caption and mask it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from velatura.cli import data_labels
 from velatura.cli.train import RecipeFile, Sets
 from velatura.plural import counted
 
@@ -16,12 +17,13 @@ if TYPE_CHECKING:
     from velatura.data.checking.check import Checked
 
 REFUSED = 2
-app = typer.Typer(name="data", help="Look at a dataset before it is trained on.", no_args_is_help=True)
-
-
-@app.callback()
-def data() -> None:
-    """Look at a dataset before it is trained on."""
+app = typer.Typer(
+    name="data",
+    help="Look at a dataset before it is trained on, and let models caption and mask it.",
+    no_args_is_help=True,
+)
+app.command("caption")(data_labels.caption)
+app.command("mask")(data_labels.mask)
 
 
 @app.command()

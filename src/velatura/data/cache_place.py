@@ -4,27 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from velatura.errors import ModelError, StorageError
-from velatura.interfaces import ModelInfo
 
-
-def default_cache_folder() -> Path:
-    """The user's cache folder for velatura; the environment variable VELATURA_CACHE overrides it."""
-    chosen = os.environ.get("VELATURA_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
-    elif sys.platform == "darwin":
-        base = "~/Library/Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "velatura"
+if TYPE_CHECKING:
+    from velatura.interfaces import ModelInfo  # imports torch, which `runs list` has no use for
 
 
 def check_room(folder: Path, needed: int, what: str) -> None:

@@ -21,9 +21,14 @@ class Caption:
 
 
 def decode_text(data: bytes) -> tuple[str, Origin]:
-    """The text of a file, and whether its encoding was guessed: UTF-8, UTF-16 with its mark, else Western."""
+    """The text of a file, and whether its encoding was guessed: UTF-8, UTF-16 with its mark, else Western.
+
+    Raises ValueError for what is no text in any of these.
+    """
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16", errors="replace"), "file"
+    if b"\0" in data:
+        raise ValueError("holds zero bytes: it is no text, or UTF-16 without its mark; save it as UTF-8")
     try:
         return data.decode("utf-8-sig"), "file"
     except UnicodeDecodeError:
@@ -31,7 +36,7 @@ def decode_text(data: bytes) -> tuple[str, Origin]:
 
 
 def read_caption(data: bytes) -> Caption:
-    """A caption file: its lines, each with single spaces, empty ones left out."""
+    """A caption file: its lines, each with single spaces, empty ones left out. Raises ValueError as `decode_text`."""
     text, origin = decode_text(data)
     return Caption(text=tidy(text), origin=origin)
 

@@ -1,5 +1,7 @@
 """The index: one SQLite file in the cache folder that tells of every scanned file what was found in it.
 
+Of files that hold many others, such as tar shards, it also has the listing.
+
 Any number of processes may use it at once. It only saves time: when it is damaged it is begun anew, when it is locked
 or cannot be written a scan goes on without it, and either is a warning.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +20,7 @@ from velatura.data.captions import Origin
 from velatura.events import Events
 
 FILE = "index.sqlite"
-_FORMAT = 3  # of the tables, and of what `probe` and `read_caption` make of a file's bytes
+_FORMAT = 4  # of the tables, and of what `probe` and `read_caption` make of a file's bytes
 _PATIENCE = 10.0  # seconds that another process may hold the file
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_ERROR)
 _DAY = 24 * 3600
@@ -26,6 +28,8 @@ _DAY = 24 * 3600
 # size in bytes, modified and changed in ns; thorough 0 or 1, width and height in pixels, content hash, frames
 ImageRow = tuple[int, int, int, int, int, int, str, int]
 CaptionRow = tuple[int, int, int, str, Origin]
+# size, modified and changed of a file, and what is in it, as its reader writes it
+ListingRow = tuple[int, int, int, str]
 T = TypeVar("T")
 
 _TABLES = """
@@ -42,6 +46,11 @@ CREATE TABLE captions (
     text TEXT NOT NULL, origin TEXT NOT NULL,
     PRIMARY KEY (source, key)
 ) WITHOUT ROWID;
+CREATE TABLE listings (
+    source INTEGER NOT NULL REFERENCES sources ON DELETE CASCADE, key TEXT NOT NULL,
+    size INTEGER NOT NULL, modified INTEGER NOT NULL, changed INTEGER NOT NULL, content TEXT NOT NULL,
+    PRIMARY KEY (source, key)
+);
 """
 
 
@@ -69,6 +78,17 @@ class Index:
     def save(self, root: str, new: Rows, gone: Sequence[str]) -> None:
         """Add or replace rows of a source, take those of the keys in `gone` out, and note that it was used."""
         self._attempt(lambda connection: _save(connection, _storable(root), new, gone))
+
+    def listings(self, root: str) -> dict[str, ListingRow]:
+        """The listings of a source's files, by path."""
+        if not self._path.exists():
+            return {}
+        return self._attempt(lambda connection: _load_listings(connection, _storable(root))) or {}
+
+    def save_listings(self, root: str, new: Mapping[str, ListingRow], gone: Sequence[str]) -> None:
+        """Add or replace listings of a source, and take those of the files in `gone` out."""
+        if new or gone:
+            self._attempt(lambda connection: _save_listings(connection, _storable(root), new, gone))
 
     def forget(self, *, days: float) -> int:
         """Take out the sources that were not scanned for so many days; how many there were."""
@@ -117,7 +137,7 @@ def _begin_anew(connection: sqlite3.Connection) -> None:
     with _writing(connection):
         if connection.execute("PRAGMA user_version").fetchone() == (_FORMAT,):
             return  # another process was quicker
-        for table in ("images", "captions", "sources"):
+        for table in ("images", "captions", "listings", "sources"):
             connection.execute(f"DROP TABLE IF EXISTS {table}")
         for statement in _TABLES.split(";"):
             connection.execute(statement)
@@ -158,11 +178,7 @@ def _save(connection: sqlite3.Connection, root: str, new: Rows, gone: Sequence[s
     if used and now - used[0] < _DAY and not (new.images or new.captions or gone):
         return  # nothing to write: a warm start holds nobody up
     with _writing(connection):
-        connection.execute(
-            "INSERT INTO sources (root, used) VALUES (?, ?) ON CONFLICT (root) DO UPDATE SET used = excluded.used",
-            (root, now),
-        )
-        (source,) = connection.execute("SELECT id FROM sources WHERE root = ?", (root,)).fetchone()
+        source = _used(connection, root, now)
         connection.executemany(
             "INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             ((source, _storable(key), *row) for key, row in new.images.items()),
@@ -175,6 +191,39 @@ def _save(connection: sqlite3.Connection, root: str, new: Rows, gone: Sequence[s
             connection.executemany(
                 f"DELETE FROM {table} WHERE source = ? AND key = ?", ((source, key) for key in gone)
             )
+
+
+def _used(connection: sqlite3.Connection, root: str, now: int) -> int:
+    """The id of a source that is used now."""
+    connection.execute(
+        "INSERT INTO sources (root, used) VALUES (?, ?) ON CONFLICT (root) DO UPDATE SET used = excluded.used",
+        (root, now),
+    )
+    (source,) = connection.execute("SELECT id FROM sources WHERE root = ?", (root,)).fetchone()
+    return int(source)
+
+
+def _load_listings(connection: sqlite3.Connection, root: str) -> dict[str, ListingRow]:
+    rows = connection.execute(
+        "SELECT key, size, modified, changed, content FROM listings "
+        "WHERE source = (SELECT id FROM sources WHERE root = ?)",
+        (root,),
+    )
+    return {row[0]: row[1:] for row in rows}
+
+
+def _save_listings(
+    connection: sqlite3.Connection, root: str, new: Mapping[str, ListingRow], gone: Sequence[str]
+) -> None:
+    with _writing(connection):
+        source = _used(connection, root, int(time.time()))
+        connection.executemany(
+            "INSERT OR REPLACE INTO listings VALUES (?, ?, ?, ?, ?, ?)",
+            ((source, _storable(key), *row) for key, row in new.items()),
+        )
+        connection.executemany(
+            "DELETE FROM listings WHERE source = ? AND key = ?", ((source, key) for key in gone)
+        )
 
 
 def _forget(connection: sqlite3.Connection, before: float) -> int:

@@ -16,7 +16,6 @@ from velatura.recipe.data.items import SourceData
 Background = Literal["white", "black", "grey"]
 Filter = Literal["auto", "area", "box", "bilinear", "bicubic", "lanczos", "nearest"]
 Role = Literal["reference", "control", "mask", "depth", "normals"]
-ROLES: tuple[Role, ...] = ("reference", "control", "mask", "depth", "normals")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,8 +103,12 @@ class Scan:
 
 
 def check_bad_share(source: str, bad: Sequence[Quarantined], total: int, max_bad: float) -> None:
-    """Raise DataError when more than `max_bad` (a share) of `total` images cannot be used, or all of them."""
-    if not bad or (len(bad) < total and len(bad) <= max_bad * total):
+    """Raise DataError when more than `max_bad` (a share) of `total` images cannot be used, or all of them.
+
+    One bad image is allowed however few there are, unless `max_bad` is 0.
+    """
+    allowed = max(max_bad * total, 1) if max_bad else 0
+    if not bad or (len(bad) < total and len(bad) <= allowed):
         return
     shown = "\n".join(f"  {entry}" for entry in bad[:10])
     more = f"\n  … and {len(bad) - 10} more" if len(bad) > 10 else ""

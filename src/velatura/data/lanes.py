@@ -25,14 +25,12 @@ class Lanes:
     def __init__(
         self, entries: Sequence[Entry], *, batch_size: int, incomplete: Incomplete = "small"
     ) -> None:
-        firsts: dict[object, Entry] = {}
-        for entry in entries:
-            firsts.setdefault(entry.lane, entry)
-        number = {lane: i for i, lane in enumerate(firsts)}
-        self._lane: Counts = np.array([number[entry.lane] for entry in entries])
-        self._sizes: Counts = np.array([entry.batch_size or batch_size for entry in firsts.values()])
+        lanes = [entry.lane for entry in entries]
+        number = {lane: i for i, lane in enumerate(dict.fromkeys(lanes))}
+        self._lane: Counts = np.array([number[lane] for lane in lanes])
+        self._sizes: Counts = np.array([size or batch_size for _, size, _, _ in number])
         self._fills = incomplete == "fill"
-        self.grouped = any(entry.item.treatment.group for entry in firsts.values())
+        self.grouped = any(group for _, _, group, _ in number)
 
     def batches(self, used: NDArray[np.bool_]) -> int:
         """How many batches the used entries make."""

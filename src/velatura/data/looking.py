@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from velatura.data.captions import Caption, read_caption
 from velatura.data.items import Companion, Role
 from velatura.data.places import Place
-from velatura.data.probe import MAX_BYTES, BadImageError, Probe, check_pixels, probe
+from velatura.data.probe import BadImageError, Probe, check_pixels, image_bytes, image_stamp, probe
 from velatura.data.remembered import Remembered
 from velatura.data.sources.record import Record
 from velatura.errors import DataError
@@ -100,19 +100,11 @@ class Looker:
 
     def _probe(self, place: Place) -> Probe:
         """What is known of an image, or what its bytes say. Raises BadImageError with the reason."""
-        try:
-            stamp = place.stamp()
-            found = self.known.probe(place.key, stamp, thorough=self.thorough)
-            if found is None:
-                if stamp[0] > MAX_BYTES:
-                    raise BadImageError(f"larger than {MAX_BYTES // 2**30} GiB")
-                found = probe(place.read(), thorough=self.thorough, max_pixels=self.max_pixels)
-                self.known.keep(place.key, stamp, found, thorough=self.thorough)
-        except FileNotFoundError:
-            raise BadImageError("a broken link, or deleted just now") from None
-        except OSError as error:
-            reason = f"cannot be read: {error.strerror}" if error.strerror else str(error)
-            raise BadImageError(reason) from None
+        stamp = image_stamp(place)
+        found = self.known.probe(place.key, stamp, thorough=self.thorough)
+        if found is None:
+            found = probe(image_bytes(place), thorough=self.thorough, max_pixels=self.max_pixels)
+            self.known.keep(place.key, stamp, found, thorough=self.thorough)
         return found
 
     def _caption(self, place: Place) -> Caption:
@@ -122,6 +114,8 @@ class Looker:
             if caption is None:
                 caption = read_caption(place.read())
                 self.known.keep(place.key, stamp, caption)
+        except ValueError as error:  # what is there is no text
+            raise BadImageError(f"its caption {place.key} {error}") from None
         except OSError as error:
             raise DataError(f"caption '{place.key}' cannot be read: {error.strerror or error}.") from error
         return caption

@@ -102,10 +102,6 @@ class BatchPlan:
         """Optimizer steps of the first epoch."""
         return self.batches_per_epoch / self.accumulate
 
-    def epoch_of(self, step: int) -> int:
-        """The epoch in which a step begins, from 0."""
-        return self._place(step * self.accumulate)[0]
-
     def micro_batches(self, step: int) -> list[list[Placed]]:
         """The `accumulate` micro-batches of a step; steps count from 0. Costs one shuffle per new epoch."""
         if step < 0:

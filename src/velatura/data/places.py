@@ -1,7 +1,8 @@
-"""Where the bytes of an image lie: a file, or a cell of a Parquet table."""
+"""Where the bytes of an image lie: a file, a part of one, or a cell of a Parquet table."""
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from abc import ABC, abstractmethod
@@ -27,11 +28,6 @@ class Place(ABC):
     def key(self) -> str:
         """Tells this place from all others on the machine."""
 
-    @property
-    @abstractmethod
-    def suffix(self) -> str:
-        """The extension of what lies here, lower case with its dot."""
-
     @abstractmethod
     def stamp(self) -> Stamp:
         """Changes when the bytes may have changed. Raises OSError, FileNotFoundError when there is nothing."""
@@ -52,11 +48,6 @@ class FilePlace(Place):
         """The path."""
         return self.path
 
-    @property
-    def suffix(self) -> str:
-        """The file's extension."""
-        return os.path.splitext(self.path)[1].lower()  # noqa: PTH122
-
     def stamp(self) -> Stamp:
         """Of the file. Raises OSError, also for what is no regular file: a pipe would wait for ever."""
         status = os.stat(self.path)  # noqa: PTH116
@@ -71,6 +62,68 @@ class FilePlace(Place):
 
 
 @dataclass(frozen=True, slots=True)
+class PartPlace(Place):
+    """A run of bytes inside a file: a member of a tar shard, a cell of an Arrow table."""
+
+    file: str
+    name: str  # what the file calls it
+    offset: int  # bytes
+    size: int
+
+    @property
+    def key(self) -> str:
+        """File, name and offset."""
+        return f"{self.file}!{self.name}@{self.offset}"
+
+    def stamp(self) -> Stamp:
+        """The file's times, the part's size."""
+        _, modified, changed = stamp_of(os.stat(self.file))  # noqa: PTH116
+        return self.size, modified, changed
+
+    def read(self) -> bytes:
+        """The part's bytes. Raises OSError, also when the file is shorter than it was."""
+        with open(self.file, "rb") as file:
+            file.seek(self.offset)
+            data = file.read(self.size)
+        if len(data) != self.size:
+            raise OSError(f"{os.path.basename(self.file)} ends inside {self.name}")  # noqa: PTH119
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class JsonTextPlace(Place):
+    """A text inside a JSON object: the first of `keys` that it has; no text where it has none of several."""
+
+    place: Place
+    keys: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """The object's place and the keys."""
+        return f"{self.place.key}#{'|'.join(self.keys)}"
+
+    def stamp(self) -> Stamp:
+        """The object's."""
+        return self.place.stamp()
+
+    def read(self) -> bytes:
+        """The text as UTF-8; a list of texts as its lines. Raises OSError, ValueError where there is none to be had."""
+        try:
+            document = json.loads(self.place.read())
+        except (ValueError, RecursionError):
+            raise ValueError("is not JSON") from None
+        if not isinstance(document, dict):
+            raise ValueError("is no JSON object")
+        found = next((document[key] for key in self.keys if key in document), None)
+        if found is None and len(self.keys) == 1:
+            raise ValueError(f"has no key '{self.keys[0]}'; its keys are {', '.join(document) or 'none'}")
+        lines = found if isinstance(found, list) else [found or ""]
+        if not all(isinstance(line, str) for line in lines):
+            raise ValueError(f"holds no text, but {str(found)[:80]}")
+        return "\n".join(lines).encode("utf-8", "replace")
+
+
+@dataclass(frozen=True, slots=True)
 class CellPlace(Place):
     """A cell of a Parquet table that holds a file's bytes; to read it is to read its row group, if not read lately."""
 
@@ -78,17 +131,11 @@ class CellPlace(Place):
     column: str  # of bytes; "image.bytes" inside a struct
     group: int
     row: int  # in its row group
-    name: str = ""  # what the table calls the file
 
     @property
     def key(self) -> str:
         """Table, column and row."""
         return f"{self.table}!{self.column}@{self.group}.{self.row}"
-
-    @property
-    def suffix(self) -> str:
-        """The extension of the name."""
-        return os.path.splitext(self.name)[1].lower()  # noqa: PTH122
 
     def stamp(self) -> Stamp:
         """The table's times; the size of a cell is not known before it is read, and counts as none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -146,14 +146,18 @@ def _notices(entries: Sequence[Entry], left_out: Sequence[Item], unused: Sequenc
             f"{counted(len(left_out), 'image is', 'images are')} too small and left out (upscale, or min_size): "
             f"{some([item.name for item in left_out])}."
         )
-    enlarged = {e.item.name: None for e in entries if enlarges(e.item.width * 2, e.item.height * 2, e.bucket)}
+    enlarged = _names(entries, lambda width, height, size: enlarges(width * 2, height * 2, size))
     if enlarged:
         count = counted(len(enlarged), "image is", "images are")
-        notices.append(f"{count} enlarged to more than twice the size: {some(list(enlarged))}.")
-    cropped = {
-        e.item.name: None for e in entries if crop_loss(e.item.width, e.item.height, e.bucket) > _CROPPED
-    }
+        notices.append(f"{count} enlarged to more than twice the size: {some(enlarged)}.")
+    cropped = _names(entries, lambda width, height, size: crop_loss(width, height, size) > _CROPPED)
     if cropped:
         count = counted(len(cropped), "image loses", "images lose")
-        notices.append(f"{count} more than a third of the area to cropping: {some(list(cropped))}.")
+        notices.append(f"{count} more than a third of the area to cropping: {some(cropped)}.")
     return tuple(notices)
+
+
+def _names(entries: Sequence[Entry], fits: Callable[[int, int, Bucket], bool]) -> list[str]:
+    """The items of which it is true, each once; asked once for all entries of the same sizes."""
+    asked = cache(fits)
+    return list({e.item.name: None for e in entries if asked(e.item.width, e.item.height, e.bucket)})

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from velatura.data.images import open_image, orientation
+from velatura.data.places import Place, Stamp
 
 MAX_BYTES = 2**30
 _TURNED = range(5, 9)  # EXIF orientations that swap width and height
@@ -28,6 +31,33 @@ class Probe:
     height: int
     content: str  # as `Item.content`
     frames: int = 1  # more than 1: animated, only the first is used; counted up to 2
+
+
+def image_stamp(place: Place) -> Stamp:
+    """The stamp of what may be read as an image. Raises BadImageError: it is gone, no regular file, too large."""
+    with _reasons():
+        stamp = place.stamp()
+    if stamp[0] > MAX_BYTES:
+        raise BadImageError(f"larger than {MAX_BYTES // 2**30} GiB")
+    return stamp
+
+
+def image_bytes(place: Place) -> bytes:
+    """All bytes of what `image_stamp` allows. Raises BadImageError."""
+    with _reasons():
+        return place.read()
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """What the system refuses as the reason why an image cannot be used."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise BadImageError("a broken link, or deleted just now") from None
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror}" if error.strerror else str(error)
+        raise BadImageError(reason) from None
 
 
 def content_hash(data: bytes) -> str:

@@ -16,7 +16,7 @@ from velatura.data.places import Stamp
 from velatura.data.probe import Probe
 from velatura.events import Events
 
-_TRUSTED_AFTER = 2_000_000_000  # ns
+TRUSTED_AFTER = 2_000_000_000  # ns
 
 
 class Remembered:
@@ -66,7 +66,7 @@ class Remembered:
 
     def keep(self, key: str, stamp: Stamp, found: Probe | Caption, *, thorough: bool = False) -> None:
         """Remember a file, unless it changed so lately that it may change again unseen."""
-        if max(stamp[1:]) >= self._began - _TRUSTED_AFTER:
+        if max(stamp[1:]) >= self._began - TRUSTED_AFTER:
             return
         self._met.add(key)
         if isinstance(found, Probe):

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
 from velatura.data.items import Item, Quarantined, Scan, Treatment, check_bad_share
+from velatura.data.listings import Listings
 from velatura.data.looking import Looked, Looker
 from velatura.data.progress import Phase, phase
 from velatura.data.remarks import Found, remarks
@@ -70,7 +72,8 @@ def _scan(
     items: list[Item] = []
     bad: list[Quarantined] = []
     notices = [notice for expansion in expansions for notice in expansion.notices]
-    readings = [read(section, base) for section in expanded]
+    listings = partial(Listings, memory, events=events)
+    readings = [read(section, base, listings) for section in expanded]
     listed = [list(reading.records) for reading in readings]
     with phase(events, "scan", sum(len(records) for records in listed)) as progress:
         for number, (section, reading, records) in enumerate(zip(expanded, readings, listed, strict=True)):

@@ -19,9 +19,10 @@ def split(
     """Split items into (training, held out): of the different images, the share that their table or the recipe says.
 
     Items with identical bytes go to the same side, wherever they lie. Who goes depends on the content and the seed
-    alone (`validation.seed`, else `seed`), neither on names nor on order. Where a share is more than 0 and less than
-    1, at least one image is on each side. Regularisation images are never held out. Held-out items are used as
-    `still` says. Raises DataError when there is but one image to share out.
+    alone (the table's `validation_seed`, else `validation.seed`, else `seed`, the recipe's), neither on names nor on
+    order; a table with a share of its own and `compat = "sd-scripts"` is split by order, as there. Where a share is
+    more than 0 and less than 1, at least one image is on each side. Regularisation images are never held out. Held-out
+    items are used as `still` says. Raises DataError when there is but one image to share out.
     """
     held_out: set[str] = set()
     for pool in _pools(items, sections, validation, seed):

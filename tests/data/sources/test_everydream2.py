@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from velatura.data.captions import Caption
 from velatura.data.items import Treatment
+from velatura.data.listings import Listings
 from velatura.data.scan import scan
 from velatura.data.sources.everydream2 import read_everydream2
 from velatura.data.sources.readers import expand
@@ -22,6 +24,7 @@ from velatura.events import Events
 from velatura.recipe.data.sources.everydream2 import EveryDream2Data
 
 Lay = Callable[[dict[str, str]], Path]
+FORGETFUL = partial(Listings, None, events=Events())
 
 
 @pytest.fixture
@@ -39,7 +42,7 @@ def lay(tmp_path: Path) -> Lay:
 
 
 def reading(base: Path, **keys: Any) -> Reading:
-    return read_everydream2(EveryDream2Data(**{"root": "set", **keys}), base)
+    return read_everydream2(EveryDream2Data(**{"root": "set", **keys}), base, FORGETFUL)
 
 
 def records(base: Path, **keys: Any) -> dict[str, Record]:
@@ -152,7 +155,7 @@ def test_what_the_table_says_is_the_default(lay: Lay) -> None:
     base = lay({
         "a.jpg": "", "b.jpg": "", "b.yaml": "{flip_p: 0, cond_dropout: 0.5, multiply: 3, loss_scale: 0.5, batch_id: x}",
     })  # fmt: skip
-    plain, own = (treatment(record, section) for record in read_everydream2(section, base).records)
+    plain, own = (treatment(record, section) for record in read_everydream2(section, base, FORGETFUL).records)
     assert (plain.flip, plain.wording.dropout, plain.repeats, plain.weight) == (0.5, 0.04, 2, 3)
     assert (own.flip, own.wording.dropout, own.repeats, own.weight) == (0, 0.5, 6, 1.5)
 
@@ -283,7 +286,7 @@ FILES = {
 def test_manifests(lay: Lay) -> None:
     base = lay({**FILES, "list.json": json.dumps(MANIFEST)})
     section = EveryDream2Data(root="set/list.json")
-    found = list(read_everydream2(section, base).records)
+    found = list(read_everydream2(section, base, FORGETFUL).records)
     assert [record.name for record in found] == [
         "set/a_1.jpg", "set/in/b.jpg", "set/in/b.jpg", *["set/c.jpg"] * 4,
     ]  # fmt: skip
@@ -363,3 +366,43 @@ def test_a_tree_is_scanned(write_image: Callable[..., Path], tmp_path: Path) -> 
         "horses",
         0.5,
     )
+
+
+def test_yaml_files_are_parsed_once(lay: Lay, tmp_path: Path, monkeypatch: Any) -> None:
+    """And their remarks are made again."""
+    from velatura.data.sources import everydream2_tree
+
+    monkeypatch.setattr("velatura.data.listings.TRUSTED_AFTER", -(10**18))
+    base = lay(
+        {
+            "a.jpg": "",
+            "a.yaml": "main_prompt: a dog\ntags: [x, {tag: y, weight: 0.5}]\nwhat: 1\n",
+            "local.yaml": "multiply: 2",
+        }
+    )
+    section = EveryDream2Data(root="set")
+    remembering = partial(Listings, tmp_path / "memory", events=Events())
+    first = read_everydream2(section, base, remembering)
+    assert first == read_everydream2(section, base, FORGETFUL)
+    parsed: list[str] = []
+    original = everydream2_tree.read_yaml
+    monkeypatch.setattr(
+        everydream2_tree, "read_yaml", lambda *given: (parsed.append(given[1]), original(*given))[1]
+    )
+    assert read_everydream2(section, base, remembering) == first
+    assert parsed == []
+    (base / "set/a.yaml").write_text("main_prompt: a cat")
+    again = read_everydream2(section, base, remembering)
+    assert [record.caption.text for record in again.records] == ["a cat"]
+    assert parsed == ["set/a.yaml"]
+
+
+def test_utf_16_without_its_mark(lay: Lay) -> None:
+    base = lay({"a.jpg": "", "b.jpg": "", "b.txt": "a cat"})
+    (base / "set/a.txt").write_bytes("a dog".encode("utf-16-le"))
+    ((name, why),) = reading(base).unusable
+    assert name == "set/a.jpg"
+    assert "set/a.txt: holds zero bytes" in why
+    (base / "set/local.yaml").write_bytes("multiply: 2".encode("utf-16-be"))
+    with pytest.raises(DataError, match=r"set/local.yaml: holds zero bytes.*save it as UTF-8"):
+        reading(base)

@@ -414,8 +414,34 @@ def test_the_metadata_table(tmp_path: Path, expand: Any) -> None:
     (table,) = found.sections
     assert isinstance(table, TableData)
     assert (table.file, table.folder, table.outside, table.alpha) == ("meta.json", ".", True, "mask")
-    assert (table.caption_column, table.tags_column) == ("", "tags")
     assert "class_tokens for a metadata_file has no effect" in found.notices[0]
+
+
+@pytest.mark.parametrize(
+    ("entry", "caption"),
+    [
+        ('{"caption": "a dog", "tags": "red, big"}', "a dog, red, big"),
+        ('{"tags": "red, big"}', "red, big"),
+        ('{"caption": "a dog"}', "a dog"),
+        ('{"train_resolution": [64, 64]}', ""),
+    ],
+)
+def test_a_metadata_file_is_parsed_once(
+    tmp_path: Path, paint: Any, monkeypatch: pytest.MonkeyPatch, entry: str, caption: str
+) -> None:
+    """Whatever columns its entries have."""
+    from velatura.data.sources import table
+    from velatura.data.tables.json_table import open_json
+
+    paint("img/a.png", size=(80, 60))
+    (tmp_path / "meta.json").write_text(f'{{"a.png": {entry}}}')
+    text = "[general]\nresolution = 64\n[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'img'\n"
+    (tmp_path / "ds.toml").write_text(text + "metadata_file = 'meta.json'\n")
+    parsed: list[Path] = []
+    monkeypatch.setitem(table._OPENERS, ".json", lambda path: (parsed.append(path), open_json(path))[1])
+    found, _ = scanned(tmp_path, file="ds.toml")
+    assert [item.caption.text for item in found.items] == [caption]
+    assert len(parsed) == 1
 
 
 def test_masks_belong_to_their_images(tmp_path: Path, paint: Any) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from velatura.data.items import Item, Treatment
 from velatura.data.places import FilePlace
-from velatura.data.sources import table as reader
+from velatura.data.sources import table_rows as reader
 from velatura.data.sources.record import Reading, Record
 from velatura.data.sources.table import read_table
 from velatura.errors import DataError

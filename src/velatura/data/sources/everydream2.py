@@ -10,6 +10,7 @@ from typing import Any
 
 from velatura.data.captions import Caption
 from velatura.data.items import some
+from velatura.data.listings import Open
 from velatura.data.sources.everydream2_config import from_text
 from velatura.data.sources.everydream2_manifest import read_manifest
 from velatura.data.sources.everydream2_tree import IMAGES, Described, Findings, read_tree
@@ -27,12 +28,13 @@ def expand_everydream2(section: EveryDream2Data, base: Path) -> Expansion:
     return Expansion(sections=[section.model_copy(update={"root": root}) for root in roots])
 
 
-def read_everydream2(section: EveryDream2Data, base: Path) -> Reading:
+def read_everydream2(section: EveryDream2Data, base: Path, listings: Open) -> Reading:
     """The images of one root. Raises DataError when it is missing, empty, or a file of a folder is wrong."""
     assert isinstance(section.root, str), "a list of roots was expanded"
     name, root = section.root, base / Path(section.root).expanduser()
     if root.is_dir():
-        found = read_tree(root, name)
+        with listings(root) as known:
+            found = read_tree(root, name, known)
     elif root.is_file() and root.suffix.lower() == ".json":
         found = read_manifest(root, name, _lookup(section, base))
     else:

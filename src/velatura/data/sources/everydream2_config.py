@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -41,6 +41,12 @@ class ImageConfig:
     loss_scale: float | None = None
     shuffle_tags: bool | None = None
     batch_id: str | None = None  # "" is the group of all that have none
+
+    @classmethod
+    def of(cls, *, main_prompts: Sequence[str], tags: Sequence[Sequence[Any]], **others: Any) -> ImageConfig:
+        """A layer from JSON, which knows lists only."""
+        pairs = tuple((str(tag), float(weight)) for tag, weight in tags)
+        return cls(main_prompts=tuple(main_prompts), tags=pairs, **others)
 
     def over(self, base: ImageConfig) -> ImageConfig:
         """This layer over a lower one: its values count, its prompts and tags come first."""

@@ -37,6 +37,8 @@ def _entries(path: Path, name: str) -> list[object]:
         raise DataError(f"manifest '{name}' cannot be read: {error.strerror or error}.") from error
     except json.JSONDecodeError as error:
         raise DataError(f"manifest '{name}' is not JSON: line {error.lineno}: {error.msg}.") from None
+    except ValueError as error:
+        raise DataError(f"manifest '{name}' {error}.") from None
     except RecursionError:
         raise DataError(f"manifest '{name}' is nested too deeply; it must be a list of tables.") from None
     if not isinstance(document, list):
@@ -69,6 +71,8 @@ def _caption_file(text: str, lookup: Lookup, found: Findings) -> tuple[ImageConf
         content, origin = decode_text(file.place.read())
     except OSError as error:
         raise UnusableError(f"caption '{text}' cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise UnusableError(f"caption '{text}' {error}") from None
     if not text.lower().endswith((".yaml", ".yml")):
         return from_text(content), origin
     try:

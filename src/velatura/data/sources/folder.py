@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from velatura.errors import DataError
 from velatura.plural import agreeing, counted
 from velatura.recipe.data.sources.folder import FolderData
 from velatura.recipe.paths import split_pattern
+
+_NONE = Caption()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,22 +37,23 @@ def read_folder(section: FolderData, base: Path) -> Reading:
     or a folder of companions, is missing or empty.
     """
     listing = list_folder(section, base)
-    companions = {role: _companions(name, section, base) for role, name in _given(section).items()}
+    companions = {role: _companions(name, section, base) for role, name in companion_folders(section).items()}
     images = _without_companions(section, listing, companions.values())
     pairs = {role: pair(images, one.stands_for, role) for role, one in companions.items()}
+    stems = [stem_of(image) for image in images]
     records, unusable = [], []
     root, shown = f"{listing.root}/", f"{section.folder.rstrip('/')}/"
-    for relative in images:
+    for relative, stem in zip(images, stems, strict=True):
         name = shown + relative
         if reasons := [found.reasons[relative] for found in pairs.values() if relative in found.reasons]:
             unusable.append((name, " and ".join(reasons)))
             continue
-        beside = listing.captions.get(stem_of(relative))
+        beside = listing.captions.get(stem)
         records.append(
             Record(
                 name=name,
                 image=FilePlace(root + relative),
-                caption=_caption(section, relative),
+                caption=_caption(section, relative) if beside is None else _NONE,
                 caption_place=None if beside is None else FilePlace(root + beside),
                 companions={
                     role: FilePlace(f"{companions[role].root}/{found.found[relative]}")
@@ -63,7 +66,7 @@ def read_folder(section: FolderData, base: Path) -> Reading:
         root=listing.root,
         records=records,
         unusable=tuple(unusable),
-        notices=tuple(_remarks(section, listing, images, pairs)),
+        notices=tuple(_remarks(section, listing, Counter(stems), pairs)),
     )
 
 
@@ -71,10 +74,11 @@ def _caption(section: FolderData, relative: str) -> Caption:
     """Where there is no file: the recipe's caption, else the file's name, else none."""
     if section.caption is not None:
         return Caption(text=section.caption, origin="recipe")
-    return caption_from_name(relative) if section.caption_from_name else Caption()
+    return caption_from_name(relative) if section.caption_from_name else _NONE
 
 
-def _given(section: FolderData) -> dict[Role, str]:
+def companion_folders(section: FolderData) -> dict[Role, str]:
+    """The folders of companions that a table names, by role; each may end in a pattern."""
     given: dict[Role, str | None] = {
         "reference": section.references,
         "control": section.controls,
@@ -118,10 +122,9 @@ def _without_companions(
 
 
 def _remarks(
-    section: FolderData, listing: Listing, images: Sequence[str], pairs: Mapping[Role, Pairs]
+    section: FolderData, listing: Listing, stems: Mapping[str, int], pairs: Mapping[Role, Pairs]
 ) -> Iterator[str]:
-    stems = Counter(stem_of(image) for image in images)
-    stray = sum(1 for stem in stems if stem in listing.stray and stem not in listing.captions)
+    stray = sum(1 for stem in listing.stray if stem in stems and stem not in listing.captions)
     if stray:
         yield (
             f"{counted(stray, 'text file')} of another extension in '{section.folder}' "

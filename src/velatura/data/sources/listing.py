@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from velatura.data.images import EXTENSIONS
-from velatura.data.sources.pairs import stem_of
+from velatura.data.sources.pairs import composed, stem_of
 from velatura.errors import DataError
 from velatura.plural import counted
 from velatura.recipe.data.sources.folder import FolderData
@@ -63,21 +63,22 @@ def _check_is_folder(name: str, root: Path) -> None:
 
 def _sorted(root: Path, caption_extensions: list[str], *, recursive: bool) -> Listing:
     listing = Listing(root=root)
-    captions: list[dict[str, str]] = [{} for _ in caption_extensions]
+    captions: dict[str, dict[str, str]] = {end: {} for end in caption_extensions}
     for relative in sorted(_walk(root, "", listing, {os.path.realpath(root)}, recursive=recursive)):
-        if relative[relative.rfind(".") :].lower() in EXTENSIONS:
+        lowered = relative.lower()
+        if lowered[lowered.rfind(".") :] in EXTENSIONS:
             listing.images.append(relative)
             continue
-        rank = next((i for i, end in enumerate(caption_extensions) if relative.lower().endswith(end)), None)
-        if rank is not None:
-            bare = relative[: -len(caption_extensions[rank])]
-            captions[rank].setdefault(stem_of(f"{bare}."), relative)
+        for end, of_one_extension in captions.items():
+            if lowered.endswith(end):
+                of_one_extension.setdefault(composed(relative[: -len(end)]), relative)
+                break
         else:
-            suffix = posixpath.splitext(relative)[1].lower()
+            suffix = posixpath.splitext(lowered)[1]
             listing.other[suffix or "no extension"] += 1
             if suffix in (".txt", ".caption", ".cap"):
                 listing.stray.setdefault(stem_of(relative), relative)
-    for of_one_extension in reversed(captions):
+    for of_one_extension in reversed(captions.values()):
         listing.captions |= of_one_extension
     return listing
 

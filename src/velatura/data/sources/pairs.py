@@ -15,8 +15,12 @@ def stem_of(relative: str) -> str:
     """A file's path without its extension, what an image and its caption share; composed, as some systems decompose."""
     dot, start = relative.rfind("."), relative.rfind("/") + 1
     # as `splitext`, which takes a third of the time to list a large folder
-    stem = relative[:dot] if dot > start and relative[start:dot].strip(".") else relative
-    return stem if stem.isascii() else unicodedata.normalize("NFC", stem)
+    return composed(relative[:dot] if dot > start and relative[start:dot].strip(".") else relative)
+
+
+def composed(name: str) -> str:
+    """A name with letters and their accents as one character."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def match_pattern(relative: str, pattern: str) -> str | None:

@@ -6,17 +6,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from velatura.data.listings import Open
 from velatura.data.sources.everydream2 import expand_everydream2, read_everydream2
 from velatura.data.sources.folder import read_folder
+from velatura.data.sources.huggingface import read_huggingface
 from velatura.data.sources.record import Expansion, Reading
 from velatura.data.sources.sd_scripts import expand_sd_scripts
 from velatura.data.sources.table import read_table
+from velatura.data.sources.webdataset import read_webdataset
 from velatura.recipe.data.items import SourceData
 
 READERS: dict[str, Callable[[Any, Path], Reading]] = {
     "folder": read_folder,
-    "everydream2": read_everydream2,
+    "huggingface": read_huggingface,
     "table": read_table,
+}
+
+# kinds that remember what is in their files
+LISTING_READERS: dict[str, Callable[[Any, Path, Open], Reading]] = {
+    "everydream2": read_everydream2,
+    "webdataset": read_webdataset,
 }
 
 # kinds that stand for several tables of other kinds, such as another tool's dataset file
@@ -32,6 +41,8 @@ def expand(section: SourceData, base: Path) -> Expansion:
     return Expansion(sections=[section]) if expander is None else expander(section, base)
 
 
-def read(section: SourceData, base: Path) -> Reading:
+def read(section: SourceData, base: Path, listings: Open) -> Reading:
     """What a table describes, before any image is opened; relative paths start at `base`. Raises DataError."""
+    if section.kind in LISTING_READERS:
+        return LISTING_READERS[section.kind](section, base, listings)
     return READERS[section.kind](section, base)

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from velatura.data.sources.sd_scripts_levels import Levels
-from velatura.data.tables.json_table import open_json, open_jsonl
 from velatura.recipe.data.items import SourceData
 from velatura.recipe.data.sources.folder import FolderData
-from velatura.recipe.data.sources.sd_scripts import SdScriptsData
-from velatura.recipe.data.sources.table import TableData
+from velatura.recipe.data.sources.sd_scripts import MetadataData, SdScriptsData
 from velatura.recipe.problems import Problem
 
 FLIPS, RECOLOURS = 0.5, 0.33  # probabilities of flip_aug and color_aug
@@ -103,7 +101,7 @@ def table_of(
     if levels.subset.is_reg:
         values |= {"regularisation": True, "weight": section.weight * section.prior_loss_weight}
     if levels.style == "fine-tuning":
-        return TableData(**values, outside=section.outside, **_metadata(levels, paths))
+        return MetadataData(**values, outside=section.outside, **_metadata(levels, paths))
     return FolderData(**values, **_folders(levels, section, paths))
 
 
@@ -177,20 +175,14 @@ def _folders(levels: Levels, section: SdScriptsData, paths: Paths) -> dict[str, 
 
 
 def _metadata(levels: Levels, paths: Paths) -> dict[str, Any]:
-    """The columns that the file has. Raises DataError for a file that is no table."""
     subset = levels.subset
-    file = str(subset.metadata_file)
-    values: dict[str, Any] = {
-        "file": paths.named(file),
+    return {
+        "file": paths.named(str(subset.metadata_file)),
         "folder": str(paths.folder) if subset.image_dir is None else paths.named(subset.image_dir),
         "image_column": "image_path",
+        "caption_column": "caption",
+        "tags_column": "tags",
     }
-    path = paths.real(file)
-    if path.is_file() and path.suffix.lower() in (".json", ".jsonl"):
-        columns = (open_json if path.suffix.lower() == ".json" else open_jsonl)(path).columns
-        values["caption_column"] = "caption" if "caption" in columns else ""
-        values["tags_column"] = "tags" if "tags" in columns else None
-    return values
 
 
 def _refuse(levels: Levels, paths: Paths, problems: list[Problem]) -> None:

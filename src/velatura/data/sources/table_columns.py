@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from velatura.data.items import Role
 from velatura.errors import DataError
-from velatura.recipe.data.sources.table import TableData
+from velatura.recipe.data.sources.rows import RowData
 from velatura.recipe.errors import nearest
 
 IMAGES = ("image", "image_path", "file_name")
@@ -31,8 +31,11 @@ class Columns:
         return frozenset((self.image, *texts, *self.companions.values(), *self.own.values()))
 
 
-def choose_columns(section: TableData, there: Sequence[str]) -> Columns:
-    """What the recipe names, else what the table has. Raises DataError for columns that are not there or ambiguous."""
+def choose_columns(section: RowData, name: str, there: Sequence[str]) -> Columns:
+    """What the recipe names, else what the table `name` has.
+
+    Raises DataError for columns that are not there or ambiguous.
+    """
     companions: dict[Role, str | None] = {
         "reference": section.reference_column,
         "control": section.control_column,
@@ -42,34 +45,36 @@ def choose_columns(section: TableData, there: Sequence[str]) -> Columns:
     }
     own = {"repeats": section.repeats_column, "weight": section.weight_column, "flip": section.flip_column}
     chosen = Columns(
-        image=section.image_column or _only(section, "image_column", IMAGES, there) or IMAGES[0],
-        caption=_caption(section, there),
-        tags=section.tags_column,
-        companions={role: name for role, name in companions.items() if name is not None},
-        own={field: name for field, name in own.items() if name is not None},
+        image=section.image_column or _only(name, "image_column", IMAGES, there) or IMAGES[0],
+        caption=_caption(section, name, there),
+        tags=section.tags_column if _is_read(section.tags_column, section, there) else None,
+        companions={role: column for role, column in companions.items() if column is not None},
+        own={field: column for field, column in own.items() if column is not None},
     )
     if missing := sorted(chosen.wanted - set(there)):
         close = nearest(missing[0], there)
         raise DataError(
-            f"table '{section.file}' has no column '{missing[0]}'{f'; did you mean {close!r}?' if close else ''}. "
+            f"table '{name}' has no column '{missing[0]}'{f'; did you mean {close!r}?' if close else ''}. "
             f"Its columns are {_listed(there)}; image_column, caption_column and so on name those to read."
         )
     return chosen
 
 
-def _caption(section: TableData, there: Sequence[str]) -> str | None:
+def _caption(section: RowData, name: str, there: Sequence[str]) -> str | None:
     if section.caption_column is not None:
-        return section.caption_column or None
-    return _only(section, "caption_column", CAPTIONS, there)
+        return section.caption_column if _is_read(section.caption_column, section, there) else None
+    return _only(name, "caption_column", CAPTIONS, there)
 
 
-def _only(section: TableData, key: str, usual: Sequence[str], there: Sequence[str]) -> str | None:
+def _is_read(column: str | None, section: RowData, there: Sequence[str]) -> bool:
+    return bool(column) and (section.texts_must_exist or column in there)
+
+
+def _only(name: str, key: str, usual: Sequence[str], there: Sequence[str]) -> str | None:
     """The one usual name that the table has."""
-    found = [name for name in usual if name in there]
+    found = [column for column in usual if column in there]
     if len(found) > 1:
-        raise DataError(
-            f"table '{section.file}' has the columns {_listed(found)}; say with {key} which one to read."
-        )
+        raise DataError(f"table '{name}' has the columns {_listed(found)}; say with {key} which one to read.")
     return found[0] if found else None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from velatura.data.cells import MAX_GROUP, column_size
 from velatura.data.places import CellPlace
+from velatura.data.tables.byte_columns import byte_column
 from velatura.data.tables.rows import BadRow, Cell, Row, Table
 from velatura.errors import DataError
 
@@ -25,7 +26,7 @@ def open_parquet(path: Path) -> Table:
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"table '{path}' cannot be read as Parquet: {error}.") from None
     schema = file.schema_arrow
-    stored = {field.name: _bytes_in(field) for field in schema}
+    stored = {field.name: byte_column(field) for field in schema}
 
     def rows(wanted: Collection[str]) -> Iterator[Row | BadRow]:
         names = [name for name in schema.names if name in wanted]
@@ -42,31 +43,17 @@ def open_parquet(path: Path) -> Table:
     return Table(columns=tuple(schema.names), rows=rows)
 
 
-def _bytes_in(field: Any) -> str | None:
-    """Where a column keeps bytes: itself, or its struct's `bytes`; None for columns of other things."""
-    import pyarrow.types as kinds
-
-    def binary(kind: Any) -> bool:
-        return bool(kinds.is_binary(kind) or kinds.is_large_binary(kind))
-
-    if binary(field.type):
-        return str(field.name)
-    if kinds.is_struct(field.type):
-        inner = {part.name: part.type for part in field.type}
-        return f"{field.name}.bytes" if binary(inner.get("bytes")) else None
-    return None
-
-
 def _cells(file: Any, path: Path, name: str, stored: str | None, group: int) -> list[Cell]:
     """A column of a row group: values, or the places of bytes; where there are no bytes, the path beside them."""
     if stored is None:
         return _values(file, name, group)
-    paths: list[Cell] = [None] * file.metadata.row_group(group).num_rows
-    if stored != name and any(part.name == "path" for part in file.schema_arrow.field(name).type):
-        paths = [cell and cell["path"] for cell in _values(file, f"{name}.path", group)]  # type: ignore[index]
     filled = _filled(file, stored, group)
+    paths: list[Cell] = [None] * len(filled)
+    in_struct = stored != name and any(part.name == "path" for part in file.schema_arrow.field(name).type)
+    if in_struct and not all(filled):
+        paths = [cell and cell["path"] for cell in _values(file, f"{name}.path", group)]  # type: ignore[index]
     return [
-        CellPlace(str(path), stored, group, row, str(text or "")) if here else text
+        CellPlace(str(path), stored, group, row) if here else text
         for row, (text, here) in enumerate(zip(paths, filled, strict=True))
     ]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from velatura.errors import DataError
 
 Cell = object  # a text, a number, a list of them, nothing, or a Place whose bytes are the file itself
 
@@ -30,3 +32,22 @@ class Table:
 
     columns: tuple[str, ...]
     rows: Callable[[Collection[str]], Iterator[Row | BadRow]]
+
+
+def joined(tables: Mapping[str, Table]) -> Table:
+    """Tables one after another, by what to call them; the columns are those of the first.
+
+    Rows raise DataError where a later table lacks a column that is wanted.
+    """
+    first = next(iter(tables.values()))
+
+    def rows(wanted: Collection[str]) -> Iterator[Row | BadRow]:
+        for name, table in tables.items():
+            if missing := sorted(set(wanted) - set(table.columns)):
+                raise DataError(
+                    f"table '{name}' has no column '{missing[0]}', and the first of its kind has; its columns are "
+                    f"{', '.join(table.columns)}."
+                )
+            yield from (replace(row, where=f"{name}, {row.where}") for row in table.rows(wanted))
+
+    return Table(columns=first.columns, rows=rows)

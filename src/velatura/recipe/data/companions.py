@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from velatura.recipe.path_keys import FolderPath
 from velatura.recipe.section import Section
+
+Member = Annotated[str, Field(pattern=r"^[^/]+$")]
 
 
 class CompanionFolders(Section):
@@ -37,3 +41,16 @@ class CompanionColumns(Section):
     mask_column: str | None = Field(None, description="Column of the loss mask.")
     depth_column: str | None = Field(None, description="Column of the depth map.")
     normals_column: str | None = Field(None, description="Column of the normal map.")
+
+
+class CompanionMembers(Section):
+    """What stands between a sample's name and the extension of a file that belongs to its image.
+
+    `mask` for `a.mask.png` beside `a.jpg`.
+    """
+
+    reference_member: Member | None = Field(None, description="Of the image before an edit.")
+    control_member: Member | None = Field(None, description="Of the control image.")
+    mask_member: Member | None = Field(None, description="Of the loss mask: 'mask' for `a.mask.png`.")
+    depth_member: Member | None = Field(None, description="Of the depth map.")
+    normals_member: Member | None = Field(None, description="Of the normal map.")

@@ -38,7 +38,10 @@ class SourceData(Captioning, Imaging, Bucketing):
         None, ge=0, description="Chooses which images are held out; default: that of [validation]."
     )
     max_bad: float = Field(
-        0.05, ge=0, le=1, description="Share of unusable images above which training refuses."
+        0.05,
+        ge=0,
+        le=1,
+        description="Share of unusable images above which training refuses; a single one is allowed unless this is 0.",
     )
     compat: Literal["sd-scripts", "everydream2"] | None = Field(
         None, description="Do as this tool does where it differs, known bugs included."

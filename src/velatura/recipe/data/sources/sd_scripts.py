@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from velatura.recipe.data.items import SourceData
 from velatura.recipe.data.sources.folder import Extension
+from velatura.recipe.data.sources.table import TableData
 from velatura.recipe.path_keys import FilePath, FolderPath
+
+
+class MetadataData(TableData):
+    """A metadata file of sd-scripts, whose entries may have captions, tags or both."""
+
+    texts_must_exist: ClassVar[bool] = False
 
 
 class SdScriptsData(SourceData):

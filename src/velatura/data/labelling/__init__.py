@@ -1,0 +1,1 @@
+"""Captions and masks that a model makes, written beside the pictures."""
