@@ -40,3 +40,7 @@ class NumericError(VelaturaError):
 
 class StorageError(VelaturaError):
     """A disk that is full, or a path that cannot be written."""
+
+
+class MemoryShortage(VelaturaError):
+    """Less memory than is needed, of the machine or of the device."""

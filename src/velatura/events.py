@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +89,19 @@ class Notice(Event):
 
     message: str
     level: str = "info"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftAtOnce(Event):
+    """The process ends within this event, and nothing is cleaned up after it: listeners put back what they changed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEnded(Event):
+    """The run is over: all steps are made, it was stopped and saved, or it failed for the reason in `message`."""
+
+    how: Literal["finished", "stopped", "failed"]
+    message: str = ""
 
 
 Listener = Callable[[Event], None]

@@ -43,12 +43,16 @@ recipes = st.fixed_dictionaries(
         "name": st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True),
         "model": with_fixed({"family": "flux", "model": "pocket/flux"}, tokenizers=texts, guidance=positive),
         "data": st.lists(data, min_size=1, max_size=3),
-        "adapter": some(rank=st.integers(1, 1024), alpha=positive, targets=texts | st.lists(texts)),
+        "adapter": some(
+            rank=st.integers(1, 1024), alpha=positive, targets=texts | st.lists(texts, min_size=1)
+        ),
         "objective": with_fixed({"kind": "flow"}, shift=positive, caption_dropout=shares),
     },
     optional={
         "seed": st.integers(0, 2**63 - 1),
-        "optimizer": some(learning_rate=positive, betas=st.lists(shares, min_size=2, max_size=2)),
+        "optimizer": some(
+            learning_rate=st.floats(1e-300, 1000), betas=st.lists(shares, min_size=2, max_size=2)
+        ),
         "training": some(steps=st.integers(1, 10**9), compile=st.sampled_from(["auto", True, False])),
         "ema": some(decay=st.floats(0.01, 0.99)),
         "previews": some(prompts=st.lists(texts, max_size=3), negative=texts),

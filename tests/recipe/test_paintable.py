@@ -48,6 +48,9 @@ def test_sizes_are_multiples_of_what_the_family_needs(tmp_path: Path, model: str
         (("prompts", 2), f"height {what} {bad}; {nearest}"),
     ]
     assert wrong(tmp_path, model, f"size = {good}") == []
+    assert wrong(tmp_path, model, "prompts = ['a --w 1000000000']") == [
+        (("prompts", 0), "width must be at most 16384, received 1000000000")
+    ]
 
 
 def test_an_autoencoder_of_another_scale_tells_its_own(tmp_path: Path) -> None:
@@ -78,6 +81,18 @@ def test_guidance_where_it_would_have_no_effect(tmp_path: Path) -> None:
             ),
         ]
     assert wrong(tmp_path, DEV, previews) == []  # a hub id: the start of the run tells
+
+
+def test_guidance_in_training_where_it_would_have_no_effect(tmp_path: Path) -> None:
+    def said(model: str, guidance: float) -> list[tuple[Any, ...]]:
+        return wrong(tmp_path, f"{model}\nguidance = {guidance}", "")
+
+    dev = diffusers_folder(tmp_path / "dev", transformer={"guidance_embeds": True})
+    refused = "received guidance 3.5, which would have no effect: this model has no distilled guidance"
+    assert said(POCKET, 3.5) == [(("guidance",), refused)]
+    assert said(POCKET, 1.0) == []  # the default, which a resolved recipe names
+    assert said(f'model = "{dev}"', 3.5) == []
+    assert said(DEV, 3.5) == []  # the start of the run tells
 
 
 def test_what_configs_tell_of_guidance(tmp_path: Path) -> None:

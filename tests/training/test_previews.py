@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from velatura.errors import RecipeError
-from velatura.events import Event, PreviewSaved, StepFinished
+from velatura.events import Event, PhaseFinished, PhaseProgress, PhaseStarted, PreviewSaved, StepFinished
 from velatura.recipe.sampling.previews import Previews
 from velatura.sampling.png import read_record
 from velatura.training.previews import plan_previews
@@ -70,3 +70,13 @@ def test_a_request_to_stop_does_not_wait_for_the_other_pictures(
     assert [event.step for event in log.of(StepFinished)] == [1, 2]
     assert "2 previews of step 2 left out" in log.texts
     assert train(wanted, tmp_path, resume=True, events=Log().events).exit_code == 0
+
+
+def test_painting_is_a_phase_of_sampling_steps(run: Train) -> None:
+    """Two previews of 3 and 2 steps, before the first step and after the last."""
+    found = run(training={"steps": 1}, previews={"steps": 3, "prompts": ["a red cube", "b --s 2"]})
+    phases = [event for event in found.log.of(PhaseStarted) if event.phase == "previews"]
+    assert [(event.total, event.unit) for event in phases] == [(5, "steps")] * 2
+    done = [event.done for event in found.log.of(PhaseProgress) if event.phase == "previews"]
+    assert done.count(5) >= 2
+    assert len([event for event in found.log.of(PhaseFinished) if event.phase == "previews"]) == 2

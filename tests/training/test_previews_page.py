@@ -130,9 +130,9 @@ def test_the_page_of_a_run_is_written_after_each_round(run: Train, tmp_path: Pat
     assert seen == [1, 2]  # before training; after step 1
     found = run(training={"steps": 3}, resume=True, **sections)
     rows = table(page).rows
-    assert [row[0] for row in rows] == ["", "before training", "step 1", "step 3"]
+    assert [row[0] for row in rows] == ["", "before training", "step 1", "step 2", "step 3"]
     assert all(len(row) == 3 for row in rows)
-    assert {event.step for event in found.log.of(PreviewSaved)} == {3}
+    assert {event.step for event in found.log.of(PreviewSaved)} == {2, 3}  # the stop left those of step 2 out
     assert "<a href='previews/index.html'>" in (found.folder / "report.html").read_text("utf-8")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,13 @@ import pytest
 import torch
 
 from velatura.errors import RecipeError
-from velatura.events import StepFinished
+from velatura.events import Event, FileSaved, PreviewSaved, StepFinished, ValidationFinished
 
 from ..tiny import write_flux
 from .conftest import Run, Train, equal
 
 STEPS = 7
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 # everything that draws numbers or keeps a state of its own
 COMMON: dict[str, Any] = {
     "data": {"flip": 0.5, "resolution": [64, 48]},
@@ -114,29 +117,141 @@ def test_a_resumed_run_may_be_longer_but_not_another(run: Train) -> None:
     straight = run(into="straight", **common, training={"steps": 4})
     assert equal(longer.state(), straight.state())
     kept = (longer.folder / "recipe.toml").read_text()
-    for change in (
-        {"optimizer": {"schedule": "constant", "learning_rate": 0.5}},
-        {"adapter": {"rank": 2}},
-        {"objective": {"kind": "flow", "weighting": "cosmap"}},
-        {"seed": 4},
-        {"training": {"steps": 5, "batch_size": 2}},
-        {"memory": {"cache": False}},
-        {"memory": {"weights": "fp8"}},
-        {"data": {"flip": 0.5}},
-    ):
-        with pytest.raises(RecipeError, match="the recipe differs from the one this run was started with"):
-            run(resume=True, **{**common, "training": {"steps": 5}, **change})
+    for what, change in (
+        ("recipe: optimizer.learning_rate was 0.0001, is 0.5", {"optimizer": {"schedule": "constant", "learning_rate": 0.5}}),
+        ("recipe: adapter.rank was 4, is 2", {"adapter": {"rank": 2}}),
+        ('recipe: objective.weighting was "none", is "cosmap"', {"objective": {"kind": "flow", "weighting": "cosmap"}}),
+        ("recipe: seed was 3, is 4", {"seed": 4}),
+        ("recipe: training.batch_size was 1, is 2", {"training": {"steps": 5, "batch_size": 2}}),
+        ('recipe: training.precision was "float32", is "bfloat16"', {"training": {"steps": 5, "precision": "bf16"}}),
+        ("recipe: memory.cache was true, is false", {"memory": {"cache": False}}),
+        ('recipe: memory.weights was "full", is "fp8"', {"memory": {"weights": "fp8"}}),
+        ("recipe: full.only was not set, is", {"full": {"parts": ["denoiser"], "only": "proj_out.*"}}),
+        ("data: 6 images changed in its file, its caption, or what [[data]] does with it", {"data": {"flip": 0.5}}),
+    ):  # fmt: skip
+        for dry_run in (True, False):
+            with pytest.raises(RecipeError) as caught:
+                run(resume=True, dry_run=dry_run, **{**common, "training": {"steps": 5}, **change})
+            assert f"\n  {what}" in str(caught.value)
+            word = what.partition(":")[0]
+            assert f"the {word} differs from what this run was started with" in str(caught.value)
         assert (longer.folder / "recipe.toml").read_text() == kept, change
 
 
-def test_other_pictures_or_another_model_are_another_run(run: Train, photos: Path, tmp_path: Path) -> None:
+def test_other_pictures_or_another_model_are_another_run(
+    run: Train, photos: Path, tmp_path: Path, tiny_model: Path
+) -> None:
     run(training={"steps": 1})
-    other = write_flux(tmp_path / "other", seed=1)
-    with pytest.raises(RecipeError, match="the recipe differs"):
+    other = shutil.copytree(tiny_model, tmp_path / "other")
+    shutil.copy(
+        write_flux(tmp_path / "new", seed=1) / "transformer" / WEIGHTS, other / "transformer" / WEIGHTS
+    )
+    with pytest.raises(
+        RecipeError, match="the model differs from what .*\n  model: other weights of the denoiser\n"
+    ):
         run(resume=True, training={"steps": 2}, model={"model": str(other)})
     (photos / "00.txt").write_text("another caption")
-    with pytest.raises(RecipeError, match="the recipe differs"):
+    (photos / "01.png").unlink()
+    shutil.copy(photos / "02.png", photos / "more.png")
+    with pytest.raises(RecipeError) as caught:
+        run(resume=True, training={"steps": 2, "batch_size": 2}, model={"model": str(other)})
+    for line in (
+        "the recipe and the data and the model differ from what this run was started with",
+        "  recipe: training.batch_size was 1, is 2",
+        "  data: 1 image added, 1 image removed, 1 image changed",
+        f"(for example {photos}/00.png)",
+        "  model: other weights of the denoiser",
+    ):
+        assert line in str(caught.value)
+    (tmp_path / "runs" / "tiny" / "data.json").unlink()
+    with pytest.raises(
+        RecipeError, match="data: images, captions or .* \\(data.json, which would tell which, cannot"
+    ):
         run(resume=True, training={"steps": 2})
+
+
+def test_pictures_that_lie_elsewhere_are_the_same(run: Train, photos: Path, tmp_path: Path) -> None:
+    run(training={"steps": 1})
+    moved = photos.rename(tmp_path / "elsewhere")
+    assert run(resume=True, training={"steps": 2}, data={"folder": str(moved)}).outcome.step == 2
+    (moved / "00.png").unlink()
+    with pytest.raises(RecipeError, match="data: 1 image removed \\(for example"):
+        run(resume=True, training={"steps": 3}, data={"folder": str(moved)})
+
+
+def test_a_lora_that_is_continued_counts_by_what_is_in_it(run: Train, tmp_path: Path) -> None:
+    first, second = (
+        run(into=f"r{seed}", seed=seed, training={"steps": 1}).outcome.files[0] for seed in (1, 2)
+    )
+    start = Path(shutil.copy(first, tmp_path / "start.safetensors"))
+    run(training={"steps": 1}, adapter={"init_from": str(start)})
+    moved = start.rename(tmp_path / "moved.safetensors")
+    assert run(resume=True, training={"steps": 2}, adapter={"init_from": str(moved)}).outcome.step == 2
+    shutil.copy(second, moved)
+    with pytest.raises(
+        RecipeError, match="recipe: adapter.init_from is another file, or one with other values"
+    ):
+        run(resume=True, training={"steps": 3}, adapter={"init_from": str(moved)})
+
+
+def as_told(event: Event) -> tuple[Any, ...]:
+    """What a run did or showed: (what, step, with which result); nothing for other events, and for states."""
+    match event:
+        case StepFinished():
+            return "step", event.step, event.loss
+        case ValidationFinished():
+            return "validation", event.step, event.loss
+        case PreviewSaved():
+            return "preview", event.step, Path(event.path).name
+        case FileSaved() if event.what != "state":
+            return event.what, event.step, Path(event.path).name
+    return ()
+
+
+def shown(run: Run) -> list[tuple[Any, ...]]:
+    """All that, in order."""
+    return [told for event in run.log.seen if (told := as_told(event))]
+
+
+SHOWING: dict[str, Any] = {
+    "training": {"steps": 4, "save_every": 2},
+    "validation": {"share": 0.2, "every": 2},
+    "previews": {"every": 2, "steps": 1, "prompts": ["a", "b", "c"]},
+    "ema": {"decay": 0.5},
+}
+
+
+@pytest.mark.parametrize(
+    "asked_at",
+    [
+        ("preview", 0, "00.png"), ("step", 2), ("validation", 2), ("preview", 2, "01.png"), ("step", 4), ("preview", 4, "00.png"),
+    ],
+)  # fmt: skip
+def test_what_was_due_when_a_run_was_stopped_is_shown_exactly_once(
+    run: Train, asked_at: tuple[Any, ...]
+) -> None:
+    straight = run(into="straight", **SHOWING)
+
+    def interrupt(event: Event) -> None:
+        if as_told(event)[: len(asked_at)] == asked_at:
+            signal.raise_signal(signal.SIGINT)
+
+    stopped = run(watch=interrupt, **SHOWING)
+    assert stopped.outcome.exit_code == 75
+    resumed = run(resume=True, **SHOWING)
+    assert resumed.outcome.exit_code == 0
+    told = shown(stopped) + shown(resumed)
+    finished = (
+        "adapter",
+        4,
+        "tiny-000004.safetensors",
+    )  # written again by the run that is resumed at its last step
+    assert [one for n, one in enumerate(told) if one != finished or finished not in told[:n]] == shown(
+        straight
+    )
+    assert results(resumed) == results(straight)
+    again = run(resume=True, **SHOWING)
+    assert shown(again) == [finished]
 
 
 def test_a_damaged_state_costs_the_steps_since_the_one_before(run: Train) -> None:

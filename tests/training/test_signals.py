@@ -129,6 +129,7 @@ def test_ctrl_c_saves_and_resume_ends_where_an_undisturbed_run_does(
         wait_for_step(tmp_path / "x", 3 + 10 * number, process)
         process.send_signal(kind)
         said = finish(process, 75)
+        assert "finishing this step, then saving; press Ctrl-C again to leave at once" in said
         assert "go on with --resume" in said
         assert not (tmp_path / "x" / "runs" / "tiny" / ".lock").exists()
     finish(command(tmp_path / "x", "--resume"), 0)
@@ -144,7 +145,8 @@ def test_a_second_ctrl_c_ends_at_once_and_loses_nothing_saved(
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGCONT)
-    process.communicate(timeout=120)
+    ended, _ = process.communicate(timeout=120)
+    assert "left at once; --resume goes on from the state that was saved last" in ended
     assert process.returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM)
     said = finish(command(tmp_path / "x", "--resume"), 0)  # the lock of the dead process is taken over
     assert "going on after step 10" in said

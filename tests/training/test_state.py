@@ -14,18 +14,22 @@ from torch import Tensor, nn
 from velatura.errors import RecipeError, StorageError
 from velatura.recipe.training.optimizer import Optimizer
 from velatura.training import state as states
+from velatura.training.identity import Identity
 from velatura.training.optimizer import make_optimizer
 from velatura.training.state import (
     RunState,
-    check_recipe,
     load_latest,
     optimizer_tensors,
+    record_shown,
     save_state,
-    saved_recipe,
+    saved_identity,
     set_optimizer_tensors,
 )
 
 from ..tiny import Log
+
+ONE = Identity(recipe={"seed": 1, "optimizer.betas": [0.9, 0.1 + 0.2]}, data="d1", model={"denoiser": "w1"})
+OTHER = replace(ONE, data="d2")
 
 
 def made(step: int, *, average: bool = True) -> RunState:
@@ -38,12 +42,14 @@ def made(step: int, *, average: bool = True) -> RunState:
     moments = {f"{name}/exp_avg": value for name, value in some().items()}
     return RunState(
         step=step,
-        recipe_hash="r1",
+        identity=ONE,
         values=some(),
         average=some() if average else None,
         optimizer={**moments, "a.down/step": torch.tensor(float(step))},
         scaler={"scale": 0.1 + 0.2, "growth_factor": 2.0, "_growth_tracker": 3},
         skipped=2,
+        validated=True,
+        painted=3,
     )
 
 
@@ -57,7 +63,7 @@ def same(a: RunState | None, b: RunState) -> bool:
 
     groups = equal(a.values, b.values) and equal(a.optimizer, b.optimizer)
     averages = equal(a.average or {}, b.average or {})
-    facts = [(s.step, s.recipe_hash, s.scaler, s.skipped) for s in (a, b)]
+    facts = [(s.step, s.identity, s.scaler, s.skipped, s.validated, s.painted) for s in (a, b)]
     return groups and averages and facts[0] == facts[1]
 
 
@@ -120,16 +126,32 @@ def test_a_state_under_another_number_is_no_state(tmp_path: Path) -> None:
     assert same(load_latest(tmp_path, Log().events), made(5))
 
 
-def test_states_without_a_checksum_of_the_manifest_are_read(tmp_path: Path) -> None:
-    """As version 0.1.0 wrote them at first."""
-    manifest = save_state(tmp_path, made(5), keep=3) / "manifest.json"
+def test_a_state_of_another_version_is_refused_and_not_passed_over(tmp_path: Path) -> None:
+    """A run would begin anew, and remove the states."""
+    save_state(tmp_path, made(5), keep=2)
+    manifest = tmp_path / "000005" / "manifest.json"
     facts = json.loads(manifest.read_text())
-    del facts["manifest"]
-    manifest.write_text(json.dumps(facts))
-    assert same(load_latest(tmp_path, Log().events), made(5))
+    for change in ({"format": 3}, {"format": None}):
+        other = {**facts, **change}
+        manifest.write_text(json.dumps({**other, "manifest": states._own_checksum(other)}))
+        for read in (lambda: load_latest(tmp_path, Log().events), lambda: saved_identity(tmp_path)):
+            with pytest.raises(
+                RecipeError, match="was saved by another version of velatura .format .*, this one reads 2"
+            ):
+                read()
 
 
-STAGES = ["write_safetensors", "_checksum", "_write_synced", "shutil.rmtree", "os.replace", "sync_folder"]
+def test_what_was_shown_after_a_step_is_noted_later(tmp_path: Path) -> None:
+    path = save_state(tmp_path, replace(made(5), validated=False, painted=0), keep=2)
+    record_shown(path, validated=True, painted=1)
+    assert same(load_latest(tmp_path, Log().events), replace(made(5), validated=True, painted=1))
+    before = (path / "manifest.json").stat().st_ino
+    record_shown(path, validated=True, painted=1)  # nothing new: the file stays
+    assert (path / "manifest.json").stat().st_ino == before
+    assert sorted(entry.name for entry in path.iterdir())[:2] == ["average.safetensors", "manifest.json"]
+
+
+STAGES = ["write_safetensors", "_checksum", "write_atomically", "shutil.rmtree", "os.replace", "sync_folder"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -206,7 +228,7 @@ def test_a_run_that_went_back_behind_a_damaged_state_keeps_what_it_saves_now(tmp
     assert same(load_latest(tmp_path, Log().events), made(15))
 
 
-@pytest.mark.parametrize("stage", ["write_safetensors", "_write_synced", "os.replace"])
+@pytest.mark.parametrize("stage", ["write_safetensors", "write_atomically", "os.replace"])
 def test_a_full_disk_is_told_and_the_states_before_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
@@ -217,25 +239,36 @@ def test_a_full_disk_is_told_and_the_states_before_stay(
 
     owner, _, name = stage.rpartition(".")
     monkeypatch.setattr(getattr(states, owner) if owner else states, name, full)
-    with pytest.raises(StorageError, match="No space left on device"):
+    with pytest.raises(
+        StorageError, match="the state of step 10: .*No space left on device. The states saved before"
+    ):
         save_state(tmp_path, made(10), keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["000005"]
     assert same(load_latest(tmp_path, Log().events), made(5))
 
 
-def test_another_recipe_is_refused() -> None:
-    check_recipe("r1", "r1")
-    with pytest.raises(RecipeError, match="would not be the same run"):
-        check_recipe("r2", "r1")
+def test_a_disk_that_is_known_to_be_too_small_is_told_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_state(tmp_path, made(5), keep=1)
+    room = shutil._ntuple_diskusage(10**9, 10**9, 300)  # for the values, not for the optimizer
+    monkeypatch.setattr("velatura.checkpoints.writing.shutil.disk_usage", lambda _: room)
+    with pytest.raises(
+        StorageError, match="cannot save the state of step 10: .* has 300 free.* go on with --resume"
+    ):
+        save_state(tmp_path, made(10), keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["000005"]
+    assert same(load_latest(tmp_path, Log().events), made(5))
 
 
-def test_the_recipe_of_the_newest_state_is_told_from_its_manifest(tmp_path: Path) -> None:
-    assert saved_recipe(tmp_path) is None
+def test_the_identity_of_the_newest_state_is_told_from_its_manifest(tmp_path: Path) -> None:
+    assert saved_identity(tmp_path) is None
     save_state(tmp_path, made(5), keep=2)
-    save_state(tmp_path, replace(made(10), recipe_hash="r2"), keep=2)
+    save_state(tmp_path, replace(made(10), identity=OTHER), keep=2)
     (tmp_path / "000010" / "values.safetensors").unlink()  # is not looked at
-    assert saved_recipe(tmp_path) == "r2"
+    assert saved_identity(tmp_path) == OTHER
     (tmp_path / "000010" / "manifest.json").write_text("{")
-    assert saved_recipe(tmp_path) == "r1"
+    assert saved_identity(tmp_path) == ONE
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])

@@ -160,6 +160,44 @@ def test_fp16_stops_at_a_loss_that_is_not_finite() -> None:
         stepper(objective, dtype=torch.float16)([batch([math.nan])], seed=0, step=0)
 
 
+@pytest.mark.parametrize("rate", [math.inf, 3e38, math.nan])
+def test_an_update_that_breaks_the_weights_is_seen_at_once(rate: float) -> None:
+    objective = line()
+    with pytest.raises(
+        NumericError, match=r"step 5: its update made trained weights that are not finite.* \(it was"
+    ):
+        stepper(objective, rate=rate)([batch([2.0])], seed=0, step=4)
+
+
+def test_weights_that_were_broken_before_are_not_blamed_on_the_pictures() -> None:
+    with pytest.raises(
+        NumericError, match="because the trained weights were not finite before this step"
+    ) as caught:
+        stepper(line(math.nan))([batch([1.0])], seed=0, step=0)
+    assert "png" not in str(caught.value)
+
+
+def test_frozen_weights_are_told_by_name() -> None:
+    step = stepper(line())
+    step.parts.denoiser = nn.ModuleDict({"good": nn.Linear(2, 2), "bad": nn.Linear(2, 2)})
+    step.parts.denoiser["bad"].weight.data[0, 1] = math.inf
+    with pytest.raises(
+        NumericError, match=r"weights of the denoiser are not finite \(1 tensor is, the first is bad.weight"
+    ):
+        step([batch([math.nan])], seed=0, step=0)
+
+
+def test_fp16_that_never_stops_overflowing_is_an_error() -> None:
+    """30 halvings take the loss scale from 2^16 to 2^-14, the smallest normal number; there it ends."""
+    objective = Steep(nn.Parameter(torch.tensor(0.0)))
+    step = stepper(objective, dtype=torch.float16)
+    assert all(step([batch([1.0])], seed=0, step=number).skipped for number in range(30))
+    with pytest.raises(
+        NumericError, match='step 31: fp16 overflowed in each of the last.* "bf16" or "fp32", or lower'
+    ):
+        step([batch([1.0])], seed=0, step=30)
+
+
 def test_the_loss_scaler_goes_on_where_it_stopped() -> None:
     import json
 
@@ -170,8 +208,9 @@ def test_the_loss_scaler_goes_on_where_it_stopped() -> None:
     assert two.scaler.get_scale() == 32768
 
 
-def test_terms_are_averaged_for_the_log() -> None:
-    result = stepper(line())([batch([1, 3]), batch([4], first=2)], seed=0, step=0)
+def test_terms_are_means_over_items_not_over_micro_steps() -> None:
+    """Items 1, 3 and 5: the mean of the batches' means would be 3.5."""
+    result = stepper(line())([batch([1, 3]), batch([5], first=2)], seed=0, step=0)
     assert result.terms == {"v": pytest.approx(3)}
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from rich.console import Console, Group, RenderableType
@@ -13,10 +14,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from velatura.cli.figures import PhaseFigures, TrainingFigures, duration
 from velatura.events import (
     Event,
     FileSaved,
+    LeftAtOnce,
     Listener,
     Notice,
     PhaseFinished,
@@ -26,9 +27,11 @@ from velatura.events import (
     StepFinished,
     ValidationFinished,
 )
+from velatura.training.figures import PhaseFigures, TrainingFigures, duration
 
 PLAIN_EVERY = 10.0  # seconds between lines where there is no terminal
 TRAIN = "train"  # this phase is shown by its steps
+SHOW_CURSOR = b"\x1b[?25h\r\n"
 
 
 @contextmanager
@@ -97,11 +100,24 @@ class LiveProgress:
                 self._phase.done = event.done
             case StepFinished():
                 self._training.add(event)
+            case LeftAtOnce():
+                try:
+                    self._print(event)
+                finally:
+                    self._show_cursor()
             case _:
                 if isinstance(event, PhaseFinished):
                     self._phase = None
-                for line in _lines(event):
-                    self.live.console.print(line)
+                self._print(event)
+
+    def _print(self, event: Event) -> None:
+        for line in _lines(event):
+            self.live.console.print(line)
+
+    def _show_cursor(self) -> None:
+        """Straight to the terminal: the signal may have come in the middle of a line that never ends."""
+        with suppress(OSError):
+            os.write(self.live.console.file.fileno(), SHOW_CURSOR)
 
     def _render(self) -> RenderableType:
         rows: list[RenderableType] = []
@@ -140,6 +156,8 @@ def _lines(event: Event) -> list[Text]:
             return [Text(f"preview after step {event.step}: {event.path}", style="dim")]
         case FileSaved():
             return [Text(f"{event.what} saved: {event.path}", style="green")]
+        case LeftAtOnce():
+            return [Text("left at once; --resume goes on from the state that was saved last", style="yellow")]
         case Notice() if event.level == "warning":
             return [Text(f"warning: {event.message}", style="yellow")]
         case Notice():

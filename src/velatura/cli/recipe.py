@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from velatura.cli.train import RecipeFile, Sets
-from velatura.errors import RecipeError
+from velatura.errors import RecipeError, StorageError
 
 app = typer.Typer(name="recipe", help="Write, check and describe recipes.", no_args_is_help=True)
 
@@ -81,5 +81,9 @@ def schema(
     text = json.dumps(recipe_schema(), indent=2) + "\n"
     if out is None:
         typer.echo(text, nl=False)
-    else:
+        return
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"--out {out} cannot be written: {error.strerror}; wanted: a file") from None

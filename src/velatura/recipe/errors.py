@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -143,6 +144,8 @@ def _wrong_value(place: _Place, value: Any, message: str) -> Problem:
         return Problem(path=place.path, what=_wrong_section(place, value))
     phrase = allowed_entry if isinstance(place.path[-1], int) else allowed
     what = f"received {received(value)}; allowed: {phrase(place.field)}"
+    if isinstance(value, float) and not math.isfinite(value):
+        what += ", and finite"
     close = nearest(value, choices(place.field.annotation)) if isinstance(value, str) else None
     return Problem(path=place.path, what=what, hint=f'did you mean "{close}"?' if close else "")
 

@@ -1,4 +1,4 @@
-"""Whether the model can paint what `[previews]` asks for, as far as its configs tell without being loaded."""
+"""Whether the model can do what `[previews]` and guidance ask for, as far as its configs tell without being loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from velatura.recipe.recipe import Recipe
 from velatura.recipe.sampling.request import line_values, out_of_range
 
 SIZES = ("width", "height")
-FLUX_GUIDANCE = 3.5  # default of FLUX models whose sampling times are shifted, with or without that input
 
 
 def unpaintable(recipe: Recipe, base: Path) -> list[Problem]:
@@ -64,6 +63,12 @@ def _without_effect(
 ) -> Iterator[Problem]:
     if reads_guidance(model, base) is not False:
         return
+    trained = getattr(model, "guidance", None)
+    if trained is not None and trained != type(model).model_fields["guidance"].default:
+        what = (
+            f"received guidance {trained:g}, which would have no effect: this model has no distilled guidance"
+        )
+        yield Problem(path=("model", "guidance"), what=what, hint="leave it out")
     default = _default_guidance(model, base)
     for path, guidance in asked:
         if guidance is not None and guidance != default:
@@ -81,7 +86,7 @@ def _default_guidance(model: ModelSection, base: Path) -> float:
     if isinstance(said, int | float):
         return float(said)
     scheduler = _json(root / "scheduler" / "scheduler_config.json") if root else {}
-    return FLUX_GUIDANCE if scheduler.get("use_dynamic_shifting") else 0.0
+    return model.default_guidance(scheduler)
 
 
 def _config(model: ModelSection, base: Path, own: str | None, subfolder: str) -> dict[str, Any]:

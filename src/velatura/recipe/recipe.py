@@ -12,8 +12,10 @@ from velatura.recipe.data.items import SourceData
 from velatura.recipe.data.rated import Rated
 from velatura.recipe.data.sources.everydream2 import EveryDream2Data
 from velatura.recipe.data.sources.folder import FolderData
+from velatura.recipe.data.sources.huggingface import HuggingFaceData
 from velatura.recipe.data.sources.sd_scripts import SdScriptsData
 from velatura.recipe.data.sources.table import TableData
+from velatura.recipe.data.sources.webdataset import WebDatasetData
 from velatura.recipe.defaults import with_kind
 from velatura.recipe.families.flux import FluxModel
 from velatura.recipe.families.sd1 import Sd1Model
@@ -27,7 +29,10 @@ from velatura.recipe.training.loop import Ema, Full, Memory, Training, Validatio
 from velatura.recipe.training.optimizer import Optimizer
 
 # the kinds of [[data]]; the first is what a table is that neither names its kind nor tells it by its keys
-Data = Annotated[FolderData | TableData | EveryDream2Data | SdScriptsData, Field(discriminator="kind")]
+Data = Annotated[
+    FolderData | TableData | WebDatasetData | HuggingFaceData | EveryDream2Data | SdScriptsData,
+    Field(discriminator="kind"),
+]
 Model = Annotated[FluxModel | Sd1Model, Field(discriminator="family")]
 Objective = Annotated[FlowObjective | DiffusionObjective | AutoencoderObjective, Field(discriminator="kind")]
 

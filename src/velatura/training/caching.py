@@ -12,9 +12,8 @@ from velatura.data.fill import fill_latents, fill_text
 from velatura.data.texts import texts_of, typical_texts
 from velatura.data.views import views_of
 from velatura.events import Events
+from velatura.families.eight_bits import load_in_8_bits
 from velatura.interfaces import Conditioning, PartName, Parts
-from velatura.placement.quantised import quantise_blocks
-from velatura.plural import counted
 from velatura.sampling.painter import request_texts
 from velatura.sampling.reading import remark_cuts
 from velatura.sampling.request import Request
@@ -66,13 +65,13 @@ def load_part(setup: Setup, parts: Parts, name: PartName, events: Events) -> Non
     if parts.modules(name):
         return
     events.notice(f"loading the {name.replace('_', ' ')}")
-    in_8_bits = name == "denoiser" and setup.recipe.memory.weights == "fp8"
-    device = torch.device("cpu") if in_8_bits else setup.device  # it is made small before the device sees it
-    loaded = setup.family.load(setup.files, [name], device=device, dtype=setup.dtype, seed=setup.recipe.seed)
-    if in_8_bits and loaded.denoiser is not None:
-        count = quantise_blocks(setup.family.blocks(loaded.denoiser))
-        loaded.denoiser.to(setup.device)
-        events.notice(f"{counted(count, 'linear layer is', 'linear layers are')} held in fp8")
+    family, files, seed = setup.family, setup.files, setup.recipe.seed
+    if name == "denoiser" and setup.recipe.memory.weights == "fp8":
+        parts.denoiser = load_in_8_bits(
+            family, files, events, device=setup.device, dtype=setup.dtype, seed=seed
+        )
+        return
+    loaded = family.load(files, [name], device=setup.device, dtype=setup.dtype, seed=seed)
     if name == "text_encoders":
         parts.text_encoders, parts.tokenizers = loaded.text_encoders, loaded.tokenizers
     elif name == "autoencoder":

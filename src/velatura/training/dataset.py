@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 
-from velatura.data.cache_place import default_cache_folder
+from velatura.checkpoints.cache_folder import default_cache_folder
 from velatura.data.items import Item, Scan, Treatment
 from velatura.data.order import BatchPlan, OrderedPlan
 from velatura.data.plan import Entry, lay_out
@@ -47,13 +47,7 @@ class Dataset:
         """Identity of what is trained on: contents, captions, treatment, sizes, order of entries."""
         digest = hashlib.blake2b(digest_size=16)
         for entry in self.entries:
-            item, caption = entry.item, entry.item.caption
-            digest.update(f"{item.content}/{caption.text}/{caption.tags}/{caption.max_length}".encode())
-            digest.update(
-                f"/{entry.bucket}/{entry.share}/{entry.batch_size}/{_told(item.treatment)}".encode()
-            )
-            companions = sorted(f"{role}={one.content}" for role, one in item.companions.items())
-            digest.update(f"/{companions}\n".encode())
+            digest.update(entry_identity(entry).encode())
         return digest.hexdigest()
 
     def report(self) -> str:
@@ -68,6 +62,16 @@ class Dataset:
             f"{counted(len(self.entries), 'use')} per epoch ({sizes}{more}), "
             f"{counted(facts.steps, 'step')} per epoch{fillers}"
         )
+
+
+def entry_identity(entry: Entry) -> str:
+    """A use of an image as a text: its content, caption, companions, size and treatment, not where it lies."""
+    item, caption = entry.item, entry.item.caption
+    companions = sorted(f"{role}={one.content}" for role, one in item.companions.items())
+    return (
+        f"{item.content}/{caption.text}/{caption.tags}/{caption.max_length}"
+        f"/{entry.bucket}/{entry.share}/{entry.batch_size}/{_told(item.treatment)}/{companions}\n"
+    )
 
 
 @cache

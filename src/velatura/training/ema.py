@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor
 
 from velatura.training.trainables import Trainables
+
+Shown = Callable[[], AbstractContextManager[None]]  # the weights that are saved and shown, while a block runs
 
 
 class Ema:

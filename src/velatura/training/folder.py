@@ -32,6 +32,21 @@ class RunFolder:
         return self.root / "events.jsonl"
 
     @property
+    def status(self) -> Path:
+        """How the run is doing now, or how it ended."""
+        return self.root / "status.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of scalars that TensorBoard shows."""
+        return self.root / "tensorboard"
+
+    @property
+    def data(self) -> Path:
+        """The images that are trained on, each with its identity."""
+        return self.root / "data.json"
+
+    @property
     def report(self) -> Path:
         """The report that people open."""
         return self.root / "report.html"
@@ -40,6 +55,10 @@ class RunFolder:
     def states(self) -> Path:
         """Exact states, one folder per saved step."""
         return self.root / "state"
+
+    def state(self, step: int) -> Path:
+        """The state after a step."""
+        return self.states / f"{step:06d}"
 
     @property
     def previews_page(self) -> Path:
@@ -107,6 +126,11 @@ class RunLock:
             self.refuse_running()
             self.path.unlink(missing_ok=True)
             self._take()
+        except OSError as error:
+            self.path.unlink(missing_ok=True)
+            raise StorageError(
+                f"cannot write {self.path}: {error.strerror}; make room on the disk."
+            ) from None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -126,14 +150,13 @@ class RunLock:
             file.write(f"{os.getpid()} {psutil.Process().create_time()}")
 
     def _owner(self) -> int | None:
-        """The running owner's process id; process ids are reused, so its start time must match too."""
+        """The running owner's process id."""
         try:
             pid, started = self.path.read_text().split()
-            process = psutil.Process(int(pid))
-            return process.pid if abs(process.create_time() - float(started)) < 1 else None
+            return int(pid) if is_alive(int(pid), float(started)) else None
         except ValueError:
             return self._just_taken()
-        except (OSError, psutil.Error):
+        except OSError:
             return None
 
     def _just_taken(self) -> int | None:
@@ -142,3 +165,14 @@ class RunLock:
             if time.time() - self.path.stat().st_mtime < WRITING_SECONDS:
                 return 0
         return None
+
+
+def is_alive(pid: int, started: float) -> bool:
+    """Whether a process of this machine still runs; process ids are reused, so its start must match too.
+
+    Raises ValueError or OverflowError for a number that is no process id.
+    """
+    try:
+        return abs(psutil.Process(pid).create_time() - started) < 1
+    except psutil.Error:
+        return False

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-import torch
-
 from velatura.data.loader import Loader
 from velatura.data.plan import tokens_of
-from velatura.events import Events, FileSaved, PhaseFinished, PhaseStarted, StepFinished, ValidationFinished
+from velatura.errors import NumericError
+from velatura.events import Events, FileSaved, PhaseFinished, PhaseStarted, StepFinished
 from velatura.placement.compiling import compile_blocks, decide, training_flops
 from velatura.placement.device import memory_used
 from velatura.placement.recompute import recompute
@@ -20,38 +17,42 @@ from velatura.plural import counted
 from velatura.training.caching import Prepared, load_part
 from velatura.training.ema import Ema
 from velatura.training.export import export
+from velatura.training.finite import all_finite
+from velatura.training.identity import Identity, require_same
 from velatura.training.optimizer import learning_rate, make_optimizer, set_learning_rate
-from velatura.training.previews import paint_previews
-from velatura.training.previews_page import write_previews_page
 from velatura.training.setup import Setup
+from velatura.training.showing import Showing
 from velatura.training.state import (
     RunState,
-    check_recipe,
     load_latest,
     optimizer_tensors,
+    record_shown,
     save_state,
     set_optimizer_tensors,
 )
-from velatura.training.step import Stepper, StepResult
+from velatura.training.step import FP16_REMEDY, Stepper, StepResult
 from velatura.training.stop import StopRequest
 from velatura.training.trainables import make_trainables
-from velatura.training.validation import validation_loss
 
-OWN_AFFAIR = ("name", "previews", "output", "memory", "validation")  # do not change what is learned
 FINISHING_BATCHES = 16  # micro-batches that an objective's last touches may look at
 
 
 class Loop:
     """One run's loop. `step` counts finished optimizer steps."""
 
-    def __init__(self, setup: Setup, prepared: Prepared, events: Events, stop: StopRequest) -> None:
+    def __init__(
+        self, setup: Setup, identity: Identity, prepared: Prepared, events: Events, stop: StopRequest
+    ) -> None:
         self.setup = setup
+        self.identity = identity
         self.prepared = prepared
         self.events = events
         self.stop = stop
         self.parts = prepared.parts
         self.step = 0
         self.skipped = 0
+        self.saved: Path | None = None  # the newest state, once there is one
+        self.saved_step = -1
         self.exported: list[Path] = []
         for name in setup.stays_loaded:
             load_part(setup, self.parts, name, events)
@@ -70,27 +71,38 @@ class Loop:
             dtype=setup.dtype,
             autocast=self.trainables.adapter is None,
         )
+        self.showing = Showing(setup, prepared, self.stepper, self._shown, events, stop)
         self._place_blocks()
 
     def run(self) -> bool:
-        """Train to the last step, or to a stop request (then False: the state is saved and the run can go on)."""
+        """Train to the last step, or to a stop request (then False: what there is is saved, and the run can go on).
+
+        Raises NumericError, saying which state was saved last, and StorageError.
+        """
+        try:
+            return self._run()
+        except NumericError as error:
+            kept = f"The last state saved is {self.saved}." if self.saved else "No state was saved yet."
+            raise NumericError(f"{error} {kept}") from None
+
+    def _run(self) -> bool:
         steps = self.setup.recipe.training.steps
-        if self.step == 0 and self.setup.recipe.previews.baseline:
-            self._preview()
+        if self.step < steps:
+            self._show()  # the baseline, or what a stop left out
         started = time.perf_counter()
         self.events(PhaseStarted(phase="train", total=steps, unit="steps"))
         with self._loader() as loader:
             while self.step < steps and not self.stop.asked:
                 self._one_step(loader, steps)
-                if self.step < steps and not self.stop.asked:
-                    self._between_steps()
+                if self.step < steps:
+                    self._save_where_due(steps)
+                    self._show()
         self.events(PhaseFinished(phase="train", seconds=time.perf_counter() - started))
-        self._save_state()
         if self.step < steps:
+            self._save_state()
             self.events.notice(f"stopped after step {self.step}; go on with --resume")
             return False
-        self._finish()
-        return True
+        return self._finish()
 
     def _one_step(self, loader: Loader, steps: int) -> None:
         started = time.perf_counter()
@@ -100,6 +112,7 @@ class Loop:
         batches = loader.batches(self.step)
         result = self.stepper(batches, self.setup.recipe.seed, self.step)
         self.step += 1
+        self.showing.begin_step()
         if result.skipped:
             self.skipped += 1
         elif self.ema is not None:
@@ -108,26 +121,36 @@ class Loop:
             result, rate, sum(len(batch.names) for batch in batches), time.perf_counter() - started, steps
         )
 
-    def _between_steps(self) -> None:
-        recipe = self.setup.recipe
-        steps = recipe.training.steps
-        if self.step % (recipe.training.save_every or max(50, steps // 4)) == 0:
+    def _save_where_due(self, steps: int) -> None:
+        if self.step % (self.setup.recipe.training.save_every or max(50, steps // 4)) == 0:
             self._save_state()
             self._export()
-        if self.step % recipe.validation.every == 0:
-            self._validate()
-        if self.step % (recipe.previews.every or max(1, steps // 10)) == 0:
-            self._preview()
 
-    def _finish(self) -> None:
+    def _show(self) -> bool:
+        """Validation and previews, as far as they are due; a state of this step remembers how far they came."""
+        done = self.showing.show(self.step)
+        if self.saved is not None and self.saved_step == self.step:
+            record_shown(self.saved, validated=self.showing.validated, painted=self.showing.painted)
+        return done
+
+    def _finish(self) -> bool:
+        """All steps are made. Whether what is due after the last one could be shown."""
+        if self.skipped == self.step:
+            raise NumericError(
+                f"fp16 overflowed in {'each of the ' * (self.step > 1)}{counted(self.step, 'step')}, which were all "
+                f"skipped: nothing was learned. {FP16_REMEDY}"
+            )
+        self._save_state()
         with self._loader() as loader, self._shown():
             few = (batch for step in range(FINISHING_BATCHES) for batch in loader.batches(step))
             moved = (batch.to(self.setup.device, self.setup.dtype) for batch in few)
             with self.stepper.precision():
                 self.setup.objective.finish(self.setup.family, self.parts, moved)
         self._export()
-        self._validate()
-        self._preview()
+        if done := self._show():
+            return done
+        self.events.notice("stopped after the last step; --resume shows what is left out")
+        return False
 
     def _place_blocks(self) -> None:
         training = self.setup.recipe.training
@@ -162,33 +185,8 @@ class Loop:
         """The weights that are saved and shown: averages where the recipe asks for them."""
         return nullcontext() if self.ema is None else self.ema.in_place()
 
-    def _validate(self) -> None:
-        plan = self.setup.dataset.validation
-        if plan is None:
-            return
-        with self._shown(), Loader(plan, latents=self.prepared.latents, text=self.prepared.text) as loader:
-            batches = (batch for number in range(plan.steps) for batch in loader.batches(number))
-            loss = validation_loss(self.stepper, batches, self.setup.recipe.validation.times)
-        self.events(ValidationFinished(step=self.step, loss=loss))
-
-    def _preview(self) -> None:
-        if not self.prepared.previews:
-            return
-        with self._shown(), self.stepper.precision():
-            paint_previews(
-                self.prepared.previews,
-                self.setup.family,
-                self.parts,
-                folder=self.setup.folder.previews(self.step),
-                step=self.step,
-                device=self.setup.device,
-                dtype=self.setup.dtype,
-                events=self.events,
-                stopped=lambda: self.stop.asked,
-            )
-        write_previews_page(self.setup.folder)
-
     def _export(self) -> None:
+        self._require_finite()
         with self._shown():
             self.exported = export(self.setup, self.parts, self.trainables, self.step)
         for path in self.exported:
@@ -197,17 +195,28 @@ class Loop:
             )
 
     def _save_state(self) -> None:
+        if self.saved_step == self.step:
+            return
+        self._require_finite()
         state = RunState(
             step=self.step,
-            recipe_hash=run_identity(self.setup),
+            identity=self.identity,
             values=self.trainables.values(),
             average=None if self.ema is None else self.ema.average,
             optimizer=optimizer_tensors(self.optimizer, self.trainables.parameters),
             scaler=self.stepper.scaler.state_dict(),
             skipped=self.skipped,
+            validated=self.showing.validated,
+            painted=self.showing.painted,
         )
-        path = save_state(self.setup.folder.states, state, keep=self.setup.recipe.output.keep_states)
-        self.events(FileSaved(step=self.step, what="state", path=str(path)))
+        self.saved = save_state(self.setup.folder.states, state, keep=self.setup.recipe.output.keep_states)
+        self.saved_step = self.step
+        self.events(FileSaved(step=self.step, what="state", path=str(self.saved)))
+
+    def _require_finite(self) -> None:
+        average = {} if self.ema is None else self.ema.average
+        if not all_finite([*self.trainables.values().values(), *average.values()]):
+            raise NumericError(f"after step {self.step}: trained weights are not finite, and are not saved.")
 
     def resume(self) -> None:
         """Take over the newest whole state. Raises RecipeError when it is of another run."""
@@ -215,7 +224,7 @@ class Loop:
         if state is None:
             self.events.notice("no saved state yet: starting at step 0")
             return
-        check_recipe(state.recipe_hash, run_identity(self.setup))
+        require_same(state.identity, self.identity, self.setup.dataset, self.setup.folder.data)
         self.trainables.set_values(state.values)
         set_optimizer_tensors(self.optimizer, self.trainables.parameters, state.optimizer)
         if self.ema is not None and state.average is not None:
@@ -223,6 +232,8 @@ class Loop:
         if state.scaler:
             self.stepper.scaler.load_state_dict(dict(state.scaler))
         self.step, self.skipped = state.step, state.skipped
+        self.saved, self.saved_step = self.setup.folder.state(state.step), state.step
+        self.showing.validated, self.showing.painted = state.validated, state.painted
         self.events.notice(f"going on after step {self.step}")
 
     def _tell(self, result: StepResult, rate: float, images: int, seconds: float, steps: int) -> None:
@@ -240,31 +251,3 @@ class Loop:
                 terms=result.terms,
             )
         )
-
-
-def run_identity(setup: Setup) -> str:
-    """Hash of all that decides what is learned: recipe (without what may change on resume), data, model weights.
-
-    Of the data counts what it came to, not the `[[data]]` tables: files may move.
-    Keys at their defaults do not count, so that a recipe keeps its identity when later versions know more keys.
-    """
-    recipe = setup.recipe
-    table = recipe.model_dump(mode="json", exclude={*OWN_AFFAIR, "data"}, exclude_defaults=True)
-    for free in ("steps", "device", "save_every"):
-        table.get("training", {}).pop(free, None)
-    for place in ("model", "denoiser", "autoencoder", "text_encoders", "tokenizers"):
-        table["model"].pop(place, None)  # files may move; what is in them is in the fingerprints
-    facts = {
-        "recipe": table,
-        "kinds": [recipe.model.family, recipe.objective.kind],
-        "memory": [recipe.memory.cache, recipe.memory.weights],
-        "data": setup.dataset.fingerprint(),
-        "model": dict(setup.info.fingerprints),
-    }
-    if recipe.memory.weights != "full":
-        facts["weights"] = recipe.memory.weights
-    if recipe.memory.cached_latents != "mean":
-        facts["latents"] = recipe.memory.cached_latents
-    if recipe.training.precision == "auto" and setup.dtype != torch.float32:
-        facts["precision"] = str(setup.dtype)  # what this machine chose; another one may choose otherwise
-    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()

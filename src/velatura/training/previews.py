@@ -10,11 +10,11 @@ import torch
 
 from velatura.events import Events, PreviewSaved
 from velatura.interfaces import Conditioning, Family, ModelInfo, Parts
-from velatura.plural import counted
 from velatura.recipe.sampling.previews import Previews
 from velatura.sampling.painter import encode_request, filled, lost_negative, paint, to_images
 from velatura.sampling.png import save_png
 from velatura.sampling.request import Request, parse_line
+from velatura.sampling.samplers import SAMPLERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,28 +50,28 @@ def lost_negatives(requests: Sequence[Request]) -> list[str]:
 
 
 @torch.no_grad()
-def paint_previews(
-    planned: Sequence[PlannedPreview],
+def paint_preview(
+    preview: PlannedPreview,
     family: Family,
     parts: Parts,
     *,
-    folder: Path,
+    path: Path,
     step: int,
     device: torch.device,
     dtype: torch.dtype,
     events: Events,
-    stopped: Callable[[], bool] = lambda: False,
-) -> list[Path]:
-    """Paint all, one PNG each; none is begun any more once someone asked to stop."""
-    paths: list[Path] = []
-    for number, preview in enumerate(planned):
-        if stopped():
-            events.notice(f"{counted(len(planned) - number, 'preview')} of step {step} left out")
-            break
-        conditioning = preview.conditioning or encode_request(family, parts, preview.request)
-        latents = paint(family, parts, preview.request, conditioning.to(device, dtype), device=device)
-        path = folder / f"{number:02d}.png"
-        save_png(to_images(family, parts, latents)[0], path, preview.request, {"step": str(step)})
-        events(PreviewSaved(step=step, prompt=preview.request.prompt, path=str(path)))
-        paths.append(path)
-    return paths
+    advance: Callable[[], None],
+) -> None:
+    """Paint one into a PNG; `advance` is called after each sampling step. Raises StorageError."""
+    conditioning = preview.conditioning or encode_request(family, parts, preview.request)
+    latents = paint(
+        family,
+        parts,
+        preview.request,
+        conditioning.to(device, dtype),
+        device=device,
+        progress=lambda done, total: advance(),
+    )
+    facts = {"step": str(step), "sampler": SAMPLERS[parts.info.prediction]}
+    save_png(to_images(family, parts, latents)[0], path, preview.request, facts)
+    events(PreviewSaved(step=step, prompt=preview.request.prompt, path=str(path)))

@@ -7,15 +7,13 @@ prompts were changed on the way, it shows what lies in the folder.
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 from velatura.checkpoints.writing import write_atomically
-from velatura.errors import RecipeError
 from velatura.plural import counted
-from velatura.sampling.png import read_record
 from velatura.sampling.request import Request
 from velatura.training.folder import RunFolder
+from velatura.training.pictures import pictures
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem; color: #222 } h1 { font-size: 1.5rem }
@@ -30,7 +28,7 @@ def write_previews_page(folder: RunFolder) -> None:
     """Write the page anew, once there are pictures. Raises StorageError."""
     rows: dict[int, dict[Request, str]] = {}
     places: dict[Request, tuple[str, int]] = {}  # columns in the order of the pictures' numbers
-    for step, path, request in _pictures(folder.previews_page.parent):
+    for step, path, request in pictures(folder.previews_page.parent):
         rows.setdefault(step, {})[request] = f"{path.parent.name}/{path.name}"
         places.setdefault(request, (path.name, step))
     if not rows:
@@ -48,17 +46,6 @@ def write_previews_page(folder: RunFolder) -> None:
     )
     data = page.encode()
     write_atomically(folder.previews_page, lambda file: file.write(data), size=len(data))
-
-
-def _pictures(folder: Path) -> Iterator[tuple[int, Path, Request]]:
-    """(step, picture, how it was painted), in the order of steps and numbers; other files are passed over."""
-    for path in sorted(folder.glob("*/*.png")):
-        if path.parent.name.isdigit():
-            try:
-                request, _ = read_record(path)
-            except RecipeError:
-                continue
-            yield int(path.parent.name), path, request
 
 
 def _head(request: Request) -> str:

@@ -19,13 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from velatura.checkpoints.reader import TensorFile
-from velatura.checkpoints.writing import sync_folder, write_safetensors
+from velatura.checkpoints.writing import sync_folder, write_atomically, write_safetensors
 from velatura.errors import CheckpointError, RecipeError, StorageError
 from velatura.events import Events
+from velatura.training.identity import Identity
 from velatura.training.optimizer import FUSED
 
 MANIFEST = "manifest.json"
-FACTS = {"step", "recipe", "scaler", "skipped", "checksums"}
+FORMAT = 2  # of states; they are read by versions that write the same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +34,14 @@ class RunState:
     """All that a run needs to go on as if it had never stopped."""
 
     step: int
-    recipe_hash: str
+    identity: Identity
     values: Mapping[str, Tensor]
     average: Mapping[str, Tensor] | None
     optimizer: Mapping[str, Tensor]  # "<parameter>/<moment>"
     scaler: Mapping[str, Any]
     skipped: int = 0
+    validated: bool = False  # whether the validation that is due after this step was made
+    painted: int = 0  # so many of the previews that are due after this step
 
 
 def optimizer_tensors(
@@ -72,37 +75,49 @@ def save_state(folder: Path, state: RunState, *, keep: int) -> Path:
     Raises StorageError.
     """
     final = folder / f"{state.step:06d}"
+    staged = folder / f".{final.name}.staged"
     try:
-        if not _is_whole(final, state.recipe_hash):
-            _write(folder, final, state)
+        if not _is_whole(final, state.identity):
+            _write(staged, final, state)
         _prune(folder, state.step, keep)
-    except OSError as error:
+    except (OSError, StorageError) as error:
+        shutil.rmtree(staged, ignore_errors=True)
+        what = f"{error.strerror or error}." if isinstance(error, OSError) else str(error)
         raise StorageError(
-            f"cannot save the state in {folder}: {error.strerror or error}. The states saved before are untouched."
+            f"cannot save the state of step {state.step}: {what} The states saved before are untouched: "
+            "make room, and go on with --resume."
         ) from error
     return final
 
 
-def _write(folder: Path, final: Path, state: RunState) -> None:
-    staged = folder / f".{final.name}.staged"
+def record_shown(path: Path, *, validated: bool, painted: int) -> None:
+    """Note in a saved state what was made of the validation and the previews after its step. Raises StorageError."""
+    facts = _read_facts(path)
+    if (facts["validated"], facts["painted"]) != (validated, painted):
+        _write_facts(path, {**facts, "validated": validated, "painted": painted})
+
+
+def _write(staged: Path, final: Path, state: RunState) -> None:
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     groups = {"values": state.values, "average": state.average or {}, "optimizer": state.optimizer}
     for name, tensors in groups.items():
         write_safetensors(staged / f"{name}.safetensors", {k: v.cpu() for k, v in tensors.items()}, {})
     facts: dict[str, Any] = {
+        "format": FORMAT,
         "step": state.step,
-        "recipe": state.recipe_hash,
+        "identity": state.identity.record(),
         "scaler": dict(state.scaler),
         "skipped": state.skipped,
+        "validated": state.validated,
+        "painted": state.painted,
         "checksums": {f"{name}.safetensors": _checksum(staged / f"{name}.safetensors") for name in groups},
     }
-    facts["manifest"] = _own_checksum(facts)
-    _write_synced(staged / MANIFEST, json.dumps(facts, indent=1))
+    _write_facts(staged, facts)
     sync_folder(staged)
     shutil.rmtree(final, ignore_errors=True)  # it was damaged, else it would have stayed
     os.replace(staged, final)
-    sync_folder(folder)
+    sync_folder(final.parent)
 
 
 def _prune(folder: Path, newest: int, keep: int) -> None:
@@ -125,22 +140,12 @@ def load_latest(folder: Path, events: Events) -> RunState | None:
     return None
 
 
-def check_recipe(saved: str, recipe_hash: str) -> None:
-    """Refuse to go on with a recipe that would have trained otherwise than the one whose hash was saved."""
-    if saved != recipe_hash:
-        raise RecipeError(
-            "the recipe differs from the one this run was started with, so going on would not be the same run. "
-            "Only previews, output, validation, and in training the steps, the device and save_every may change. "
-            "Restore the recipe (the run's recipe.toml holds it), or start a run with another name."
-        )
-
-
-def saved_recipe(folder: Path) -> str | None:
-    """The recipe's hash in the newest manifest that can be read; no tensor is looked at. None without a state."""
+def saved_identity(folder: Path) -> Identity | None:
+    """Of the newest state whose manifest can be read; no tensor is looked at. None without a state."""
     for step in reversed(_steps(folder)):
         try:
-            return str(json.loads((folder / f"{step:06d}" / MANIFEST).read_text(encoding="utf-8"))["recipe"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return Identity(**_read_facts(folder / f"{step:06d}")["identity"])
+        except (CheckpointError, OSError, ValueError):
             continue
     return None
 
@@ -150,33 +155,51 @@ def _load(path: Path) -> RunState:
     groups = {name: _read(path / f"{name}.safetensors") for name in ("values", "average", "optimizer")}
     return RunState(
         step=facts["step"],
-        recipe_hash=facts["recipe"],
+        identity=Identity(**facts["identity"]),
         values=groups["values"],
         average=groups["average"] or None,
         optimizer=groups["optimizer"],
         scaler=facts["scaler"],
         skipped=facts["skipped"],
+        validated=facts["validated"],
+        painted=facts["painted"],
     )
 
 
-def _is_whole(path: Path, recipe_hash: str) -> bool:
+def _is_whole(path: Path, identity: Identity) -> bool:
     try:
-        return bool(_checked_facts(path)["recipe"] == recipe_hash)
+        return bool(Identity(**_checked_facts(path)["identity"]) == identity)
     except (CheckpointError, OSError, ValueError):
         return False
 
 
 def _checked_facts(path: Path) -> dict[str, Any]:
     """The manifest, once all that it speaks of and itself are as they were written. Raises CheckpointError."""
-    facts = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    if not isinstance(facts, dict) or facts.keys() - {"manifest"} != FACTS:
-        raise CheckpointError(f"{path / MANIFEST} does not say what a manifest says")
-    if facts.get("manifest", wanted := _own_checksum(facts)) != wanted or facts["step"] != int(path.name):
-        raise CheckpointError(f"{path / MANIFEST} does not match its checksum")
+    facts = _read_facts(path)
     for name, checksum in facts["checksums"].items():
         if _checksum(path / name) != checksum:
             raise CheckpointError(f"{path / name} does not match its checksum")
     return facts
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    """The manifest alone. Raises CheckpointError, RecipeError where another version wrote it."""
+    facts = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    if not isinstance(facts, dict) or facts.get("manifest") != _own_checksum(facts):
+        raise CheckpointError(f"{path / MANIFEST} does not match its checksum")
+    if (found := facts.get("format")) != FORMAT:
+        raise RecipeError(
+            f"{path} was saved by another version of velatura (format {found}, this one reads {FORMAT}): "
+            "go on with that version, or start a run with another name."
+        )
+    if facts["step"] != int(path.name):
+        raise CheckpointError(f"{path / MANIFEST} is of step {facts['step']}")
+    return facts
+
+
+def _write_facts(path: Path, facts: Mapping[str, Any]) -> None:
+    text = json.dumps({**facts, "manifest": _own_checksum(facts)}, indent=1).encode()
+    write_atomically(path / MANIFEST, lambda file: file.write(text), size=len(text))
 
 
 def _own_checksum(facts: Mapping[str, Any]) -> str:
@@ -198,10 +221,3 @@ def _steps(folder: Path) -> list[int]:
 def _checksum(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def _write_synced(path: Path, text: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())

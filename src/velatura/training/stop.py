@@ -6,8 +6,10 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+
+from velatura.events import Events, LeftAtOnce
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped and saved, --resume goes on
 
@@ -17,19 +19,27 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Whether someone asked the run to stop."""
+    """Whether someone asked the run to stop; what becomes of the request is told through `events` at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, events: Events) -> None:
         self.asked = False
+        self._events = events
         self._preparing = False
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """First signal: remember it, or interrupt a preparation. Second: leave at once, as unhandled ones do."""
         if self.asked:
-            os._exit(128 + number)
+            try:
+                self._events(LeftAtOnce())
+            finally:
+                os._exit(128 + number)
         self.asked = True
         if self._preparing:
             raise Interrupted
+        with suppress(
+            RuntimeError
+        ):  # the signal came in the middle of a line: a file is not written twice at once
+            self._events.notice("finishing this step, then saving; press Ctrl-C again to leave at once")
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
@@ -42,9 +52,9 @@ class StopRequest:
 
 
 @contextmanager
-def listening() -> Iterator[StopRequest]:
+def listening(events: Events) -> Iterator[StopRequest]:
     """Turn SIGINT and SIGTERM into a request while the block runs (only in the main thread)."""
-    request = StopRequest()
+    request = StopRequest(events)
     if threading.current_thread() is not threading.main_thread():
         yield request
         return

@@ -20,7 +20,10 @@ def noise_levels(count: int) -> list[float]:
 
 @torch.no_grad()
 def validation_loss(stepper: Stepper, batches: Iterable[Batch], times: int) -> float:
-    """Mean error over items and noise levels. The noise of an item depends on its slot alone."""
+    """Mean error over items and noise levels. The noise of an item depends on its slot alone.
+
+    Raises NumericError, naming the items, for an error that is not finite.
+    """
     total, weight = 0.0, 0.0
     for batch in batches:
         moved = batch.to(stepper.device, stepper.dtype)
@@ -28,6 +31,7 @@ def validation_loss(stepper: Stepper, batches: Iterable[Batch], times: int) -> f
         for t in noise_levels(times):
             with stepper.precision():
                 errors = stepper.objective.at(stepper.family, stepper.parts, moved, draw, t)
+            stepper.check_finite(errors, batch.names, "validation")
             total += float((errors.float() * moved.weights).sum())
             weight += float(moved.weights.sum())
     return total / max(weight, 1e-12)

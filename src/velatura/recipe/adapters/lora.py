@@ -18,6 +18,7 @@ class LoraAdapter(Section):
     alpha: float | None = Field(None, gt=0, description="Scale is alpha / rank; default: equal to rank.")
     targets: list[str] | str = Field(
         ["attention", "mlp"],
+        min_length=1,
         description="Groups ('attention', 'mlp', 'modulation', …), patterns over module paths such as "
         "'transformer_blocks.*.attn.*', or a preset: 'sd-scripts'.",
     )

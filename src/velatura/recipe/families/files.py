@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -37,3 +38,8 @@ class ModelSection(Section):
     from_scratch: list[Part] = Field(
         [], description="Parts that start from random weights, shaped by the config in `model`."
     )
+
+    @classmethod
+    def default_guidance(cls, scheduler: Mapping[str, Any]) -> float:
+        """The distilled guidance of a model with this scheduler's config (empty: unknown), where nothing is said."""
+        return 0.0

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from velatura.recipe.families.files import ModelSection
+
+GUIDANCE = 3.5  # of models whose sampling times are shifted, whether they have an input for it or not
 
 
 class FluxModel(ModelSection):
@@ -25,5 +28,10 @@ class FluxModel(ModelSection):
     guidance: float = Field(
         1.0,
         ge=0,
-        description="Distilled guidance fed to the denoiser in training; ignored where the model has none.",
+        description="Distilled guidance fed to the denoiser in training, where the model has it.",
     )
+
+    @classmethod
+    def default_guidance(cls, scheduler: Mapping[str, Any]) -> float:
+        """See `ModelSection.default_guidance`."""
+        return GUIDANCE if scheduler.get("use_dynamic_shifting") else 0.0

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from velatura.recipe.sampling.request import LARGEST_EDGE
 from velatura.recipe.section import Section
 
 
@@ -20,7 +21,7 @@ class Previews(Section):
     baseline: bool = Field(True, description="Also paint before step 1.")
     steps: int = Field(20, ge=1, le=1000, description="Sampling steps where the prompt names none.")
     size: int | None = Field(
-        None, ge=16, description="Edge where the prompt names none; default: the data's."
+        None, ge=16, le=LARGEST_EDGE, description="Edge where the prompt names none; default: the data's."
     )
     guidance: float | None = Field(
         None, ge=0, description="Distilled guidance, where the model has it; default: the model's own."

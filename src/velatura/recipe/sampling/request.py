@@ -21,6 +21,7 @@ OPTIONS: Mapping[str, tuple[str, type]] = {
 }
 KINDS = {int: "an integer", float: "a number", str: "a text"}
 _OPTION = re.compile(r"(?:^|(?<=\s))--([A-Za-z]\S*)(?=\s|$)")
+LARGEST_EDGE = 16384  # pixels, as for the images of [[data]]
 SHOWN = 60  # characters of a line in a message
 
 
@@ -57,6 +58,8 @@ def out_of_range(values: Mapping[str, Any], size_step: int) -> Iterator[tuple[st
             low = max(size_step, edge // size_step * size_step)
             nearest = f"nearest: {low} or {low + size_step}"
             yield name, f"{name} must be a multiple of {size_step}, received {edge}; {nearest}"
+        elif edge is not None and edge > LARGEST_EDGE:
+            yield name, f"{name} must be at most {LARGEST_EDGE}, received {edge}"
     if (steps := values.get("steps")) is not None and not 1 <= steps <= 1000:
         yield "steps", f"steps must be 1 to 1000, received {steps}"
     for name in ("guidance", "cfg"):

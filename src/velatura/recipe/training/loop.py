@@ -10,15 +10,18 @@ from velatura.recipe.families.files import Part
 from velatura.recipe.path_keys import FolderPath, NewFolder
 from velatura.recipe.section import Section
 
+MOST_IMAGES = 2**16  # at once, or in a step: far more than fits, and nothing is laid out that could not be
+
 
 class Training(Section):
     """The loop."""
 
     steps: int = Field(1000, ge=1, description="Optimizer steps.")
-    batch_size: int = Field(1, ge=1, description="Images per forward pass.")
+    batch_size: int = Field(1, ge=1, le=MOST_IMAGES, description="Images per forward pass.")
     batch_tokens: int | None = Field(
         None,
         ge=1,
+        le=2**24,
         description="Image tokens per forward pass, in place of batch_size: the larger the images, the fewer.",
     )
     incomplete: Literal["small", "fill"] = Field(
@@ -26,7 +29,7 @@ class Training(Section):
         description="What becomes of the last images of a size that make no full batch: a small batch, or a full "
         "one in which others of that size are used once more.",
     )
-    accumulate: int = Field(1, ge=1, description="Forward passes per optimizer step.")
+    accumulate: int = Field(1, ge=1, le=MOST_IMAGES, description="Forward passes per optimizer step.")
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         "auto",
         description="Of the frozen weights and the computation; auto: bf16 where it is native, else fp32.",

@@ -1,0 +1,21 @@
+"""The previews in a run's folder; each picture says how it was painted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from velatura.errors import RecipeError
+from velatura.sampling.png import read_record
+from velatura.sampling.request import Request
+
+
+def pictures(folder: Path) -> Iterator[tuple[int, Path, Request]]:
+    """(step, picture, how it was painted), in the order of steps and numbers; other files are passed over."""
+    for path in sorted(folder.glob("*/*.png")):
+        if path.parent.name.isdigit():
+            try:
+                request, _ = read_record(path)
+            except RecipeError:
+                continue
+            yield int(path.parent.name), path, request

@@ -1,0 +1,46 @@
+"""What is told, or refused, before a run begins."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from velatura.errors import RecipeError
+from velatura.events import Notice
+
+from .conftest import Run, Train
+
+
+def warnings(run: Run) -> str:
+    return "\n".join(event.message for event in run.log.of(Notice) if event.level == "warning")
+
+
+@pytest.mark.parametrize(
+    ("warmup", "said"), [(3, ""), (4, "at 100% of the learning rate"), (16, "at 25% of the")]
+)
+def test_a_run_that_ends_within_its_warm_up(run: Train, warmup: int, said: str) -> None:
+    told = warnings(run(dry_run=True, training={"steps": 4}, optimizer={"warmup_steps": warmup}))
+    assert ("the run ends within its warm-up" in told) == bool(said)
+    assert said in told
+
+
+def test_validation_images_that_are_trained_on(run: Train, photos: Path, tmp_path: Path) -> None:
+    assert "also trained on" not in warnings(run(dry_run=True, validation={"share": 0.5}))
+    same = warnings(run(dry_run=True, validation={"folder": str(photos)}))
+    assert f"6 of 6 validation images are also trained on (for example {photos}/00.png)" in same
+    (tmp_path / "apart").mkdir()
+    shutil.copy(photos / "03.png", tmp_path / "apart" / "another-name.png")
+    found = run(training={"steps": 1}, validation={"folder": str(tmp_path / "apart")})
+    assert "1 of 1 validation image is also trained on" in warnings(found)
+    assert "also trained on" in (found.folder / "events.jsonl").read_text()
+
+
+def test_guidance_of_a_model_that_has_none(run: Train, tiny_model: Path) -> None:
+    """Configs tell it when the recipe is read; the parts tell it in any case."""
+    for dry_run in (True, False):
+        with pytest.raises(
+            RecipeError, match=r"model.guidance = 3.5 .* has no distilled guidance: it would have no"
+        ):
+            run(dry_run=dry_run, model={"guidance": 3.5})
