@@ -90,6 +90,24 @@ def test_uniform_is_even_and_below_one() -> None:
     assert chi_square < 43.8  # 19 degrees of freedom, p = 0.001
 
 
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_the_largest_uniform_number_is_below_one(monkeypatch: pytest.MonkeyPatch, shape: tuple[int]) -> None:
+    """Random bits that are all ones: 24 of them fill the mantissa of a float32, and nothing is rounded up."""
+
+    def all_ones(*_: object) -> np.random.Generator:
+        twister = np.random.MT19937(0)
+        state = twister.state
+        state["state"]["key"][:] = 0x12DD9BB3  # which the twister tempers to 0xFFFFFFFF
+        state["state"]["pos"] = 0
+        twister.state = state
+        return np.random.Generator(twister)
+
+    monkeypatch.setattr("velatura.draws._generator", all_ones)
+    values = Draw.of(0).uniform("t", shape)
+    assert values.dtype == torch.float32
+    assert values.flatten().tolist() == [1 - 2.0**-24] * values.numel()
+
+
 def test_slots_are_even_too() -> None:
     """One number from each of many slots is as uniform as many numbers from one."""
     values = Draw.of(3, step=1, slots=2000).uniform("t")

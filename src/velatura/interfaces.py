@@ -78,7 +78,7 @@ class SamplingDefaults:
 
     size: int  # pixels, edge of a square
     steps: int
-    guidance: float = 3.5  # distilled guidance, where the model reads it
+    guidance: float = 0.0  # distilled guidance, where the model reads it
     cfg: float = 1.0  # classifier-free guidance; 1 is off
 
 
@@ -97,6 +97,7 @@ class ModelInfo:
     guided: bool = False  # the denoiser has an input for distilled guidance
     defaults: SamplingDefaults
     fingerprints: Mapping[str, str]  # part -> identity of its weights, for cache keys and metadata
+    settings: str = ""  # identity of what else decides what the model gives: its scheduler, the family's options
 
 
 @dataclass(kw_only=True)
@@ -173,7 +174,11 @@ class Family(ABC):
 
     @abstractmethod
     def inspect(self, files: ModelFiles) -> ModelInfo:
-        """Variant, shapes and fingerprints from headers and configs. Raises ModelError."""
+        """Variant and shapes from headers and configs; fingerprints, which are of whole files. Raises ModelError."""
+
+    @abstractmethod
+    def weight_counts(self, files: ModelFiles) -> Mapping[PartName, int]:
+        """How many numbers the weights of each part are, from headers. Raises ModelError."""
 
     @abstractmethod
     def load(

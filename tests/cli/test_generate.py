@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from velatura.cli.generate import parse_lora, parse_size
 from velatura.errors import RecipeError
@@ -39,9 +40,10 @@ def test_lora(text: str, file: str, weight: float) -> None:
     assert parse_lora(text) == (Path(file), weight)
 
 
-def test_wrong_lora() -> None:
+@pytest.mark.parametrize("weight", ["strong", "nan", "-inf", "1e999"])
+def test_wrong_lora(weight: str) -> None:
     with pytest.raises(RecipeError, match="FILE:WEIGHT"):
-        parse_lora("dog.safetensors:strong")
+        parse_lora(f"dog.safetensors:{weight}")
 
 
 @pytest.mark.parametrize(
@@ -71,3 +73,33 @@ def test_guidance_that_the_model_does_not_read_is_refused(velatura: Run, tmp_pat
     )
     assert "Leave it out; classifier-free guidance is cfg" in ended.err
     assert not (tmp_path / "x.png").exists()
+
+
+def test_ctrl_c_keeps_and_tells_what_was_painted(
+    velatura: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    painted: list[Any] = []
+
+    def paint(pipeline: Any, request: Any, **_: Any) -> list[Image.Image]:
+        if painted:
+            raise KeyboardInterrupt
+        painted.append(request)
+        return [Image.new("RGB", (request.width, request.height))]
+
+    monkeypatch.setattr("velatura.sampling.pipeline.Pipeline.paint", paint)
+    ended = velatura("generate", "--out", tmp_path / "x.png", "--prompt", "a cube", "--count", "3")
+    assert (ended.code, ended.out) == (130, f"{tmp_path / 'x-000.png'}\n")
+    assert ended.err.endswith("interrupted\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["x-000.png"]
+
+
+def test_names_that_a_terminal_cannot_show_are_no_bug(
+    velatura: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "velatura.sampling.pipeline.Pipeline.paint",
+        lambda pipeline, request, **_: [Image.new("RGB", (request.width, request.height))],
+    )
+    ended = velatura("generate", "--out", tmp_path / "caf\udce9.png", "--prompt", "a cube")
+    assert ended.code == 0, ended.err
+    assert ended.out == f"{tmp_path}/caf\\udce9.png\n"

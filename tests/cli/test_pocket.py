@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 Run = Callable[..., Any]
 
@@ -77,3 +78,32 @@ def test_one_picture_is_one_picture(velatura: Run, tmp_path: Path) -> None:
     ended = velatura("pocket", "concept", "--out", tmp_path / "a", "--count", "1")
     assert f"1 picture of a snowman with captions in {tmp_path / 'a'}\n" in ended.out
     assert velatura("pocket", "check", tmp_path / "a").out.startswith("1 picture\n")
+
+
+def test_ctrl_c_keeps_what_was_painted(
+    velatura: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    painted: list[Any] = []
+
+    def paint(pipeline: Any, request: Any) -> list[Image.Image]:
+        if painted:
+            raise KeyboardInterrupt
+        painted.append(request)
+        return [Image.new("RGB", (request.width, request.height))]
+
+    monkeypatch.setattr("velatura.sampling.pipeline.Pipeline.paint", paint)
+    out = tmp_path / "painted"
+    ended = velatura("pocket", "sample", "--out", out, "--count", "3", "--device", "cpu")
+    assert ended.code == 130
+    assert f"1 picture is kept in {out}; to score what is there: velatura pocket check {out}" in ended.err
+    assert sorted(path.name for path in out.iterdir()) == ["000000.png", "000000.txt"]
+    assert velatura("pocket", "check", out, "--json").code == 0
+
+
+def test_values_out_of_range_leave_no_folder(velatura: Run, tmp_path: Path) -> None:
+    ended = velatura("pocket", "sample", "--out", tmp_path / "x", "--steps", "100000")
+    assert (ended.code, "steps must be 1 to 1000" in ended.err) == (2, True)
+    assert not (tmp_path / "x").exists()
+    for option, value in (("--size", "1000000000"), ("--count", "10000000000000"), ("--workers", "1000000")):
+        ended = velatura("pocket", "render", "--out", tmp_path / "x", option, value)
+        assert (ended.code, f"Invalid value for '{option}'" in ended.err) == (2, True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import dataclass
 
 import pytest
@@ -10,6 +11,7 @@ from velatura.cli.progress import LiveProgress, PlainProgress, progress
 from velatura.events import (
     Event,
     FileSaved,
+    LeftAtOnce,
     Notice,
     PhaseFinished,
     PhaseProgress,
@@ -91,6 +93,7 @@ STAYING: list[tuple[Event, str]] = [
         FileSaved(step=5, what="adapter", path="runs/x/adapters/x.safetensors"),
         "adapter saved: runs/x/adapters/x",
     ),
+    (LeftAtOnce(), "left at once; --resume goes on from the state that was saved last"),
 ]
 
 
@@ -133,6 +136,20 @@ def test_the_live_view_fits_its_terminal(width: int) -> None:
         assert "10/50 images · 5.00 images/s · 8 s left" in shown[0]
         assert "2/100" in shown[1]
         assert "loss 0.2500 · 8.00 img/s · 49 s left · 1.0 GiB · lr 0.0001" in shown[2]
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="terminals of POSIX")
+def test_who_leaves_at_once_gets_the_cursor_back() -> None:
+    ours, theirs = os.openpty()
+    with open(theirs, "w") as terminal:
+        view = LiveProgress(Console(file=terminal, force_terminal=True, width=80))
+        view.live.start()
+        view(LeftAtOnce())
+        shown = os.read(ours, 10_000)
+        assert b"\x1b[?25l" in shown
+        assert b"\x1b[?25h" in shown[shown.rindex(b"\x1b[?25l") :]
+        view.live.stop()
+    os.close(ours)
 
 
 def test_the_stream_decides() -> None:

@@ -67,6 +67,15 @@ def test_schema(velatura: Run, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "s.json").read_text("utf-8")) == printed
 
 
+def test_schema_goes_where_it_is_wanted(velatura: Run, tmp_path: Path) -> None:
+    assert velatura("recipe", "schema", "--out", tmp_path / "new" / "deep" / "s.json").code == 0
+    assert json.loads((tmp_path / "new" / "deep" / "s.json").read_text("utf-8"))["properties"]
+    for taken in (tmp_path / "new", tmp_path / "new" / "deep" / "s.json" / "x.json"):
+        ended = velatura("recipe", "schema", "--out", taken)
+        assert ended.code == 1
+        assert f"error: --out {taken} cannot be written: " in ended.err
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

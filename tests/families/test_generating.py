@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from velatura.adapters.attach import put_on_fresh
 from velatura.adapters.files import write_adapter
@@ -44,13 +45,15 @@ def test_like_repeats_one_of_a_batch_with_its_lora(flux_folder: Path, tmp_path: 
     assert picture.path.read_bytes() == second.path.read_bytes() != first.path.read_bytes()
     lora(file, 2)
     with pytest.raises(ModelError, match="with the LoRA .*a.safetensors when its hash was"):
-        generate(again, Events())
-    generate(replace(again, loras=((lora(tmp_path / "b.safetensors", 3), 1.0),)), Events())  # chosen anew
+        list(generate(again, Events()))
+    list(
+        generate(replace(again, loras=((lora(tmp_path / "b.safetensors", 3), 1.0),)), Events())
+    )  # chosen anew
 
 
 def test_a_negative_prompt_without_guidance_is_warned_of(flux_folder: Path, tmp_path: Path) -> None:
     seen: list[Event] = []
-    generate(replace(order(tmp_path / "x.png", flux_folder), negative="blurry"), Events(seen.append))
+    list(generate(replace(order(tmp_path / "x.png", flux_folder), negative="blurry"), Events(seen.append)))
     (notice,) = (event for event in seen if isinstance(event, Notice))
     assert (notice.level, "no effect at cfg = 1" in notice.message) == ("warning", True)
 
@@ -67,3 +70,11 @@ def test_the_record_names_a_recipes_model(flux_folder: Path, tmp_path: Path) -> 
         replace(order(tmp_path / "x.png", flux_folder), model=None, section=section), Events()
     )
     assert read_record(picture.path)[1]["model"] == str(flux_folder)
+
+
+def test_the_sampler_is_named_truly(flux_folder: Path, sd1_folder: Path, tmp_path: Path) -> None:
+    for model, name in ((flux_folder, "Euler"), (sd1_folder, "DDIM")):
+        (picture,) = generate(order(tmp_path / f"{name}.png", model), Events())
+        assert read_record(picture.path)[1]["sampler"] == name
+        with Image.open(picture.path) as image:
+            assert f"Sampler: {name}," in image.info["parameters"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from PIL import Image
 from velatura.adapters.attach import put_on_fresh
 from velatura.adapters.files import write_adapter
 from velatura.adapters.targets import choose
-from velatura.errors import CheckpointError, ModelError, RecipeError, VelaturaError
+from velatura.errors import CheckpointError, ModelError, RecipeError, StorageError, VelaturaError
 from velatura.events import Notice, PhaseFinished, PhaseProgress
 from velatura.sampling.generate import Order, generate
 from velatura.sampling.pipeline import Pipeline
@@ -150,7 +152,7 @@ def test_what_is_told_wins_over_what_the_picture_says(order: Order, tmp_path: Pa
 
 def test_progress_is_told(order: Order) -> None:
     log = Log()
-    generate(replace(order, steps=3, count=2), log.events)
+    list(generate(replace(order, steps=3, count=2), log.events))
     assert [event.done for event in log.of(PhaseProgress)] == [1, 2, 3] * 2
     assert all(event.seconds > 0 for event in log.of(PhaseFinished))
 
@@ -166,7 +168,23 @@ def test_progress_is_told(order: Order) -> None:
             RecipeError,
             "guidance = 3.5 was received, and this model .* has no distilled guidance",
         ),
-        ({"image": Path("none.png")}, RecipeError, "--image none.png cannot be read"),
+        ({"image": Path("none.png")}, RecipeError, "--image none.png cannot be read: there is no such file"),
+        ({"size": (8192, 4096)}, RecipeError, "at most 16,777,216 pixels, received 8192 x 4096"),
+        (
+            {"count": 10**30},
+            RecipeError,
+            "count x batch must be at most 10,000, received 1000000000000000000000",
+        ),
+        ({"batch": 65}, RecipeError, "batch must be 1 to 64, received 65"),
+        ({"seed": 2**63}, RecipeError, "seed must be 0 to 2\\^63 - 1, received 9223372036854775808"),
+        ({"seed": -1}, RecipeError, "seed must be 0 to"),
+        ({"steps": 10**20}, RecipeError, "steps must be 1 to 1000, received 100000000000000000000"),
+        ({"cfg": float("nan")}, RecipeError, "cfg must be 0 or more, received nan"),
+        ({"strength": float("nan")}, RecipeError, "strength must be above 0"),
+        ({"prompt": "caf\udce9"}, RecipeError, "the prompt has a byte that is not UTF-8 at character 4"),
+        ({"negative": "a\0b"}, RecipeError, "the negative prompt has a NUL at character 2"),
+        ({"loras": ((Path("a.safetensors"), float("inf")),)}, CheckpointError, "a.safetensors"),
+        ({"weights": "fp4"}, RecipeError, "received weights 'fp4'; allowed: full, fp8"),
         ({"model": "no-such-model"}, ModelError, "no such file or folder"),
         ({"loras": ((Path("none.safetensors"), 1.0),)}, CheckpointError, "none.safetensors"),
         ({"device": "cuda:77"}, RecipeError, "device 'cuda:77' cannot be used here"),
@@ -183,6 +201,103 @@ def test_orders_that_are_refused(
     assert not order.out.exists()
 
 
+@pytest.mark.parametrize(
+    ("out", "kind", "message"),
+    [
+        (".", RecipeError, "--out .* is a folder; give a file in it: .*picture.png"),
+        ("x", RecipeError, "--out must end in .png"),
+        ("file/x.png", StorageError, "cannot write .*x.png: .*file is a file; give another --out"),
+        (f"{'x' * 252}.png", StorageError, "cannot write .*: File name too long; give another --out"),
+    ],
+)
+def test_where_pictures_cannot_go_is_told_before_anything_is_loaded(
+    order: Order, tmp_path: Path, out: str, kind: type[VelaturaError], message: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "dir.png").mkdir()
+    place = tmp_path / ("dir.png" if out == "." else out)
+    with pytest.raises(kind, match=message):
+        paint(order, out=place, model="no-such-model")
+
+
+def test_pictures_that_are_replaced_are_told_of(order: Order) -> None:
+    paint(order)
+    log = Log()
+    list(generate(replace(order, seed=6), log.events))
+    assert f"1 picture is there already and will be replaced: {order.out}" in log.texts
+    with pytest.raises(RecipeError, match="--out would replace .*x.png, which --image reads"):
+        paint(order, image=order.out)
+
+
+def test_an_empty_prompt_and_one_of_several_lines_are_painted(order: Order) -> None:
+    for prompt in ("", "a red cube\n\nat night\n"):
+        (path,) = paint(order, prompt=prompt)
+        assert read_record(path)[0].prompt == prompt
+        assert like(path).read_bytes() == path.read_bytes()
+
+
+def test_every_changed_part_is_named(order: Order, tiny_model: Path, tmp_path: Path) -> None:
+    """Not only another denoiser: whatever decides about the pixels."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    (picture,) = paint(order, model=str(model))
+    other = write_flux(tmp_path / "other", seed=1)
+    for folder, name in (
+        ("transformer", "denoiser"), ("vae", "autoencoder"), ("text_encoder_2", "text encoders"),
+        ("tokenizer", "tokenizers"), ("scheduler", "settings"),
+    ):  # fmt: skip
+        (model / folder).rename(tmp_path / "kept")
+        shutil.copytree(other / folder, model / folder)
+        if folder in ("tokenizer", "scheduler"):
+            changed = next((model / folder).glob("*_config.json"))
+            changed.write_text(json.dumps({**json.loads(changed.read_text()), "changed": 1}))
+        with pytest.raises(
+            ModelError, match=f"another model than .*model: the {name} .*had the hash \\w+ and now"
+        ):
+            like(picture)
+        shutil.rmtree(model / folder)
+        (tmp_path / "kept").rename(model / folder)
+    assert like(picture).read_bytes() == picture.read_bytes()
+
+
+def test_weights_in_8_bits_are_repeated_and_are_not_the_full_ones(order: Order, tmp_path: Path) -> None:
+    log = Log()
+    (small,) = generate(replace(order, weights="fp8"), log.events)
+    assert "linear layers are held in fp8" in log.texts
+    (full,) = paint(order, out=tmp_path / "full.png")
+    assert apart(small.path, full) > 0
+    assert read_record(small.path)[1]["weights"] == "fp8"
+    assert like(small.path).read_bytes() == small.path.read_bytes()
+
+
+def test_what_may_differ_in_the_last_bits_is_told(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+    (picture,) = paint(order)
+    monkeypatch.setattr("velatura.__version__", "99")
+    log = Log()
+    wanted = Order(out=picture.with_name("y.png"), like=picture, device="cpu", weights="fp8")
+    list(generate(wanted, log.events))
+    assert f"{picture} may not be repeated exactly: velatura was 0.1.0 and is 99 now" in log.texts
+    assert "may not be repeated exactly: the weights was full and is fp8 now" in log.texts
+
+
+def test_what_was_painted_before_an_interrupt_is_kept_and_nothing_else(
+    order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while the second of three pictures is written."""
+    save, saved = Image.Image.save, []
+
+    def interrupted(image: Image.Image, path: Path, **options: Any) -> None:
+        save(image, path, **options)
+        saved.append(path)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        paint(order, count=3)
+    assert [path.name for path in order.out.parent.iterdir()] == ["x-000.png"]
+
+
 def test_a_picture_of_another_size_is_refused(order: Order, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "in.png")
     with pytest.raises(RecipeError, match="the input image is 64x64 and the picture 48x32"):
@@ -194,7 +309,7 @@ def test_like_refuses_what_cannot_be_repeated(order: Order, tiny_model: Path, tm
     with pytest.raises(RecipeError, match="--count and --batch do not go with it"):
         like(picture, count=2)
     other = write_flux(tmp_path / "other", seed=1)
-    with pytest.raises(ModelError, match="was painted by a model with hash"):
+    with pytest.raises(ModelError, match="was painted by another model than .*other: the .*had the hash"):
         like(picture, model=str(other))
     preview = tmp_path / "preview.png"
     save_png(Image.new("RGB", (16, 16)), preview, Request(prompt="a"), {"step": "3"})
@@ -224,7 +339,7 @@ def test_what_has_no_effect_is_told_once(order: Order) -> None:
     """Not again for every picture of a series."""
     log = Log()
     long = "a red cube " + "at night " * 30
-    generate(replace(order, prompt=long, negative="ugly", cfg=1.0, count=2), log.events)
+    list(generate(replace(order, prompt=long, negative="ugly", cfg=1.0, count=2), log.events))
     lines = log.texts.splitlines()
     assert [line[:32] for line in lines] == [
         "too long for CLIP, which reads 2",

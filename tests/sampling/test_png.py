@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -53,14 +54,33 @@ def test_what_a1111_shows(tmp_path: Path) -> None:
     request = Request(
         prompt="a fox, ünïcode", negative="blur", seed=7, steps=4, width=64, height=32, cfg=2.0, guidance=3.5
     )
-    save_png(PICTURE, tmp_path / "a.png", request, {})
+    save_png(PICTURE, tmp_path / "a.png", request, {"sampler": "DDIM"})
     with Image.open(tmp_path / "a.png") as image:
         shown = image.info["parameters"]
     first, second, third = shown.split("\n")
     assert first == "a fox, ünïcode"
     assert second == "Negative prompt: blur"
-    assert third.startswith("Steps: 4, ")
-    assert "Seed: 7, Size: 64x32" in third
+    assert third == "Steps: 4, Sampler: DDIM, CFG scale: 2.0, Seed: 7, Size: 64x32, Distilled CFG Scale: 3.5"
+
+
+def test_nothing_is_left_of_a_write_that_was_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(image: Image.Image, path: Path, **_: Any) -> None:
+        path.write_bytes(b"half of it")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_png(PICTURE, tmp_path / "a.png", Request(prompt="a"), {})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX only")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(RecipeError, match=r"a\.png is no regular file"):
+        read_record(tmp_path / "a.png")
 
 
 def test_keys_of_a_later_version_are_passed_over(tmp_path: Path) -> None:

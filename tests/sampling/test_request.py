@@ -69,7 +69,7 @@ def test_lines_that_are_refused(line: str, message: str) -> None:
         ({"strength": 0.0}, "strength must be above 0 and at most 1, received 0.0"),
         ({"strength": math.nan}, "strength must be above 0"),
         ({"seed": -1}, "seed must be 0 to"),
-        ({"batch": 0}, "batch must be at least 1, received 0"),
+        ({"batch": 0}, "batch must be 1 to 64, received 0"),
         ({"guidance": math.nan}, "guidance must be 0 or more, received nan"),
         ({"cfg": -1.0}, "cfg must be 0 or more, received -1.0"),
         ({"cfg": math.inf}, "cfg must be 0 or more, received inf"),

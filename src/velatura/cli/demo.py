@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
 
+from velatura.errors import RecipeError
+
 CONCEPT = "snowman"
-UNSEEN_SEED = 7
+SEED, EDGE = 3, 96  # of the dataset
+MARK = "demo.json"  # in a demo's folder: what it was made with
 RECIPE = """\
-# velatura train {file}
+# velatura train recipe.toml
 name = "{concept}"
 seed = 1
 
@@ -49,34 +56,40 @@ prompts = [
 ]
 
 [output]
-folder = "{output}"
+folder = {output}
 formats = ["kohya", "diffusers"]
 """
 
 
 def demo(
-    folder: Annotated[Path, typer.Option("--folder", help="Where everything goes.")] = Path("demo"),
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Training steps.")] = 300,
-    pictures: Annotated[int, typer.Option("--pictures", min=1, help="Pictures in each grid.")] = 8,
+    folder: Annotated[
+        Path,
+        typer.Option(
+            "--folder",
+            metavar="FOLDER",
+            help="Where everything goes; where something else is there already, a new folder beside it: demo-2.",
+        ),
+    ] = Path("demo"),
+    steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, help="Training steps.")] = 300,
+    pictures: Annotated[
+        int, typer.Option("--pictures", metavar="N", min=1, max=64, help="Pictures in each of the two rows.")
+    ] = 8,
 ) -> None:
-    """Teach the pocket FLUX something it has never seen, and measure what it learned.
+    """Teach the pocket FLUX something new, and measure it.
 
     Writes a small dataset, trains a LoRA on it with the ordinary `velatura train`, paints the same prompts before
-    and after, and scores both with the scene checker. No download, no GPU.
+    and after, and scores both with the scene checker. No download, no GPU. Stopped, it goes on where it was.
     """
     from velatura.cli.progress import progress
     from velatura.events import Events
     from velatura.pocket.dataset import concept_dataset
     from velatura.recipe.toml import load_recipe
 
-    folder = folder.resolve()
+    folder = begin(folder.resolve())
     typer.echo(f"1. sixteen pictures of a {CONCEPT}, with captions: {folder / 'photos'}")
-    concept_dataset(folder / "photos", concept=CONCEPT, count=16, seed=3, size=96)
+    concept_dataset(folder / "photos", concept=CONCEPT, count=16, seed=SEED, size=EDGE)
     recipe_file = folder / "recipe.toml"
-    output = (folder / "runs").as_posix()
-    recipe_file.write_text(
-        RECIPE.format(concept=CONCEPT, steps=steps, every=max(1, steps // 3), output=output, file=recipe_file)
-    )
+    recipe_file.write_text(recipe_text(folder, steps), encoding="utf-8")
     loaded = load_recipe(recipe_file)
 
     typer.echo(f"2. velatura train {recipe_file}")
@@ -98,27 +111,75 @@ def demo(
         f"\nLook at {folder / 'before-after.png'}\n    and {folder / 'runs' / CONCEPT / 'report.html'}\n"
         f"The LoRA is {outcome.files[0]}\n"
         f"Paint with it: velatura generate --prompt 'a large pink matte {CONCEPT} at noon' "
-        f"--lora {outcome.files[0]}:1 --out {folder / 'mine.png'}"
+        f"--lora {quote(f'{outcome.files[0]}:1')} --out {quote(str(folder / 'mine.png'))}"
     )
+
+
+def begin(folder: Path) -> Path:
+    """The folder to begin or to go on in: `folder`, unless it holds something else; then the next one, `demo-2`.
+
+    What the demo did not make with this same model, world and version is left as it is. Raises RecipeError.
+    """
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise RecipeError(
+            f"--folder {folder} is no Unicode text, and a recipe must be: give another one"
+        ) from None
+    made_with = _made_with()
+    for number in itertools.count(1):
+        place = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+            break
+        if (place / MARK).is_file() and (place / MARK).read_text("utf-8") == made_with:
+            return place
+    if place != folder:
+        typer.echo(f"{folder} holds something else: this goes to {place}")
+    place.mkdir(parents=True, exist_ok=True)
+    (place / MARK).write_text(made_with, encoding="utf-8")
+    return place
+
+
+def recipe_text(folder: Path, steps: int) -> str:
+    """The recipe of the demo in a folder."""
+    from velatura.recipe.dump import toml_value
+
+    output = toml_value((folder / "runs").as_posix())
+    return RECIPE.format(concept=CONCEPT, steps=steps, every=max(1, steps // 3), output=output)
+
+
+def _made_with() -> str:
+    """What decides whether a demo that was stopped can go on: JSON."""
+    import velatura
+    from velatura.families.registry import family_for, family_named, files_of
+    from velatura.pocket.dataset import ConceptSource
+    from velatura.pocket.renderer import draw
+
+    section = family_named("pocket/flux", Path())
+    model = family_for(section).inspect(files_of(section, Path())).fingerprints
+    scene = ConceptSource(seed=SEED, concept=CONCEPT).scene(0)
+    world = hashlib.sha256(scene.to_json().encode() + draw(scene, EDGE).tobytes()).hexdigest()
+    recipe = hashlib.sha256(RECIPE.encode()).hexdigest()
+    facts = {"velatura": velatura.__version__, "recipe": recipe, "world": world, "model": dict(model)}
+    return json.dumps(facts, indent=2) + "\n"
 
 
 def _compare(folder: Path, lora: Path, count: int, events: Any) -> tuple[dict[str, float], dict[str, float]]:
     """Paint and score the test prompts without and with the LoRA; writes before-after.png."""
-    from velatura.events import PhaseFinished, PhaseProgress, PhaseStarted
+    from velatura.data.progress import phase
     from velatura.sampling.pipeline import Pipeline
 
     prompts = _prompts(count)
     pipeline = Pipeline.load("pocket/flux", events=events)
-    events(PhaseStarted(phase="paint", total=2 * count, unit="pictures"))
     rows: list[list[Any]] = []
-    for _ in ("before", "after"):
-        row = []
-        for number, prompt in enumerate(prompts):
-            row.append(pipeline(prompt, seed=100 + number)[0])
-            events(PhaseProgress(phase="paint", done=len(rows) * count + number + 1))
-        rows.append(row)
-        pipeline.add_lora(lora)
-    events(PhaseFinished(phase="paint", seconds=0.0))
+    with phase(events, "paint", 2 * count, "pictures") as painted:
+        for _ in ("before", "after"):
+            row = []
+            for number, prompt in enumerate(prompts):
+                row.append(pipeline(prompt, seed=100 + number)[0])
+                painted.advance()
+            rows.append(row)
+            pipeline.add_lora(lora)
     _grid(rows, prompts, folder / "before-after.png")
     return _score(rows[0], prompts), _score(rows[1], prompts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -14,59 +15,93 @@ from velatura.errors import RecipeError
 
 if TYPE_CHECKING:
     from velatura.recipe.families.files import ModelSection
+    from velatura.sampling.generate import Picture
 
 
-def _option(name: str, meta: str, text: str) -> object:
-    return typer.Option(name, metavar=meta, help=text, show_default=False)
+def _option(name: str, meta: str, text: str, default: str | None = None) -> object:
+    """An option whose default is None to the code, and `default` to the user."""
+    return typer.Option(name, metavar=meta, help=text, show_default=default or False)
 
 
 ModelRecipe = Annotated[
-    Path | None, _option("--recipe", "FILE", "The model of this recipe, which may be made of single files.")
+    Path | None,
+    _option(
+        "--recipe",
+        "FILE",
+        "Take the model of this recipe, which may be made of single files; in place of --model.",
+    ),
 ]
 
 
 def generate(
-    out: Annotated[Path, _option("--out", "FILE.png", "Where the picture goes; more of them are numbered.")],
-    prompt: Annotated[str | None, _option("--prompt", "TEXT", "What to paint.")] = None,
+    out: Annotated[
+        Path, _option("--out", "FILE.png", "Where the picture goes; several are numbered: NAME-000.png, …")
+    ],
+    prompt: Annotated[
+        str | None, _option("--prompt", "TEXT", "What to paint; needed unless --like says it.")
+    ] = None,
     model: Annotated[
         str | None,
-        _option("--model", "ID", "A diffusers folder or a hub id; pocket/flux when nothing else is said."),
+        _option("--model", "ID", "pocket/flux, a diffusers folder or a hub id.", "pocket/flux"),
     ] = None,
     recipe: ModelRecipe = None,
     negative: Annotated[
         str | None, _option("--negative", "TEXT", "What not to paint; needs --cfg above 1.")
     ] = None,
-    seed: Annotated[int | None, _option("--seed", "N", "Of the noise; default 0.")] = None,
-    steps: Annotated[int | None, _option("--steps", "N", "Sampling steps; default: the model's.")] = None,
-    size: Annotated[str | None, _option("--size", "WxH", "In pixels; default: the model's.")] = None,
-    guidance: Annotated[
-        float | None, _option("--guidance", "X", "Distilled guidance, where the model has it.")
+    seed: Annotated[int | None, _option("--seed", "N", "Of the noise, 0 to 2^63 - 1.", "0")] = None,
+    steps: Annotated[int | None, _option("--steps", "N", "Sampling steps, 1 to 1000.", "the model's")] = None,
+    size: Annotated[
+        str | None, _option("--size", "WxH", "In pixels.", "that of --image, or the model's")
     ] = None,
-    cfg: Annotated[float | None, _option("--cfg", "X", "Classifier-free guidance; 1 is off.")] = None,
+    guidance: Annotated[
+        float | None, _option("--guidance", "X", "Distilled guidance, where the model has it.", "the model's")
+    ] = None,
+    cfg: Annotated[
+        float | None, _option("--cfg", "X", "Classifier-free guidance; 1 is off.", "the model's")
+    ] = None,
     lora: Annotated[
         list[str] | None,
         _option("--lora", "FILE:WEIGHT", "A LoRA and its strength, 1 if left out; may be repeated."),
     ] = None,
-    image: Annotated[Path | None, _option("--image", "FILE", "Start from this picture.")] = None,
+    image: Annotated[
+        Path | None, _option("--image", "FILE", "Start from this picture instead of from noise.")
+    ] = None,
     strength: Annotated[
-        float | None, _option("--strength", "X", "How much of --image changes: 0 to 1.")
+        float | None,
+        _option("--strength", "X", "How much of --image changes: above 0 (little) to 1 (all).", "1"),
     ] = None,
     like: Annotated[
-        Path | None, _option("--like", "FILE.png", "Repeat what made this picture; other options change it.")
+        Path | None, _option("--like", "FILE.png", "Paint this picture again; other options change how.")
     ] = None,
-    count: Annotated[int, typer.Option("--count", metavar="N", min=1, help="How many pictures.")] = 1,
-    batch: Annotated[
-        int, typer.Option("--batch", metavar="N", min=1, help="How many are painted at once.")
+    count: Annotated[
+        int,
+        typer.Option("--count", metavar="N", min=1, help="How many pictures, or batches, one after another."),
     ] = 1,
-    device: Annotated[str, typer.Option("--device", help="cuda, cuda:1, mps, cpu or auto.")] = "auto",
-    precision: Annotated[
-        Literal["auto", "bf16", "fp16", "fp32"], typer.Option("--precision", help="Of the computation.")
+    batch: Annotated[
+        int,
+        typer.Option("--batch", metavar="N", min=1, help="How many pictures are painted at once, up to 64."),
+    ] = 1,
+    device: Annotated[
+        str, typer.Option("--device", metavar="NAME", help="cuda, cuda:1, mps, cpu or auto.")
     ] = "auto",
+    precision: Annotated[
+        Literal["auto", "bf16", "fp16", "fp32"],
+        typer.Option("--precision", help="Of the computation; auto: bf16 where it is native, else fp32."),
+    ] = "auto",
+    weights: Annotated[
+        Literal["full", "fp8"] | None,
+        typer.Option(
+            "--weights",
+            metavar="full|fp8",
+            help="Of the denoiser: as --precision says, or in 8 bits, which takes half of bf16's memory.",
+            show_default="full",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was painted as JSON.")] = False,
 ) -> None:
     """Paint pictures. The same options give the same bytes on one machine.
 
-    Each PNG remembers how it was made: --like FILE.png paints it again.
+    Each PNG remembers how it was made: --like FILE.png paints it again. Ctrl-C stops; pictures that are finished stay.
     """
     if prompt is None and like is None:
         raise RecipeError("nothing to paint: give --prompt TEXT, or --like FILE.png to repeat a picture")
@@ -100,15 +135,23 @@ def generate(
         batch=batch,
         device=device,
         precision=precision,
+        weights=weights,
         out=out,
     )
-    with progress(sys.stderr) as listener:
-        painted = paint(order, Events(listener))
-    if as_json:
+    painted: list[Picture] = []
+    try:
+        with progress(sys.stderr) as listener:
+            for picture in paint(order, Events(listener)):
+                painted.append(picture)  # noqa: PERF402 - one by one, each as soon as it is there
+    finally:  # what was painted before an error or Ctrl-C is there, and told
+        _print(painted, as_json)
+
+
+def _print(painted: list[Picture], as_json: bool) -> None:
+    if as_json and painted:
         typer.echo(json.dumps([picture.record() for picture in painted], indent=2))
-    else:
-        for picture in painted:
-            typer.echo(str(picture.path))
+    elif painted:
+        typer.echo("\n".join(str(picture.path) for picture in painted))
 
 
 def section_of(recipe: Path | None) -> tuple[ModelSection | None, Path | None]:
@@ -134,8 +177,11 @@ def parse_lora(text: str) -> tuple[Path, float]:
     if not colon or re.match(r"[\\/]", weight):
         return Path(text), 1.0
     try:
-        return Path(file), float(weight)
+        strength = float(weight)
     except ValueError:
+        strength = math.nan
+    if not math.isfinite(strength):
         raise RecipeError(
             f'received --lora "{text}"; allowed: FILE or FILE:WEIGHT, for example dog.safetensors:0.8'
-        ) from None
+        )
+    return Path(file), strength

@@ -53,10 +53,11 @@ def convert(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The new file.", show_default=False)],
     to: Annotated[
         Literal["kohya", "diffusers", "comfy"],
-        typer.Option("--to", help="kohya: ComfyUI, A1111; diffusers: PEFT."),
+        typer.Option("--to", help="The layout of its keys. kohya: ComfyUI, A1111; diffusers: PEFT."),
     ] = "kohya",
     dtype: Annotated[
-        Dtype | None, typer.Option("--dtype", help="Of the values.", show_default="as they are")
+        Dtype | None,
+        typer.Option("--dtype", help="Of the values in the new file.", show_default="as they are"),
     ] = None,
 ) -> None:
     """Write a LoRA file in another tool's layout; its effect stays the same."""

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,26 +20,37 @@ Out = Annotated[
     Path, typer.Option("--out", metavar="FOLDER", help="Where the pictures go.", show_default=False)
 ]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of every random choice.")]
-Size = Annotated[int, typer.Option("--size", metavar="N", min=16, help="Edge in pixels.")]
+Size = Annotated[int, typer.Option("--size", metavar="N", min=16, max=4096, help="Edge in pixels.")]
+Count = Annotated[int, typer.Option("--count", metavar="N", min=1, max=1_000_000, help="How many pictures.")]
+Device = Annotated[str, typer.Option("--device", metavar="NAME", help="cuda, cuda:1, mps, cpu or auto.")]
 
 
 @app.command()
 def render(
     out: Out,
-    count: Annotated[int, typer.Option("--count", metavar="N", min=1, help="How many pictures.")] = 100,
+    count: Count = 100,
     seed: Seed = 0,
     size: Size = 96,
     held_out: Annotated[
-        bool, typer.Option("--held-out", help="Scenes that the pocket model never saw.")
+        bool, typer.Option("--held-out", help="Draw scenes of the kind that the pocket model never saw.")
     ] = False,
     solids: Annotated[
         int | None,
         typer.Option(
-            "--solids", metavar="N", min=1, max=3, help="How many in a scene.", show_default="one to three"
+            "--solids",
+            metavar="N",
+            min=1,
+            max=3,
+            help="How many solids a scene has.",
+            show_default="one to three",
         ),
     ] = None,
-    truth: Annotated[bool, typer.Option("--truth", help="Also depth, normals, masks and edges.")] = False,
-    workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Processes.")] = 1,
+    truth: Annotated[
+        bool, typer.Option("--truth", help="Also write depth, normals, masks and edges.")
+    ] = False,
+    workers: Annotated[
+        int, typer.Option("--workers", metavar="N", min=1, max=256, help="Processes that draw.")
+    ] = 1,
 ) -> None:
     """Draw scenes with captions: a dataset folder. A run that was stopped goes on where it was."""
     from velatura.pocket.dataset import write_dataset
@@ -52,12 +64,17 @@ def render(
 @app.command()
 def concept(
     out: Out,
-    name: Annotated[str, typer.Option("--name", help="snowman or mushroom.")] = "snowman",
-    count: Annotated[int, typer.Option("--count", metavar="N", min=1, help="How many pictures.")] = 16,
+    name: Annotated[
+        str, typer.Option("--name", metavar="NAME", help="Which thing: snowman or mushroom.")
+    ] = "snowman",
+    count: Count = 16,
     seed: Seed = 0,
     size: Size = 96,
 ) -> None:
-    """Draw the small dataset of a thing that the pocket model has never seen: what to teach it by a LoRA."""
+    """Draw the small dataset of a thing to teach by a LoRA.
+
+    The pocket model has never seen it.
+    """
     from velatura.pocket.dataset import concept_dataset
 
     with _counted("render", count) as progress:
@@ -69,21 +86,30 @@ def concept(
 def sample(
     out: Out,
     model: Annotated[
-        str, typer.Option("--model", metavar="ID", help="The model that paints.")
+        str,
+        typer.Option("--model", metavar="ID", help="The model that paints: a diffusers folder or a hub id."),
     ] = "pocket/flux",
-    count: Annotated[int, typer.Option("--count", metavar="N", min=1, help="How many pictures.")] = 200,
+    count: Count = 200,
     steps: Annotated[
         int | None, typer.Option("--steps", metavar="N", help="Sampling steps.", show_default="the model's")
     ] = None,
     cfg: Annotated[
-        float | None, typer.Option("--cfg", metavar="X", help="Guidance.", show_default="the model's")
+        float | None,
+        typer.Option(
+            "--cfg", metavar="X", help="Classifier-free guidance; 1 is off.", show_default="the model's"
+        ),
     ] = None,
-    seed: Seed = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the score as JSON.")] = False,
+    seed: Annotated[
+        int,
+        typer.Option("--seed", metavar="N", min=0, help="Of the scenes; picture i has the noise of seed i."),
+    ] = 0,
+    device: Device = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the score as JSON, not as a table.")] = False,
 ) -> None:
-    """Paint captions that the pocket model never saw, and say how many it got right.
+    """Paint held-out captions, and score the pictures.
 
-    FOLDER must be new or empty, so that only what was painted now is scored; `check` scores a folder again.
+    The score says how many show what their captions say. FOLDER must be new or empty, so that only what was painted
+    now is scored; `check` scores a folder again. Ctrl-C stops; what was painted is kept.
     """
     _refuse_used(out)
 
@@ -92,21 +118,30 @@ def sample(
     from velatura.events import Events
     from velatura.pocket.dataset import WorldSource
     from velatura.sampling.pipeline import Pipeline
+    from velatura.sampling.png import save_png
+    from velatura.sampling.request import Request
 
     source = WorldSource(seed=seed, split="held-out")
-    painted = []
-    with progress(sys.stderr) as listener:
-        events = Events(listener)
-        pipeline = Pipeline.load(model, events=events)
-        out.mkdir(parents=True, exist_ok=True)
-        with phase(events, "paint", count, "pictures") as done:
-            for index in range(count):
-                caption = source.text(index, source.scene(index))
-                path = out / f"{index:06d}.png"
-                pipeline(caption, seed=index, steps=steps, cfg=cfg)[0].save(path)
-                path.with_suffix(".txt").write_text(caption + "\n", encoding="utf-8")
-                painted.append(path)
-                done.advance()
+    painted: list[Path] = []
+    try:
+        with progress(sys.stderr) as listener:
+            events = Events(listener)
+            pipeline = Pipeline.load(model, device=device, events=events)
+            request = pipeline.complete(Request(prompt="", steps=steps, cfg=cfg))
+            out.mkdir(parents=True, exist_ok=True)
+            with phase(events, "paint", count, "pictures") as done:
+                for index in range(count):
+                    caption = source.text(index, source.scene(index))
+                    path = out / f"{index:06d}.png"
+                    current = replace(request, prompt=caption, seed=index)
+                    save_png(pipeline.paint(current)[0], path, current, {})
+                    path.with_suffix(".txt").write_text(caption + "\n", encoding="utf-8")
+                    painted.append(path)
+                    done.advance()
+    except KeyboardInterrupt:
+        kept = counted(len(painted), "picture is", "pictures are")
+        typer.echo(f"{kept} kept in {out}; to score what is there: velatura pocket check {out}", err=True)
+        raise
     _print_score(painted, as_json)
 
 
@@ -115,9 +150,12 @@ def check(
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="Pictures with captions.", show_default=False)
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the score as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the score as JSON, not as a table.")] = False,
 ) -> None:
-    """Say how many pictures of the pocket world show what their captions say, attribute by attribute."""
+    """Score pictures of the pocket world.
+
+    Says how many show what their captions say, attribute by attribute.
+    """
     from velatura.errors import DataError
 
     pictures = sorted(path for path in folder.glob("*.png") if path.with_suffix(".txt").is_file())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,17 @@ def own_defaults(files: ModelFiles) -> dict[str, Any] | None:
     return _of_model(files, DEFAULTS)
 
 
-def sampling_defaults(files: ModelFiles) -> SamplingDefaults | None:
-    """From the model's velatura.json; None where there is none. Raises ModelError when it is malformed."""
+def sampling_defaults(files: ModelFiles, family: SamplingDefaults) -> SamplingDefaults:
+    """The family's, changed by what the model's velatura.json says. Raises ModelError when that is malformed."""
     found = own_defaults(files)
     if found is None:
-        return None
+        return family
+    kinds = {"size": int, "steps": int, "guidance": float, "cfg": float}
     try:
-        return SamplingDefaults(**found["sampling"])
-    except (KeyError, TypeError) as error:
+        return replace(family, **{name: kinds[name](said) for name, said in found["sampling"].items()})
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(
-            f"{files.model}/{DEFAULTS}: 'sampling' wants size, steps, guidance and cfg ({error})"
+            f"{files.model}/{DEFAULTS}: 'sampling' takes the numbers size, steps, guidance and cfg ({error})"
         ) from None
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from velatura.errors import ModelError
-from velatura.families.configs import check_fit, scheduler_config
+from velatura.families.configs import check_fit, sampling_defaults, scheduler_config
 from velatura.families.flux_files import FLUX, flow_scheduler
 from velatura.families.flux_forward import FluxInputs, flux_forward
 from velatura.families.latent_family import LatentFamily, loaded
@@ -26,9 +26,10 @@ from velatura.interfaces import (
     Schedule,
     Target,
 )
+from velatura.recipe.families.flux import GUIDANCE
 
-DEV = SamplingDefaults(size=1024, steps=28)
-SCHNELL = SamplingDefaults(size=1024, steps=4, guidance=0.0)
+DEV = SamplingDefaults(size=1024, steps=28, guidance=GUIDANCE)
+SCHNELL = SamplingDefaults(size=1024, steps=4)
 PATCH = 2  # latent pixels per token edge
 
 
@@ -71,7 +72,7 @@ class FluxFamily(LatentFamily):
 
     def inspect(self, files: ModelFiles) -> ModelInfo:
         """See `Family.inspect`."""
-        found = read_headers(FLUX, files)
+        found = read_headers(FLUX, files, self.text_length)
         _check_parts(found)
         guided = shifted = bool(found.denoiser["guidance_embeds"])
         if found.scheduler is not None:
@@ -87,8 +88,9 @@ class FluxFamily(LatentFamily):
             prediction="velocity",
             shifted=shifted,
             guided=guided,
-            defaults=found.sampling or (DEV if shifted else SCHNELL),
+            defaults=sampling_defaults(files, DEV if shifted else SCHNELL),
             fingerprints=found.fingerprints,
+            settings=found.settings,
         )
 
     def scheduler(self, files: ModelFiles, info: ModelInfo) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from velatura.checkpoints.finite import check_fits
 from velatura.checkpoints.keymap import KeyMap, Rule
 from velatura.checkpoints.writing import write_safetensors
 from velatura.errors import StorageError
@@ -40,8 +41,11 @@ class SavedModel:
 def save_folder(folder: Path, model: SavedModel, dtype: torch.dtype | None) -> None:
     """Write the model. The folder appears complete or not at all; an earlier one of that name is replaced.
 
-    Raises StorageError.
+    Raises StorageError; NumericError, before anything is written, for weights that `dtype` cannot hold.
     """
+    for name, saved in model.modules.items():
+        for key, tensor in saved.module.state_dict().items():
+            check_fits(tensor, dtype, f"{name}/{key}")
     staged, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("staged", "old"))
     shutil.rmtree(staged, ignore_errors=True)
     try:

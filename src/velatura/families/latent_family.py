@@ -40,6 +40,10 @@ class LatentFamily(Family):
     def scheduler(self, files: ModelFiles, info: ModelInfo) -> dict[str, Any]:
         """The scheduler's config that goes with a saved model, with diffusers' `_class_name`."""
 
+    def weight_counts(self, files: ModelFiles) -> dict[PartName, int]:
+        """See `Family.weight_counts`."""
+        return self.listing.counts(self.listing.whole(files))
+
     def load(
         self,
         files: ModelFiles,

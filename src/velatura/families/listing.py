@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from velatura.checkpoints.detect import contents
 from velatura.checkpoints.opening import open_checkpoint
-from velatura.families.configs import sampling_defaults, scheduler_config
+from velatura.families.configs import scheduler_config
 from velatura.families.locate import part_path, weights_identity
 from velatura.families.network import Place
 from velatura.families.text import TextPlace, encoder_paths
 from velatura.families.tokenizers import CLASSES, TokenizerPlace, tokenizers_fingerprint
-from velatura.interfaces import PARTS, ModelFiles, PartName, SamplingDefaults
+from velatura.interfaces import PARTS, ModelFiles, PartName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,16 @@ class Listing:
         own = files.denoiser if part == "denoiser" else files.autoencoder
         return [part_path(files, own, place.subfolder, place.network.what) for place in self.places(part)]
 
+    def counts(self, files: ModelFiles) -> dict[PartName, int]:
+        """How many numbers the weights of each part are. Raises ModelError."""
+        return {
+            part: sum(
+                place.network.count(path)
+                for place, path in zip(self.places(part), self.paths(files, part), strict=True)
+            )
+            for part in PARTS
+        }
+
     def whole(self, files: ModelFiles) -> ModelFiles:
         """A file given as denoiser may hold the other parts too: those that are not given come from it."""
         if files.model is not None or files.denoiser is None or not (files.base / files.denoiser).is_file():
@@ -79,12 +91,12 @@ class Headers:
     latent_scale: int  # pixels per latent pixel
     text_widths: tuple[int, ...]
     scheduler: Mapping[str, Any] | None  # its config; None for single files
-    sampling: SamplingDefaults | None  # the model's own
     fingerprints: Mapping[str, str]
+    settings: str  # as `ModelInfo.settings`
 
 
-def read_headers(listing: Listing, files: ModelFiles) -> Headers:
-    """Read the headers of all parts. Raises ModelError."""
+def read_headers(listing: Listing, files: ModelFiles, *options: object) -> Headers:
+    """Read the headers of all parts. `options` of the family are part of its settings. Raises ModelError."""
     files = listing.whole(files)
 
     def config(part: PartName) -> dict[str, Any]:
@@ -99,17 +111,24 @@ def read_headers(listing: Listing, files: ModelFiles) -> Headers:
         latent_scale=2 ** (len(autoencoder["block_out_channels"]) - 1),
         text_widths=tuple(place.network.width(path) for place, path in texts),
         scheduler=scheduler_config(files),
-        sampling=sampling_defaults(files),
-        fingerprints=_fingerprints(listing, files, autoencoder),
+        fingerprints=_fingerprints(listing, files),
+        settings=_settings(files, options),
     )
 
 
-def _fingerprints(listing: Listing, files: ModelFiles, autoencoder: Mapping[str, Any]) -> dict[str, str]:
-    """Identities of the parts' weights; empty for those that start from scratch."""
-    found: dict[str, str] = {
-        part: "" if part in files.from_scratch else weights_identity(listing.paths(files, part))
-        for part in PARTS
-    }
-    if found["autoencoder"]:
-        found["autoencoder"] += f"/{autoencoder['scaling_factor']}/{autoencoder.get('shift_factor')}"
+def _fingerprints(listing: Listing, files: ModelFiles) -> dict[str, str]:
+    """Identities of the parts' weights and configs; empty for those that start from scratch."""
+
+    def identity(part: PartName) -> str:
+        places = list(zip(listing.places(part), listing.paths(files, part), strict=True))
+        configs = [place.network.config(path) for place, path in places]
+        return weights_identity([path for _, path in places], configs)
+
+    found: dict[str, str] = {part: "" if part in files.from_scratch else identity(part) for part in PARTS}
     return {**found, "tokenizers": tokenizers_fingerprint(files, listing.tokenizers)}
+
+
+def _settings(files: ModelFiles, options: Sequence[object]) -> str:
+    """One hash of the scheduler's config and of the family's own options."""
+    said = json.dumps([scheduler_config(files), options], sort_keys=True)
+    return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()

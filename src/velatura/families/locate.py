@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from velatura.checkpoints.fingerprint import fingerprint
+from velatura.checkpoints.opening import WEIGHTS
 from velatura.errors import ModelError
 from velatura.interfaces import ModelFiles
 from velatura.recipe.paths import is_hub_id
 
 POCKET = Path(__file__).parent.parent / "pocket" / "models"
-WEIGHTS = (".safetensors", ".bin", ".pt")
 OTHER_VARIANTS = ("*.fp16.*", "*.non_ema.*", "*.msgpack", "*.onnx*")  # of a hub repository: not what is read
 
 
@@ -62,10 +63,10 @@ def weight_files(path: Path) -> list[Path]:
     return sorted(p for p in path.iterdir() if p.suffix in WEIGHTS and p.is_file())
 
 
-def weights_identity(paths: Sequence[Path]) -> str:
-    """Identity of a part's weights, for cache keys and metadata; empty where there are none (yet)."""
+def weights_identity(paths: Sequence[Path], configs: Sequence[Mapping[str, Any]]) -> str:
+    """Identity of a part's weights and configs, for cache keys and metadata; empty where there are none (yet)."""
     found = [file for path in paths for file in weight_files(path)]
-    return fingerprint(found) if found else ""
+    return fingerprint(found, configs) if found else ""
 
 
 def _pocket(source: str) -> Path:

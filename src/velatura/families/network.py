@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -71,6 +72,11 @@ class Network(ABC):
             module = self.build(config)
         self.start(module)
         return module.float().to(device).requires_grad_(False).eval()
+
+    def count(self, path: Path) -> int:
+        """How many numbers the weights at `path` are, from headers. Raises ModelError."""
+        inner, _ = self.find(self.weights(path))
+        return sum(math.prod(info.shape) for info in inner.tensors.values())
 
     def weights(self, path: Path) -> Checkpoint:
         """The weights at `path`, which must hold this network, alone or among others.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from velatura.checkpoints.published import load_config
 from velatura.errors import ModelError
-from velatura.families.configs import check_fit, scheduler_config
+from velatura.families.configs import check_fit, sampling_defaults, scheduler_config
 from velatura.families.latent_family import LatentFamily, loaded
 from velatura.families.listing import Headers, read_headers
 from velatura.families.noise_schedule import PREDICTIONS, NoiseSchedule, prediction_of
@@ -43,7 +43,7 @@ class Sd1Family(LatentFamily):
 
     def inspect(self, files: ModelFiles) -> ModelInfo:
         """See `Family.inspect`."""
-        found = read_headers(SD1, files)
+        found = read_headers(SD1, files, self.prediction)
         _check_parts(found)
         scheduler = found.scheduler or load_config(SCHEDULER)
         self.schedule = NoiseSchedule.from_config(scheduler)
@@ -58,8 +58,9 @@ class Sd1Family(LatentFamily):
             size_step=found.latent_scale,
             prediction=prediction,
             shifted=False,
-            defaults=found.sampling or SamplingDefaults(size=size, steps=25, guidance=0.0, cfg=7.5),
+            defaults=sampling_defaults(files, SamplingDefaults(size=size, steps=25, cfg=7.5)),
             fingerprints=found.fingerprints,
+            settings=found.settings,
         )
 
     def scheduler(self, files: ModelFiles, info: ModelInfo) -> dict[str, Any]:

@@ -13,16 +13,20 @@ from PIL import Image
 
 import velatura
 from velatura.checkpoints.fingerprint import fingerprint
-from velatura.data.images import decode
 from velatura.errors import RecipeError
 from velatura.events import Events, PhaseFinished, PhaseProgress, PhaseStarted
+from velatura.plural import counted
 from velatura.recipe.families.files import ModelSection
-from velatura.sampling.history import History, check_same, history_in, used
+from velatura.sampling.history import History, check_same, differences, history_in, part_hashes, used
+from velatura.sampling.memory import Weights
 from velatura.sampling.pipeline import Pipeline
-from velatura.sampling.png import read_record, save_png
+from velatura.sampling.png import check_place, read_record, save_png
 from velatura.sampling.request import Request
+from velatura.sampling.samplers import SAMPLERS
+from velatura.sampling.start import read_start
 
 DEFAULT_MODEL = "pocket/flux"
+MAX_PICTURES = 10_000  # of one order
 PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
@@ -49,6 +53,7 @@ class Order:
     batch: int = 1
     device: str = "auto"
     precision: str = "auto"
+    weights: Weights | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,49 +69,69 @@ class Picture:
         return {"path": str(self.path), "place": self.place, **asdict(self.request)}
 
 
-def generate(order: Order, events: Events) -> list[Picture]:
-    """Paint and save. With `like`, what that PNG says is the default of everything the order leaves open.
+def generate(order: Order, events: Events) -> Iterator[Picture]:
+    """Paint, save and yield one picture after another.
 
+    With `like`, what that PNG says is the default of everything the order leaves open.
     Raises RecipeError, ModelError, CheckpointError, StorageError.
     """
-    _check(order)
+    paths = _checked_paths(order, events)
     request, past = Request(prompt=""), None
     if order.like is not None:
         request, facts = read_record(order.like)
         past = history_in(facts, order.like, request.batch)
         order = _completed(order, past)
     request = _changed(request, order)
-    image = None if order.image is None else _decoded(order.image)
-    if image is not None and order.size is None and request.width is None:
-        request = replace(request, width=image.width, height=image.height)
+    start = None if order.image is None else read_start(order.image)
+    if start is not None and order.size is None and request.width is None:
+        request = replace(request, width=start.header.width, height=start.header.height)
     pipeline = Pipeline.load(
         order.section or order.model or DEFAULT_MODEL,
         base=order.base,
         device=order.device,
         precision=order.precision,
+        weights=order.weights or "full",
         events=events,
     )
     request = pipeline.complete(request)
+    image = None if start is None else start.decoded()
     history = _history(pipeline, order)
     if past is not None and order.like is not None:
-        check_same(past, history, pipeline.info, order.like)
+        check_same(past, history, order.like)
+        for line in differences(past, history):
+            events.warn(f"{order.like} may not be repeated exactly: {line}")
     for file, weight in order.loras:
         pipeline.add_lora(file, weight)
     kept = None if past is None else past.place
-    pictures: list[Picture] = []
-    for painted, place, picture in _paint_all(pipeline, request, image, order.count, kept, events):
-        path = _numbered(order.out, len(pictures), order.count * request.batch if kept is None else 1)
-        save_png(picture, path, painted, replace(history, place=place).facts())
-        pictures.append(Picture(path=path, request=painted, place=place))
-    return pictures
+    painted = _paint_all(pipeline, request, image, order.count, kept, events)
+    for path, (current, place, picture) in zip(paths, painted, strict=True):
+        save_png(picture, path, current, replace(history, place=place).facts())
+        yield Picture(path=path, request=current, place=place)
 
 
-def _check(order: Order) -> None:
-    """What can be told before anything is loaded."""
-    if order.out.suffix.lower() != ".png":
-        raise RecipeError(f"--out must end in .png, received {order.out}")
+def _checked_paths(order: Order, events: Events) -> list[Path]:
+    """Where the pictures go. What can be told of them before anything is loaded is told here."""
     if order.like is not None and (order.count, order.batch) != (1, 1):
         raise RecipeError("--like repeats one picture; --count and --batch do not go with it")
+    total = order.count * order.batch
+    if total > MAX_PICTURES:
+        raise RecipeError(
+            f"count x batch must be at most {MAX_PICTURES:,}, received {order.count} x {order.batch}"
+        )
+    digits = max(3, len(str(total - 1)))
+    names = [f"{order.out.stem}-{number:0{digits}d}.png" for number in range(total)]
+    paths = [order.out] if total == 1 else [order.out.with_name(name) for name in names]
+    for path in paths:
+        check_place(path)
+    there = [path for path in paths if path.exists()]
+    if order.image is not None and order.image.resolve() in [path.resolve() for path in there]:
+        raise RecipeError(f"--out would replace {order.image}, which --image reads; give another --out")
+    if there:
+        are = counted(len(there), "picture is", "pictures are")
+        events.notice(
+            f"{are} there already and will be replaced: {there[0]}{', …' if len(there) > 1 else ''}"
+        )
+    return paths
 
 
 def _paint_all(
@@ -157,6 +182,7 @@ def _completed(order: Order, past: History) -> Order:
         loras=order.loras or loras,
         image=order.image or (Path(past.image) if past.image else None),
         precision=past.precision if order.precision == "auto" else order.precision,
+        weights=order.weights or past.weights,
     )
 
 
@@ -166,20 +192,12 @@ def _history(pipeline: Pipeline, order: Order) -> History:
     return History(
         velatura=velatura.__version__,
         model=order.model or named,
-        model_hash=pipeline.info.fingerprints["denoiser"],
+        parts=part_hashes(pipeline.info),
+        sampler=SAMPLERS[pipeline.info.prediction],
         precision=PRECISIONS[pipeline.dtype],
+        weights=pipeline.weights,
+        device=pipeline.device.type,
         loras=used(order.loras),
         image=None if order.image is None else str(order.image),
         image_hash=None if order.image is None else fingerprint(order.image),
     )
-
-
-def _decoded(path: Path) -> Image.Image:
-    try:
-        return decode(path.read_bytes())
-    except Exception as error:  # decoders raise anything on damaged data
-        raise RecipeError(f"--image {path} cannot be read: {error or type(error).__name__}") from None
-
-
-def _numbered(out: Path, number: int, total: int) -> Path:
-    return out if total == 1 else out.with_name(f"{out.stem}-{number:03d}.png")

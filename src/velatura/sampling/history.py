@@ -12,6 +12,10 @@ from pydantic import TypeAdapter, ValidationError
 from velatura.checkpoints.fingerprint import fingerprint
 from velatura.errors import ModelError, RecipeError
 from velatura.interfaces import ModelInfo
+from velatura.sampling.memory import Weights
+
+SHOWN = 12  # digits of a hash
+NAMES = {"text_encoders": "text encoders", "settings": "settings (scheduler, and options of [model])"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +33,11 @@ class History:
 
     velatura: str  # version
     model: str
-    model_hash: str
+    parts: Mapping[str, str]  # hash of each part's files, and of the settings they work with
+    sampler: str
     precision: str
+    weights: Weights
+    device: str  # its kind: "cpu", "cuda"
     loras: tuple[UsedLora, ...] = ()
     image: str | None = None  # the picture that was changed
     image_hash: str | None = None
@@ -61,16 +68,26 @@ def used(loras: tuple[tuple[Path, float], ...]) -> tuple[UsedLora, ...]:
     return tuple(UsedLora(file=str(file), weight=weight, hash=fingerprint(file)) for file, weight in loras)
 
 
-def check_same(past: History, now: History, info: ModelInfo, like: Path) -> None:
+def part_hashes(info: ModelInfo) -> dict[str, str]:
+    """What decides the pixels of a model, by part."""
+    return {**info.fingerprints, "settings": info.settings}
+
+
+def check_same(past: History, now: History, like: Path) -> None:
     """Refuse to repeat a picture with another model, or with files that changed since; files chosen anew are fine.
 
     Raises ModelError.
     """
-    here = info.fingerprints["denoiser"]
-    if past.model_hash != here:
+    if changed := [
+        name for name in {**past.parts, **now.parts} if past.parts.get(name) != now.parts.get(name)
+    ]:
+        told = "; ".join(
+            f"the {NAMES.get(name, name)} had the hash {_short(past, name)} and now {_short(now, name)}"
+            for name in changed
+        )
         raise ModelError(
-            f"{like} was painted by a model with hash {past.model_hash}; this one has {here}, "
-            "so the picture would be another. Give the model that it was made with: --model."
+            f"{like} was painted by another model than {now.model}: {told}. The picture would be another. Give the "
+            "model that it was made with: --model, or --recipe for single files."
         )
     hashes = {lora.file: lora.hash for lora in past.loras}
     for lora in now.loras:
@@ -84,3 +101,18 @@ def check_same(past: History, now: History, info: ModelInfo, like: Path) -> None
             f"{like} was made from {past.image} when its hash was {past.image_hash}; now it is {now.image_hash}, "
             "so the picture would be another. Give the image that it was made from: --image."
         )
+
+
+def _short(history: History, part: str) -> str:
+    return history.parts.get(part, "")[:SHOWN] or "none"
+
+
+def differences(past: History, now: History) -> list[str]:
+    """What else may make a repeated picture differ in its last bits, a line each."""
+    pairs = (
+        ("velatura", past.velatura, now.velatura),
+        ("the device", past.device, now.device),
+        ("the precision", past.precision, now.precision),
+        ("the weights", past.weights, now.weights),
+    )
+    return [f"{what} was {before} and is {here} now" for what, before, here in pairs if before != here]

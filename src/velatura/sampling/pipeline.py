@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from velatura.adapters.attach import Adapter
-from velatura.adapters.files import read_adapter
-from velatura.adapters.merging import Lora, put_on_part
-from velatura.errors import CheckpointError, RecipeError
+from velatura.errors import RecipeError
 from velatura.events import Event, Events, Notice
 from velatura.families.registry import family_for, family_named, files_of
-from velatura.interfaces import PARTS, Conditioning, Family, ModelFiles, ModelInfo, PartName, Parts
+from velatura.interfaces import Conditioning, Family, ModelFiles, ModelInfo, Parts
 from velatura.placement.device import choose_device, choose_dtype
 from velatura.recipe.families.files import ModelSection
+from velatura.sampling.held import HeldParts
+from velatura.sampling.memory import Weights, enough_for
 from velatura.sampling.painter import (
     as_tensor,
     encode_request,
@@ -32,14 +33,13 @@ from velatura.sampling.reading import remark_cuts
 from velatura.sampling.request import Request
 
 Progress = Callable[[int, int], None]
-KEEP_ALL_ABOVE = 40 * 2**30  # bytes of GPU memory that hold FLUX with its text encoders
 
 
 class Pipeline:
     """A model that paints. Parts are loaded when they are first needed.
 
-    On a GPU that cannot hold all parts the text encoders are released again once a prompt is encoded. What the user
-    should know of a prompt, such as words that no text encoder reads, is told to `events`.
+    On a GPU that cannot hold all parts the text encoders are released once a prompt is encoded, before the denoiser
+    is loaded. What the user should know of a prompt, such as words that no text encoder reads, is told to `events`.
 
     >>> pipeline = Pipeline.load("pocket/flux")
     >>> image = pipeline("a large red matte cube at noon", seed=0)[0]
@@ -53,6 +53,7 @@ class Pipeline:
         *,
         device: torch.device,
         dtype: torch.dtype,
+        weights: Weights = "full",
         events: Events | None = None,
     ) -> None:
         self.family = family
@@ -60,10 +61,11 @@ class Pipeline:
         self.info = info
         self.device = device
         self.dtype = dtype
+        self.weights = weights
         self.events = events or Events(as_warning)
-        self.parts = Parts(info=info)
-        self._loras: list[tuple[Lora, float]] = []
-        self._adapters: list[Adapter] = []
+        self._held = HeldParts(
+            family, files, info, device=device, dtype=dtype, weights=weights, events=self.events
+        )
         self._encoded: tuple[tuple[object, ...], Conditioning] | None = None
 
     @classmethod
@@ -74,44 +76,45 @@ class Pipeline:
         base: Path | None = None,
         device: str = "auto",
         precision: str = "auto",
+        weights: Weights = "full",
         events: Events | None = None,
     ) -> Pipeline:
         """Open a model: 'pocket/flux', a diffusers folder, a hub id, or a recipe's `[model]` section.
 
+        `weights`: of the denoiser's blocks; "fp8" holds them in 8 bits, half of bf16, a little less exact.
         Relative paths start at `base`, default: the working folder. Remarks go to `events`, by default they become
         Python warnings. Raises ModelError, RecipeError.
         """
+        if weights not in get_args(Weights):
+            raise RecipeError(f"received weights '{weights}'; allowed: {', '.join(get_args(Weights))}")
         start = base or Path.cwd()
         section = family_named(model, start) if isinstance(model, str) else model
         family, files = family_for(section), files_of(section, start)
         where = choose_device(device)
         dtype = choose_dtype(precision, where)
-        return cls(family, files, family.inspect(files), device=where, dtype=dtype, events=events)
+        info = family.inspect(files)
+        return cls(family, files, info, device=where, dtype=dtype, weights=weights, events=events)
 
     def add_lora(self, file: Path | str, weight: float = 1.0) -> None:
         """Put a LoRA file on the model, on top of those added before.
 
-        Layers for text encoders are put on when those are loaded. Raises CheckpointError when it does not fit.
+        Layers for text encoders are put on when those are loaded. Raises CheckpointError when it does not fit,
+        RecipeError for a weight that is no finite number.
         """
-        values = read_adapter(Path(file), dtype=self.dtype)
+        if not math.isfinite(weight):
+            raise RecipeError(f"the weight of a LoRA must be a finite number, received {weight} for {file}")
+        self._held.add_lora(Path(file), float(weight))
         self._encoded = None
-        if "denoiser" in values and self._keeps_all():
-            self._part("denoiser")  # what does not fit is told at once
-        before = len(self._adapters)
-        try:
-            for part in PARTS:
-                if self.parts.modules(part):
-                    self._put_on(part, values, float(weight))
-        except CheckpointError:
-            self._take_off(before)
-            raise
-        self._loras.append((values, float(weight)))
 
     def remove_loras(self) -> None:
         """Take all LoRAs off again."""
-        self._loras.clear()
+        self._held.remove_loras()
         self._encoded = None
-        self._take_off(0)
+
+    @property
+    def parts(self) -> Parts:
+        """The parts, as far as they are loaded now."""
+        return self._held.parts
 
     def __call__(
         self,
@@ -161,14 +164,26 @@ class Pipeline:
             raise RecipeError(
                 f"strength = {request.strength} says how much an input image changes, and no image is given"
             )
-        conditioning = self._condition(request)
-        start = None if image is None else self._start(image, request)
-        self._part("denoiser")
-        latents = paint(
-            self.family, self.parts, request, conditioning, device=self.device, start=start, progress=progress
-        )
-        self._part("autoencoder")
-        return to_images(self.family, self.parts, latents)
+        if image is not None and image.size != (request.width, request.height):
+            raise RecipeError(
+                f"the input image is {image.width}x{image.height} and the picture {request.width}x{request.height}: "
+                "resize the image, or ask for its size"
+            )
+        with enough_for(request, self.device):
+            conditioning = self._condition(request)
+            start = None if image is None else self._start(image)
+            self._held.need("denoiser")
+            latents = paint(
+                self.family,
+                self.parts,
+                request,
+                conditioning,
+                device=self.device,
+                start=start,
+                progress=progress,
+            )
+            self._held.need("autoencoder")
+            return to_images(self.family, self.parts, latents)
 
     def complete(self, request: Request) -> Request:
         """The request with the model's defaults where it is silent. Raises RecipeError for values out of range."""
@@ -177,13 +192,12 @@ class Pipeline:
     def _condition(self, request: Request) -> Conditioning:
         key = (request.prompt, request.negative, request.cfg == 1.0)
         if self._encoded is None or self._encoded[0] != key:
-            self._part("text_encoders")
+            self._held.need("text_encoders")
             self._remark(request)
             encoded = encode_request(self.family, self.parts, request).to(self.device, self.dtype)
             self._encoded = (key, encoded)
-            if not self._keeps_all():
-                self.parts.text_encoders = self.parts.tokenizers = None
-                torch.cuda.empty_cache()
+            if not self._held.keeps_all:
+                self._held.release_text_encoders()
         return self._encoded[1]
 
     def _remark(self, request: Request) -> None:
@@ -194,42 +208,10 @@ class Pipeline:
             self.events.warn(lost)
 
     @torch.no_grad()
-    def _start(self, image: Image.Image, request: Request) -> Tensor:
-        """Latents of the input image, which must have the size that is painted."""
-        size = (request.width, request.height)
-        if image.size != size:
-            raise RecipeError(
-                f"the input image is {image.width}x{image.height} and the picture {size[0]}x{size[1]}: "
-                "resize the image, or ask for its size"
-            )
-        self._part("autoencoder")
+    def _start(self, image: Image.Image) -> Tensor:
+        """Latents of the input image."""
+        self._held.need("autoencoder")
         return self.family.encode_image(self.parts, as_tensor(image).to(self.device))
-
-    def _part(self, name: PartName) -> tuple[torch.nn.Module, ...]:
-        if not self.parts.modules(name):
-            crowded = name == "text_encoders" and self.parts.denoiser is not None and not self._keeps_all()
-            device = torch.device("cpu") if crowded else self.device
-            loaded = self.family.load(self.files, [name], device=device, dtype=self.dtype)
-            for field in (name, "tokenizers") if name == "text_encoders" else (name,):
-                setattr(self.parts, field, getattr(loaded, field))
-            for values, weight in self._loras:
-                self._put_on(name, values, weight)
-        return self.parts.modules(name)
-
-    def _put_on(self, part: PartName, lora: Lora, weight: float) -> None:
-        for adapter in put_on_part(self.parts, part, lora):
-            adapter.set_strength(weight)
-            self._adapters.append(adapter)
-
-    def _take_off(self, keep: int) -> None:
-        """All adapters but the first `keep`, the last one first."""
-        while len(self._adapters) > keep:
-            self._adapters.pop().take_off()
-
-    def _keeps_all(self) -> bool:
-        if self.device.type != "cuda":
-            return True
-        return torch.cuda.get_device_properties(self.device).total_memory > KEEP_ALL_ABOVE
 
 
 def as_warning(event: Event) -> None:

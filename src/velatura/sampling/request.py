@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, replace
 
 from velatura.errors import RecipeError
 from velatura.recipe.sampling.request import line_values, out_of_range
+
+MAX_PIXELS = 4096 * 4096  # of a picture: many times what any of the models was made for
+MAX_BATCH = 64
+_NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +42,28 @@ def check(request: Request, size_step: int) -> None:
     """Refuse values that no model can paint. `size_step`: edges must be multiples of it. Raises RecipeError."""
     for _, wrong in out_of_range(asdict(request), size_step):
         raise RecipeError(wrong)
+    if request.width and request.height and request.width * request.height > MAX_PIXELS:
+        raise RecipeError(
+            f"width x height must be at most {MAX_PIXELS:,} pixels, received {request.width} x {request.height}"
+        )
     if not 0 < request.strength <= 1:
         raise RecipeError(f"strength must be above 0 and at most 1, received {request.strength}")
-    if request.batch < 1:
-        raise RecipeError(f"batch must be at least 1, received {request.batch}")
+    if not 1 <= request.batch <= MAX_BATCH:
+        raise RecipeError(
+            f"batch must be 1 to {MAX_BATCH}, received {request.batch}; more pictures are painted one after another "
+            "with count"
+        )
+    if not 0 <= request.first < 2**63:
+        raise RecipeError(f"first must be 0 to 2^63 - 1, received {request.first}")
+    _check_text("the prompt", request.prompt)
+    _check_text("the negative prompt", request.negative)
+
+
+def _check_text(name: str, text: str) -> None:
+    """Refuse what is no Unicode text: surrogates, which stand for bytes that were no UTF-8, and NUL."""
+    if found := _NO_TEXT.search(text):
+        what = "a NUL" if found[0] == "\0" else "a byte that is not UTF-8"
+        raise RecipeError(
+            f"{name} has {what} at character {found.start() + 1}, and must be Unicode text: type it anew, or save its "
+            "file as UTF-8"
+        )

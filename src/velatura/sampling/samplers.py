@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -11,6 +11,12 @@ from velatura.interfaces import Prediction, Schedule
 
 Predict = Callable[[Tensor, float], Tensor]  # (latents [B, C, H, W], t) -> prediction [B, C, H, W]
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
+
+SAMPLERS: Mapping[Prediction, str] = {
+    "velocity": "Euler",
+    "noise": "DDIM",
+    "v": "DDIM",
+}  # what `euler` is called
 
 
 def euler(

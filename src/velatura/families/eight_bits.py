@@ -1,0 +1,35 @@
+"""A denoiser whose blocks are held in 8 bits: made small in the machine's memory, before the device sees it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from velatura.errors import RecipeError
+from velatura.events import Events
+from velatura.families.latent_family import loaded
+from velatura.interfaces import Family, ModelFiles
+from velatura.placement.quantised import quantise_blocks
+from velatura.plural import counted
+
+
+def load_in_8_bits(
+    family: Family,
+    files: ModelFiles,
+    events: Events,
+    *,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    seed: int = 0,
+) -> nn.Module:
+    """The denoiser with the linear layers of its blocks in fp8, all else in `dtype`.
+
+    Raises as `Family.load` does, and RecipeError for a device that has no such numbers.
+    """
+    if device.type == "mps":
+        raise RecipeError("weights in fp8 cannot be held on mps; choose full weights, or the device cpu")
+    parts = family.load(files, ["denoiser"], device=torch.device("cpu"), dtype=dtype, seed=seed)
+    denoiser = loaded(parts.denoiser, "denoiser")
+    count = quantise_blocks(family.blocks(denoiser))
+    events.notice(f"{counted(count, 'linear layer is', 'linear layers are')} held in fp8")
+    return denoiser.to(device)

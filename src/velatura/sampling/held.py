@@ -1,0 +1,104 @@
+"""The parts of a model while it paints: each is loaded when it is first needed, with the LoRAs that belong on it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from velatura.adapters.attach import Adapter
+from velatura.adapters.files import read_adapter
+from velatura.adapters.merging import Lora, put_on_part
+from velatura.errors import CheckpointError
+from velatura.events import Events
+from velatura.families.eight_bits import load_in_8_bits
+from velatura.interfaces import PARTS, Family, ModelFiles, ModelInfo, PartName, Parts
+from velatura.sampling.memory import Weights, fits_whole
+
+
+class HeldParts:
+    """Loads parts and LoRAs; on a GPU that cannot hold all parts, the text encoders can be released again."""
+
+    def __init__(
+        self,
+        family: Family,
+        files: ModelFiles,
+        info: ModelInfo,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        weights: Weights,
+        events: Events,
+    ) -> None:
+        self.family = family
+        self.files = files
+        self.device = device
+        self.dtype = dtype
+        self.weights = weights
+        self.events = events
+        self.parts = Parts(info=info)
+        self._loras: list[tuple[Lora, float]] = []
+        self._adapters: list[Adapter] = []
+
+    @cached_property
+    def keeps_all(self) -> bool:
+        """Whether all parts stay loaded."""
+        return fits_whole(self.family, self.files, self.device, self.dtype, self.weights)
+
+    def need(self, name: PartName) -> None:
+        """Load a part, unless it is there."""
+        if self.parts.modules(name):
+            return
+        self._load(name)
+        for values, weight in self._loras:
+            self._put_on(name, values, weight)
+
+    def release_text_encoders(self) -> None:
+        """Let go of them, and of the adapters on them, which hold them too."""
+        hosts = self.parts.modules("text_encoders")
+        self._adapters = [adapter for adapter in self._adapters if adapter.host not in hosts]
+        self.parts.text_encoders = self.parts.tokenizers = None
+        torch.cuda.empty_cache()
+
+    def add_lora(self, file: Path, weight: float) -> None:
+        """Put a LoRA on the loaded parts, and later on the others. Raises CheckpointError, having changed nothing."""
+        values = read_adapter(file, dtype=self.dtype)
+        if "denoiser" in values and self.keeps_all:
+            self.need("denoiser")  # what does not fit is told at once
+        before = len(self._adapters)
+        try:
+            for part in PARTS:
+                self._put_on(part, values, weight)
+        except CheckpointError:
+            self._take_off(before)
+            raise
+        self._loras.append((values, weight))
+
+    def remove_loras(self) -> None:
+        """Take all LoRAs off again."""
+        self._loras.clear()
+        self._take_off(0)
+
+    def _load(self, name: PartName) -> None:
+        if name == "denoiser" and self.weights == "fp8":
+            self.parts.denoiser = load_in_8_bits(
+                self.family, self.files, self.events, device=self.device, dtype=self.dtype
+            )
+            return
+        crowded = name == "text_encoders" and self.parts.denoiser is not None and not self.keeps_all
+        device = torch.device("cpu") if crowded else self.device
+        loaded = self.family.load(self.files, [name], device=device, dtype=self.dtype)
+        for field in (name, "tokenizers") if name == "text_encoders" else (name,):
+            setattr(self.parts, field, getattr(loaded, field))
+
+    def _put_on(self, part: PartName, lora: Lora, weight: float) -> None:
+        """On the modules of a part, as far as it is loaded."""
+        for adapter in put_on_part(self.parts, part, lora):
+            adapter.set_strength(weight)
+            self._adapters.append(adapter)
+
+    def _take_off(self, keep: int) -> None:
+        """All adapters but the first `keep`, the last one first."""
+        while len(self._adapters) > keep:
+            self._adapters.pop().take_off()

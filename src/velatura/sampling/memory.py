@@ -1,0 +1,44 @@
+"""Memory while painting: whether all parts of a model fit on its device at once, and what is said when it runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+
+from velatura.errors import MemoryShortage
+from velatura.interfaces import Family, ModelFiles
+from velatura.placement.shortage import is_shortage
+from velatura.sampling.request import Request
+
+Weights = Literal["full", "fp8"]  # of the denoiser
+FILLED = 0.75  # share of a GPU's memory that weights may take; the rest is for what is computed
+
+
+def fits_whole(
+    family: Family, files: ModelFiles, device: torch.device, dtype: torch.dtype, weights: Weights
+) -> bool:
+    """Whether the weights of all parts fit on the device together; where it shares the machine's memory they must."""
+    if device.type != "cuda":
+        return True
+    counts = family.weight_counts(files)
+    size = {part: count * dtype.itemsize for part, count in counts.items()}
+    if weights == "fp8":
+        size["denoiser"] = counts["denoiser"]
+    return sum(size.values()) <= FILLED * torch.cuda.get_device_properties(device).total_memory
+
+
+@contextmanager
+def enough_for(request: Request, device: torch.device) -> Iterator[None]:
+    """Turn running out of memory into a MemoryShortage that says what would need less."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_shortage(error):
+            raise
+        raise MemoryShortage(
+            f"the memory of {device} is too small to paint {request.width}x{request.height} in a batch of "
+            f"{request.batch}: ask for a smaller size or batch, another device, or weights in fp8"
+        ) from None

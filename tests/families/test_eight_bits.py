@@ -1,0 +1,45 @@
+"""A denoiser in 8 bits: its blocks and nothing else, small before the device sees it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from velatura.errors import RecipeError
+from velatura.events import Event, Events, Notice
+from velatura.families.eight_bits import load_in_8_bits
+from velatura.families.flux import FluxFamily
+from velatura.interfaces import ModelFiles
+from velatura.placement.quantised import Fp8Linear
+
+
+def test_the_blocks_are_in_8_bits_and_the_rest_is_not(flux_folder: Path) -> None:
+    family = FluxFamily()
+    seen: list[Event] = []
+    denoiser = load_in_8_bits(
+        family,
+        ModelFiles(model=str(flux_folder)),
+        Events(seen.append),
+        device=torch.device("cpu"),
+        dtype=torch.bfloat16,
+    )
+    in_blocks = [layer for block in family.blocks(denoiser) for layer in block.modules()]
+    small = [layer for layer in denoiser.modules() if isinstance(layer, Fp8Linear)]
+    assert small == [layer for layer in in_blocks if isinstance(layer, Fp8Linear)]
+    assert not [layer for layer in in_blocks if type(layer) is nn.Linear]
+    assert seen == [Notice(message=f"{len(small)} linear layers are held in fp8")]
+    assert {parameter.dtype for parameter in denoiser.parameters()} == {torch.bfloat16}
+
+
+def test_a_device_without_such_numbers_is_refused(flux_folder: Path) -> None:
+    with pytest.raises(RecipeError, match="fp8 cannot be held on mps"):
+        load_in_8_bits(
+            FluxFamily(),
+            ModelFiles(model=str(flux_folder)),
+            Events(),
+            device=torch.device("mps"),
+            dtype=None,
+        )

@@ -1,0 +1,63 @@
+"""Parts come when they are needed, and go where memory is short."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from velatura.adapters.attach import put_on_fresh
+from velatura.errors import RecipeError
+from velatura.interfaces import PartName, Target
+from velatura.sampling.held import HeldParts
+from velatura.sampling.pipeline import Pipeline
+
+SMALL = {"width": 32, "height": 32, "steps": 2}
+
+
+def pipeline(model: Path, **options: Any) -> Pipeline:
+    return Pipeline.load(str(model), device="cpu", precision="fp32", **options)
+
+
+def test_text_encoders_go_before_the_denoiser_comes(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = pipeline(tiny_model)("a red cube", **SMALL)[0].tobytes()
+    monkeypatch.setattr(HeldParts, "keeps_all", False)
+    held: list[tuple[PartName, bool]] = []
+    load = HeldParts._load
+
+    def loading(parts: HeldParts, name: PartName) -> None:
+        held.append((name, parts.parts.text_encoders is not None))
+        load(parts, name)
+
+    monkeypatch.setattr(HeldParts, "_load", loading)
+    paints = pipeline(tiny_model)
+    assert paints("a red cube", **SMALL)[0].tobytes() == expected
+    assert held == [("text_encoders", False), ("denoiser", False), ("autoencoder", False)]
+    assert paints.parts.text_encoders is None
+    assert paints("a red cube", **SMALL)[0].tobytes() == expected  # not encoded again
+    assert len(held) == 3
+
+
+def test_released_text_encoders_are_not_held_by_their_adapters(tiny_model: Path) -> None:
+    paints = pipeline(tiny_model)
+    held = paints._held
+    held.need("text_encoders")
+    (clip, _) = held.parts.modules("text_encoders")
+    module = next(name for name, layer in clip.named_modules() if isinstance(layer, torch.nn.Linear))
+    held._adapters.append(put_on_fresh(clip, [Target(module=module, group="other")], rank=2, alpha=2, seed=0))
+    gone = weakref.ref(clip)
+    del clip
+    held.release_text_encoders()
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_weight_that_is_no_number_is_refused(tiny_model: Path) -> None:
+    with pytest.raises(RecipeError, match=r"must be a finite number, received nan for a\.safetensors"):
+        pipeline(tiny_model).add_lora("a.safetensors", float("nan"))

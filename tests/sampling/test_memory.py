@@ -1,0 +1,72 @@
+"""What fits on a device, and what is said when memory runs out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from velatura.errors import MemoryShortage
+from velatura.families.flux import FluxFamily
+from velatura.interfaces import ModelFiles
+from velatura.sampling.memory import enough_for, fits_whole
+from velatura.sampling.request import Request
+
+from ..tiny import load
+
+CUDA, CPU = torch.device("cuda"), torch.device("cpu")
+REQUEST = Request(prompt="", width=64, height=32, batch=4)
+
+
+def test_weights_are_counted_from_headers(tiny_model: Path) -> None:
+    family, parts = load(tiny_model)
+    counts = family.weight_counts(ModelFiles(model=str(tiny_model)))
+    assert counts == {
+        part: sum(parameter.numel() for module in parts.modules(part) for parameter in module.parameters())
+        for part in ("text_encoders", "autoencoder", "denoiser")
+    }
+
+
+def test_what_fits_depends_on_the_memory_and_the_weights(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family, files = FluxFamily(), ModelFiles(model=str(tiny_model))
+    counts = family.weight_counts(files)
+    wide = 2 * sum(counts.values())  # bytes in bf16
+    narrow = wide - counts["denoiser"]
+
+    def fits(total: float, weights: str) -> bool:
+        properties = SimpleNamespace(total_memory=int(total))
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+        return fits_whole(family, files, CUDA, torch.bfloat16, weights)  # type: ignore[arg-type]
+
+    assert fits(1.4 * wide, "full")
+    assert not fits(1.3 * wide, "full")
+    assert fits(1.4 * narrow, "fp8")
+    assert not fits(1.3 * narrow, "fp8")
+    assert fits_whole(family, files, CPU, torch.float32, "full")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"
+        ),
+    ],
+)
+def test_a_shortage_says_what_needs_less(error: Exception) -> None:
+    with (
+        pytest.raises(MemoryShortage, match="too small to paint 64x32 in a batch of 4"),
+        enough_for(REQUEST, CPU),
+    ):
+        raise error
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="shapes"), enough_for(REQUEST, CPU):
+        raise RuntimeError("shapes do not fit")
