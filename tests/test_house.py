@@ -16,7 +16,7 @@ HOUSE = Path(velatura.__file__).parent
 GROUND = ("errors", "events", "draws", "interfaces", "plural")
 ROOMS = (
     *GROUND, "recipe", "pocket", "checkpoints", "placement", "families", "adapters", "data", "conditioning",
-    "sampling", "metrics", "objectives", "training", "planning", "migrate", "cli", "ui",
+    "sampling", "metrics", "objectives", "training", "runs", "doctor", "planning", "migrate", "cli", "ui",
 )  # fmt: skip
 FRONT_DOOR = "velatura"  # __init__.py: imports `Pipeline` when it is first used
 FILES = sorted(path for path in HOUSE.rglob("*.py") if path != HOUSE / "__init__.py")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 import time
@@ -114,6 +115,22 @@ def test_errors_for_the_user_have_no_traceback(
     assert (ended.code, ended.err) == (code, f"error: {error}\n")
 
 
+@pytest.mark.parametrize(
+    ("number", "remedy"), [(errno.ENOSPC, "free some space"), (errno.EACCES, "the right to use it")]
+)
+def test_what_the_disk_refuses_is_no_bug(
+    monkeypatch: pytest.MonkeyPatch, velatura: Run, number: int, remedy: str
+) -> None:
+    def fail(**_: Any) -> None:
+        raise OSError(number, "refused", "a/file")
+
+    monkeypatch.setattr(command, "app", fail)
+    ended = velatura()
+    assert ended.code == 1
+    assert ended.err.startswith("error: refused: a/file; ")
+    assert remedy in ended.err
+
+
 def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch, velatura: Run) -> None:
     def fail(**_: Any) -> None:
         raise KeyError("oops")
@@ -131,4 +148,14 @@ def test_an_interrupt_exits_130(monkeypatch: pytest.MonkeyPatch, velatura: Run) 
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "app", fail)
-    assert velatura().code == 130
+    ended = velatura()
+    assert (ended.code, ended.err) == (130, "interrupted\n")
+
+
+def test_an_interrupt_within_a_command_is_told_too(monkeypatch: pytest.MonkeyPatch, velatura: Run) -> None:
+    def fail(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("velatura.recipe.starter.starter", fail)
+    ended = velatura("recipe", "new", "pocket-lora")
+    assert (ended.code, ended.err) == (130, "interrupted\n")

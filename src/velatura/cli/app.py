@@ -7,6 +7,7 @@ imports what it needs when it runs.
 from __future__ import annotations
 
 import errno
+import io
 import sys
 import traceback
 from collections.abc import Sequence
@@ -15,12 +16,13 @@ from typing import Annotated
 import typer
 
 from velatura import __version__
-from velatura.cli import cache, data, demo, generate, lora, pocket, recipe, train
+from velatura.cli import cache, data, demo, doctor, generate, lora, pocket, recipe, runs, train
 from velatura.errors import VelaturaError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 BUG = 1
-DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_REFUSES = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR)
 
 app = typer.Typer(
     name="velatura",
@@ -35,28 +37,40 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.add_typer(recipe.app, name="recipe")
 app.command("train")(train.train)
+app.add_typer(runs.app, name="runs")
 app.add_typer(data.app, name="data")
 app.add_typer(cache.app, name="cache")
 app.command("generate")(generate.generate)
 app.add_typer(lora.app, name="lora")
 app.add_typer(pocket.app, name="pocket")
+app.command("doctor")(doctor.doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code. Errors meant for the user are told without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may hold what the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(args=None if arguments is None else list(arguments), prog_name="velatura")
     except SystemExit as stop:
-        return _exit_code(stop)
+        code = _exit_code(stop)
+        if code == INTERRUPTED:  # typer's answer to Ctrl-C within a command, which it gives without a word
+            _tell_interrupted()
+        return code
     except VelaturaError as error:
         _tell(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        typer.secho("interrupted", fg=typer.colors.RED, err=True)
+        _tell_interrupted()
         return INTERRUPTED
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in DISK_REFUSES:
-            _tell(f"{error.strerror}: {error.filename or 'the disk'}; free some space, or write elsewhere")
+        if isinstance(error, OSError) and error.errno in (*DISK_FULL, *DISK_REFUSES):
+            full = error.errno in DISK_FULL
+            remedy = (
+                "free some space, or write elsewhere" if full else "give another path, or the right to use it"
+            )
+            _tell(f"{error.strerror}: {error.filename or 'the disk'}; {remedy}")
             return 1
         traceback.print_exc()
         typer.secho(
@@ -69,6 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _tell(message: str) -> None:
     typer.secho("error: ", fg=typer.colors.RED, bold=True, err=True, nl=False)
     typer.echo(message, err=True)
+
+
+def _tell_interrupted() -> None:
+    typer.secho("interrupted", fg=typer.colors.RED, err=True)
 
 
 def _exit_code(stop: SystemExit) -> int:
