@@ -48,7 +48,7 @@ def labels_of(scene: Scene, text: str) -> list[tuple[int, int, dict[str, int]]]:
             continue
         phrase.append((match.start(), match.end(), kind, match[0]))
         if kind == "shape":
-            found += [(start, end, answers) for start, end, answers in _answers(scene, phrase)]
+            found += _answers(scene, phrase)
             phrase = []
     return found
 
