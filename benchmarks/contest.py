@@ -20,7 +20,7 @@ class Result:
     """A contestant's seconds per step, and the resident memory of its process."""
 
     seconds: tuple[float, ...]
-    before: float  # GiB when everything was imported
+    before: float  # GiB with torch, before the contestant was built
     peak: float  # GiB at most
 
     @property

@@ -207,7 +207,7 @@ def main() -> None:
         contestants["velatura, compiled"] = (ours, (dtype, device, True))
     results = run(contestants, rounds=options.rounds, threads=options.threads)
     print(f"{dtype} on {device}, {options.threads} threads, matmul peak {peak / 1e9:.0f} GFLOP/s")
-    print(f"{'':26}{'median s':>10}{'min s':>8}{'ratio':>8}{'of peak':>9}{'peak GiB':>10}{'imports':>9}")
+    print(f"{'':26}{'median s':>10}{'min s':>8}{'ratio':>8}{'of peak':>9}{'peak GiB':>10}{'torch':>9}")
     rows = []
     for name, result in results.items():
         row = {"ratio": ratio(result, results[PLAIN]), "of_peak": FLOPS / min(result.seconds) / peak}

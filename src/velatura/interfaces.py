@@ -97,7 +97,9 @@ class ModelInfo:
     guided: bool = False  # the denoiser has an input for distilled guidance
     defaults: SamplingDefaults
     fingerprints: Mapping[str, str]  # part -> identity of its weights, for cache keys and metadata
-    settings: str = ""  # identity of what else decides what the model gives: its scheduler, the family's options
+    settings: str = (
+        ""  # identity of what else decides what the model gives: its scheduler, the family's options
+    )
 
 
 @dataclass(kw_only=True)

@@ -261,3 +261,12 @@ def test_a_lora_beyond_the_dtype_of_the_computation_is_refused(tmp_path: Path) -
     assert read_adapter(tmp_path / "x.safetensors", torch.bfloat16)
     with pytest.raises(NumericError, match="attn.to_out.0, up' has a value as large as 100000; fp16 ends"):
         read_adapter(tmp_path / "x.safetensors", torch.float16)
+
+
+def test_layers_for_an_encoder_that_the_model_lacks_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+    _, parts = load(tiny_model)
+    parts.text_encoders = parts.text_encoders[:1]  # as SD 1.x, which has CLIP only
+    with pytest.raises(CheckpointError, match="1 layer for t5, which this model does not have"):
+        put_on_part(
+            parts, "text_encoders", read_adapter(text_lora(tiny_model, tmp_path / "text.safetensors"))
+        )

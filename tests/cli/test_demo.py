@@ -39,7 +39,9 @@ def test_what_is_not_the_demos_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "recipe.toml").write_text("mine")
     (tmp_path / "mine-2").write_text("a file")
-    assert begin(tmp_path / "mine") == tmp_path / "mine-3"
+    (tmp_path / "mine-3").mkdir()
+    (tmp_path / "mine-3" / MARK).write_bytes(b"no text: \xff")
+    assert begin(tmp_path / "mine") == tmp_path / "mine-4"
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["recipe.toml"]
 
 
@@ -66,6 +68,9 @@ def test_a_demo_over_that_of_another_model_trains_anew(
         raise RecipeError("enough")
 
     monkeypatch.setattr("velatura.training.run.train", train)
+    monkeypatch.setattr(
+        "velatura.pocket.dataset.concept_dataset", lambda folder, **_: folder.mkdir(exist_ok=True)
+    )
     for made_with in ("one model", "one model", "another"):
         monkeypatch.setattr(command, "_made_with", lambda said=made_with: said)
         assert velatura("demo", "--folder", tmp_path / "demo").err == "error: enough\n"

@@ -225,8 +225,24 @@ def test_pictures_that_are_replaced_are_told_of(order: Order) -> None:
     log = Log()
     list(generate(replace(order, seed=6), log.events))
     assert f"1 picture is there already and will be replaced: {order.out}" in log.texts
-    with pytest.raises(RecipeError, match="--out would replace .*x.png, which --image reads"):
-        paint(order, image=order.out)
+
+
+def test_the_picture_that_is_changed_is_never_replaced(order: Order, tmp_path: Path) -> None:
+    (source,) = paint(order)
+    changed = replace(order, out=tmp_path / "y.png", image=source, strength=0.5)
+    with pytest.raises(RecipeError, match="--out would replace .*x.png, the picture that is changed"):
+        paint(changed, out=source)
+    paint(changed)
+    with pytest.raises(RecipeError, match="--out would replace .*x.png, the picture that is changed"):
+        paint(Order(out=source, like=changed.out, device="cpu"))  # which names it
+
+
+def test_of_an_animation_the_first_frame_is_taken_and_told(order: Order, tmp_path: Path) -> None:
+    red, blue = (Image.new("RGB", (48, 32), name) for name in ("red", "blue"))
+    red.save(tmp_path / "a.gif", save_all=True, append_images=[blue])
+    log = Log()
+    list(generate(replace(order, image=tmp_path / "a.gif", strength=0.5), log.events))
+    assert f"{tmp_path / 'a.gif'} is an animation; its first frame is taken" in log.texts
 
 
 def test_an_empty_prompt_and_one_of_several_lines_are_painted(order: Order) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from velatura.adapters.attach import put_on_fresh
-from velatura.errors import RecipeError
+from velatura.adapters.attach import LoraValues, put_on_fresh
+from velatura.errors import CheckpointError, MemoryShortage, RecipeError
 from velatura.interfaces import PartName, Target
 from velatura.sampling.held import HeldParts
 from velatura.sampling.pipeline import Pipeline
@@ -61,3 +61,30 @@ def test_released_text_encoders_are_not_held_by_their_adapters(tiny_model: Path)
 def test_a_weight_that_is_no_number_is_refused(tiny_model: Path) -> None:
     with pytest.raises(RecipeError, match=r"must be a finite number, received nan for a\.safetensors"):
         pipeline(tiny_model).add_lora("a.safetensors", float("nan"))
+
+
+def test_a_lora_that_does_not_fit_a_later_part_is_refused_each_time(tiny_model: Path) -> None:
+    """The part must not stay behind without it: the next picture would be painted as if there were none."""
+    paints = pipeline(tiny_model)
+    wrong = LoraValues(down=torch.ones(2, 99), up=torch.ones(32, 2), alpha=2.0)
+    paints._held._loras.append(({"clip_l": {"text_model.encoder.layers.0.self_attn.q_proj": wrong}}, 1.0))
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="99"):
+            paints("a red cube", **SMALL)
+    paints.remove_loras()
+    assert (
+        paints("a red cube", **SMALL)[0].tobytes() == pipeline(tiny_model)("a red cube", **SMALL)[0].tobytes()
+    )
+
+
+def test_too_little_memory_for_the_weights_is_told(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paints = pipeline(tiny_model)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(paints.family, "load", full)
+    with pytest.raises(
+        MemoryShortage, match="of cpu is too small to load the denoiser: ask for another device"
+    ):
+        paints._held.need("denoiser")  # as `add_lora` does

@@ -11,13 +11,11 @@ import torch
 from velatura.errors import MemoryShortage
 from velatura.families.flux import FluxFamily
 from velatura.interfaces import ModelFiles
-from velatura.sampling.memory import enough_for, fits_whole
-from velatura.sampling.request import Request
+from velatura.sampling.memory import enough_to, fits_whole
 
 from ..tiny import load
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
-REQUEST = Request(prompt="", width=64, height=32, batch=4)
 
 
 def test_weights_are_counted_from_headers(tiny_model: Path) -> None:
@@ -61,12 +59,12 @@ def test_what_fits_depends_on_the_memory_and_the_weights(
 )
 def test_a_shortage_says_what_needs_less(error: Exception) -> None:
     with (
-        pytest.raises(MemoryShortage, match="too small to paint 64x32 in a batch of 4"),
-        enough_for(REQUEST, CPU),
+        pytest.raises(MemoryShortage, match="of cpu is too small to paint 64x32: ask for a smaller size"),
+        enough_to("paint 64x32", CPU, instead="a smaller size"),
     ):
         raise error
 
 
 def test_other_errors_stay_what_they_are() -> None:
-    with pytest.raises(RuntimeError, match="shapes"), enough_for(REQUEST, CPU):
+    with pytest.raises(RuntimeError, match="shapes"), enough_to("paint", CPU, instead="less"):
         raise RuntimeError("shapes do not fit")

@@ -116,6 +116,14 @@ def test_regularisation_images_are_counted_apart_and_what_differs_has_no_value(
     assert "ss_flip_aug" not in said
 
 
+def test_several_resolutions_are_no_width_and_height(run: Train) -> None:
+    one = run(into="one", training={"steps": 1}, data={"resolution": [64]})
+    two = run(into="two", training={"steps": 1}, data={"resolution": [64, 48]})
+    size = run(into="size", training={"steps": 1}, data={"size": [64, 48]})
+    said = [metadata(found.outcome.files[0]).get("ss_resolution") for found in (one, two, size)]
+    assert said == ["(64, 64)", None, "(64, 48)"]
+
+
 def test_models_go_by_name_and_hash_and_no_path_is_told(run: Train, tiny_model: Path) -> None:
     file = tiny_model / "transformer" / "diffusion_pytorch_model.safetensors"
     said = metadata(run(training={"steps": 1}, model={"denoiser": str(file)}).outcome.files[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 from pathlib import Path
@@ -116,7 +117,8 @@ def test_a_resumed_run_may_be_longer_but_not_another(run: Train) -> None:
     longer = run(resume=True, **common, training={"steps": 4, "save_every": 1}, previews={"steps": 2})
     straight = run(into="straight", **common, training={"steps": 4})
     assert equal(longer.state(), straight.state())
-    kept = (longer.folder / "recipe.toml").read_text()
+    kept = {path: path.read_bytes() for path in longer.folder.iterdir() if path.is_file()}
+    assert {path.name for path in kept} >= {"recipe.toml", "status.json", "events.jsonl", "report.html"}
     for what, change in (
         ("recipe: optimizer.learning_rate was 0.0001, is 0.5", {"optimizer": {"schedule": "constant", "learning_rate": 0.5}}),
         ("recipe: adapter.rank was 4, is 2", {"adapter": {"rank": 2}}),
@@ -127,7 +129,8 @@ def test_a_resumed_run_may_be_longer_but_not_another(run: Train) -> None:
         ("recipe: memory.cache was true, is false", {"memory": {"cache": False}}),
         ('recipe: memory.weights was "full", is "fp8"', {"memory": {"weights": "fp8"}}),
         ("recipe: full.only was not set, is", {"full": {"parts": ["denoiser"], "only": "proj_out.*"}}),
-        ("data: 6 images changed in its file, its caption, or what [[data]] does with it", {"data": {"flip": 0.5}}),
+        ("recipe: ema was not set, is set", {"ema": {"decay": 0.9}}),
+        ("data: 6 images changed in file, caption, or what [[data]] does with it", {"data": {"flip": 0.5}}),
     ):  # fmt: skip
         for dry_run in (True, False):
             with pytest.raises(RecipeError) as caught:
@@ -135,7 +138,7 @@ def test_a_resumed_run_may_be_longer_but_not_another(run: Train) -> None:
             assert f"\n  {what}" in str(caught.value)
             word = what.partition(":")[0]
             assert f"the {word} differs from what this run was started with" in str(caught.value)
-        assert (longer.folder / "recipe.toml").read_text() == kept, change
+        assert all(path.read_bytes() == content for path, content in kept.items()), change
 
 
 def test_other_pictures_or_another_model_are_another_run(
@@ -168,6 +171,39 @@ def test_other_pictures_or_another_model_are_another_run(
         RecipeError, match="data: images, captions or .* \\(data.json, which would tell which, cannot"
     ):
         run(resume=True, training={"steps": 2})
+
+
+def test_another_scheduler_is_another_run(run: Train, tiny_model: Path, tmp_path: Path) -> None:
+    """The noise that a model is trained at may depend on it."""
+    model = shutil.copytree(tiny_model, tmp_path / "other")
+    run(training={"steps": 1}, model={"model": str(model)})
+    config = model / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "shift": 2.0}))
+    with pytest.raises(RecipeError, match="\n  model: another config of the scheduler"):
+        run(resume=True, training={"steps": 2}, model={"model": str(model)})
+
+
+def test_fewer_steps_than_were_made_are_remarked(run: Train) -> None:
+    run(training={"steps": 2})
+    again = run(resume=True, training={"steps": 1})
+    assert "training.steps = 1: more are made already" in again.log.texts
+
+
+def test_a_warm_up_that_is_a_share_of_the_steps_keeps_their_number(run: Train) -> None:
+    data = {"tag_warmup_steps": 0.5, "tag_separator": " "}
+    run(training={"steps": 2}, data=data)
+    with pytest.raises(RecipeError, match="the steps \\(where no tag_warmup_steps is a share of them\\)"):
+        run(resume=True, training={"steps": 4}, data=data)
+
+
+def test_a_state_that_is_removed_meanwhile_does_not_end_the_run(run: Train) -> None:
+    def remove(event: Event) -> None:
+        if isinstance(event, FileSaved) and (event.what, event.step) == ("state", 2):
+            shutil.rmtree(event.path)
+
+    previews = {"every": 2, "steps": 1, "prompts": ["a"], "baseline": False}
+    found = run(training={"steps": 3, "save_every": 2}, previews=previews, watch=remove)
+    assert found.outcome.exit_code == 0
 
 
 def test_pictures_that_lie_elsewhere_are_the_same(run: Train, photos: Path, tmp_path: Path) -> None:

@@ -31,8 +31,15 @@ NETWORKS: Mapping[PartName, tuple[Network, ...]] = {  # as LoRA files call the m
 
 def put_on_part(parts: Parts, name: PartName, lora: Lora) -> list[Adapter]:
     """Put the layers of a LoRA that belong to one part on its modules. Raises CheckpointError where they do not fit."""
-    hosts = zip(NETWORKS[name], parts.modules(name), strict=False)  # SD has CLIP only
-    return [put_on(host, _named_as(host, lora[network])) for network, host in hosts if network in lora]
+    networks, hosts = NETWORKS[name], parts.modules(name)  # of the text encoders, SD has CLIP only
+    for network in networks[len(hosts) :] if hosts else ():
+        if network in lora:
+            layers = counted(len(lora[network]), "layer")
+            raise CheckpointError(
+                f"the LoRA has {layers} for {network}, which this model does not have: it was made for another model"
+            )
+    there = zip(networks, hosts, strict=False)
+    return [put_on(host, _named_as(host, lora[network])) for network, host in there if network in lora]
 
 
 def merge_into(

@@ -28,9 +28,9 @@ from velatura.errors import CheckpointError, StorageError
 SMALL = 16 * 1024 * 1024  # bytes that are read in less time than a memory is looked up
 _TRUSTED_AFTER = 2_000_000_000  # ns
 _NOTES = ("architectures", "dtype", "torch_dtype", "transformers_version")  # in configs, of no effect
-_here: dict[tuple[str, tuple[int, ...]], str] = {}
 
 Stamp = tuple[int, ...]
+_here: dict[tuple[str, Stamp], str] = {}
 
 
 def fingerprint(paths: Path | str | Sequence[Path | str], configs: Sequence[Mapping[str, Any]] = ()) -> str:

@@ -25,9 +25,8 @@ from velatura.checkpoints.writing import write_safetensors
 from velatura.errors import ModelError
 
 Written = Literal["kohya", "diffusers", "comfy"]
-LAYOUT = (
-    "velatura.layout"  # of a diffusers file of text encoders alone, whose names do not tell SD's from FLUX's
-)
+# key of the layout of a diffusers file of text encoders alone, whose names do not tell SD's from FLUX's
+LAYOUT = "velatura.layout"
 _ENDINGS: Mapping[Written, tuple[str, str]] = {
     "kohya": (".lora_down.weight", ".lora_up.weight"),
     "diffusers": (".lora_A.weight", ".lora_B.weight"),

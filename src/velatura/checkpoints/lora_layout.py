@@ -180,8 +180,8 @@ def _shares(one: LoraLayer, other: LoraLayer) -> bool:
 def _side_by_side(rule: Rule, parts: dict[int, LoraLayer], sizes: Sequence[int]) -> LoraLayer:
     present = [parts[i] for i in sorted(parts)]
     rank, scale = sum(layer.rank for layer in present), present[0].scale
-    even = all(math.isclose(layer.scale, scale, rel_tol=1e-9) for layer in present)
     # one alpha must serve all; else their scales go into up
+    even = all(math.isclose(layer.scale, scale, rel_tol=1e-9) for layer in present)
     kinds = [layer.up.dtype if even else torch.float32 for layer in present]
     up = present[0].up.new_zeros(sum(sizes), rank, dtype=max(kinds, key=lambda kind: kind.itemsize))
     column = 0

@@ -126,17 +126,17 @@ def begin(folder: Path) -> Path:
         raise RecipeError(
             f"--folder {folder} is no Unicode text, and a recipe must be: give another one"
         ) from None
-    made_with = _made_with()
+    made_with = _made_with().encode()
     for number in itertools.count(1):
         place = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
         if not place.exists() or (place.is_dir() and not any(place.iterdir())):
             break
-        if (place / MARK).is_file() and (place / MARK).read_text("utf-8") == made_with:
+        if (place / MARK).is_file() and (place / MARK).read_bytes() == made_with:
             return place
     if place != folder:
         typer.echo(f"{folder} holds something else: this goes to {place}")
     place.mkdir(parents=True, exist_ok=True)
-    (place / MARK).write_text(made_with, encoding="utf-8")
+    (place / MARK).write_bytes(made_with)
     return place
 
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import torch
 
-_WORDS = ("can't allocate memory", "not enough memory")  # in the RuntimeError of torch's CPU allocator
+_WORDS = (  # in RuntimeErrors of torch's CPU allocator on Linux and Windows, of MPS and the CUDA driver, of cuBLAS
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "ALLOC_FAILED",
+)
 
 
 def is_shortage(error: BaseException) -> bool:

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 import velatura
-from velatura.checkpoints.fingerprint import fingerprint
 from velatura.errors import RecipeError
 from velatura.events import Events, PhaseFinished, PhaseProgress, PhaseStarted
 from velatura.plural import counted
@@ -23,7 +22,7 @@ from velatura.sampling.pipeline import Pipeline
 from velatura.sampling.png import check_place, read_record, save_png
 from velatura.sampling.request import Request
 from velatura.sampling.samplers import SAMPLERS
-from velatura.sampling.start import read_start
+from velatura.sampling.start import StartPicture, read_start
 
 DEFAULT_MODEL = "pocket/flux"
 MAX_PICTURES = 10_000  # of one order
@@ -75,14 +74,15 @@ def generate(order: Order, events: Events) -> Iterator[Picture]:
     With `like`, what that PNG says is the default of everything the order leaves open.
     Raises RecipeError, ModelError, CheckpointError, StorageError.
     """
-    paths = _checked_paths(order, events)
+    paths = _checked_paths(order)
     request, past = Request(prompt=""), None
     if order.like is not None:
         request, facts = read_record(order.like)
         past = history_in(facts, order.like, request.batch)
         order = _completed(order, past)
     request = _changed(request, order)
-    start = None if order.image is None else read_start(order.image)
+    start = _start(order, events)
+    _tell_replaced(paths, start, events)
     if start is not None and order.size is None and request.width is None:
         request = replace(request, width=start.header.width, height=start.header.height)
     pipeline = Pipeline.load(
@@ -95,7 +95,7 @@ def generate(order: Order, events: Events) -> Iterator[Picture]:
     )
     request = pipeline.complete(request)
     image = None if start is None else start.decoded()
-    history = _history(pipeline, order)
+    history = _history(pipeline, order, start)
     if past is not None and order.like is not None:
         check_same(past, history, order.like)
         for line in differences(past, history):
@@ -109,7 +109,7 @@ def generate(order: Order, events: Events) -> Iterator[Picture]:
         yield Picture(path=path, request=current, place=place)
 
 
-def _checked_paths(order: Order, events: Events) -> list[Path]:
+def _checked_paths(order: Order) -> list[Path]:
     """Where the pictures go. What can be told of them before anything is loaded is told here."""
     if order.like is not None and (order.count, order.batch) != (1, 1):
         raise RecipeError("--like repeats one picture; --count and --batch do not go with it")
@@ -123,15 +123,31 @@ def _checked_paths(order: Order, events: Events) -> list[Path]:
     paths = [order.out] if total == 1 else [order.out.with_name(name) for name in names]
     for path in paths:
         check_place(path)
+    return paths
+
+
+def _start(order: Order, events: Events) -> StartPicture | None:
+    """The picture that painting starts from, if there is one."""
+    if order.image is None:
+        return None
+    start = read_start(order.image)
+    if start.header.frames > 1:
+        events.notice(f"{order.image} is an animation; its first frame is taken")
+    return start
+
+
+def _tell_replaced(paths: list[Path], start: StartPicture | None, events: Events) -> None:
+    """Say which pictures will be replaced. Raises RecipeError where the picture that is read is one of them."""
     there = [path for path in paths if path.exists()]
-    if order.image is not None and order.image.resolve() in [path.resolve() for path in there]:
-        raise RecipeError(f"--out would replace {order.image}, which --image reads; give another --out")
+    if start is not None and start.path.resolve() in [path.resolve() for path in there]:
+        raise RecipeError(
+            f"--out would replace {start.path}, the picture that is changed; give another --out"
+        )
     if there:
         are = counted(len(there), "picture is", "pictures are")
         events.notice(
             f"{are} there already and will be replaced: {there[0]}{', …' if len(there) > 1 else ''}"
         )
-    return paths
 
 
 def _paint_all(
@@ -186,7 +202,7 @@ def _completed(order: Order, past: History) -> Order:
     )
 
 
-def _history(pipeline: Pipeline, order: Order) -> History:
+def _history(pipeline: Pipeline, order: Order, start: StartPicture | None) -> History:
     section = order.section
     named = DEFAULT_MODEL if section is None else section.model or section.denoiser or ""
     return History(
@@ -198,6 +214,6 @@ def _history(pipeline: Pipeline, order: Order) -> History:
         weights=pipeline.weights,
         device=pipeline.device.type,
         loras=used(order.loras),
-        image=None if order.image is None else str(order.image),
-        image_hash=None if order.image is None else fingerprint(order.image),
+        image=None if start is None else str(start.path),
+        image_hash=None if start is None else start.header.content,
     )

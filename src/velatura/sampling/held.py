@@ -14,7 +14,7 @@ from velatura.errors import CheckpointError
 from velatura.events import Events
 from velatura.families.eight_bits import load_in_8_bits
 from velatura.interfaces import PARTS, Family, ModelFiles, ModelInfo, PartName, Parts
-from velatura.sampling.memory import Weights, fits_whole
+from velatura.sampling.memory import Weights, enough_to, fits_whole
 
 
 class HeldParts:
@@ -47,18 +47,22 @@ class HeldParts:
         return fits_whole(self.family, self.files, self.device, self.dtype, self.weights)
 
     def need(self, name: PartName) -> None:
-        """Load a part, unless it is there."""
+        """Load a part with its LoRAs, unless it is there. Raises CheckpointError, MemoryShortage, without the part."""
         if self.parts.modules(name):
             return
-        self._load(name)
-        for values, weight in self._loras:
-            self._put_on(name, values, weight)
+        less = "another device, or weights in fp8"
+        with enough_to(f"load the {name.replace('_', ' ')}", self.device, instead=less):
+            self._load(name)
+        try:
+            for values, weight in self._loras:
+                self._put_on(name, values, weight)
+        except CheckpointError:
+            self._release(name)
+            raise
 
     def release_text_encoders(self) -> None:
-        """Let go of them, and of the adapters on them, which hold them too."""
-        hosts = self.parts.modules("text_encoders")
-        self._adapters = [adapter for adapter in self._adapters if adapter.host not in hosts]
-        self.parts.text_encoders = self.parts.tokenizers = None
+        """Let go of them, to make room."""
+        self._release("text_encoders")
         torch.cuda.empty_cache()
 
     def add_lora(self, file: Path, weight: float) -> None:
@@ -89,8 +93,15 @@ class HeldParts:
         crowded = name == "text_encoders" and self.parts.denoiser is not None and not self.keeps_all
         device = torch.device("cpu") if crowded else self.device
         loaded = self.family.load(self.files, [name], device=device, dtype=self.dtype)
-        for field in (name, "tokenizers") if name == "text_encoders" else (name,):
+        for field in _fields(name):
             setattr(self.parts, field, getattr(loaded, field))
+
+    def _release(self, name: PartName) -> None:
+        """Let go of a part, and of the adapters on it, which hold it too."""
+        hosts = self.parts.modules(name)
+        self._adapters = [adapter for adapter in self._adapters if adapter.host not in hosts]
+        for field in _fields(name):
+            setattr(self.parts, field, None)
 
     def _put_on(self, part: PartName, lora: Lora, weight: float) -> None:
         """On the modules of a part, as far as it is loaded."""
@@ -102,3 +113,8 @@ class HeldParts:
         """All adapters but the first `keep`, the last one first."""
         while len(self._adapters) > keep:
             self._adapters.pop().take_off()
+
+
+def _fields(name: PartName) -> tuple[str, ...]:
+    """Of `Parts`: a part, and what comes and goes with it."""
+    return (name, "tokenizers") if name == "text_encoders" else (name,)

@@ -11,7 +11,6 @@ import torch
 from velatura.errors import MemoryShortage
 from velatura.interfaces import Family, ModelFiles
 from velatura.placement.shortage import is_shortage
-from velatura.sampling.request import Request
 
 Weights = Literal["full", "fp8"]  # of the denoiser
 FILLED = 0.75  # share of a GPU's memory that weights may take; the rest is for what is computed
@@ -31,14 +30,11 @@ def fits_whole(
 
 
 @contextmanager
-def enough_for(request: Request, device: torch.device) -> Iterator[None]:
-    """Turn running out of memory into a MemoryShortage that says what would need less."""
+def enough_to(do: str, device: torch.device, *, instead: str) -> Iterator[None]:
+    """Turn running out of memory into a MemoryShortage: it says what was done, and what would need less."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_shortage(error):
             raise
-        raise MemoryShortage(
-            f"the memory of {device} is too small to paint {request.width}x{request.height} in a batch of "
-            f"{request.batch}: ask for a smaller size or batch, another device, or weights in fp8"
-        ) from None
+        raise MemoryShortage(f"the memory of {device} is too small to {do}: ask for {instead}") from None

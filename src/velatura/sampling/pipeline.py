@@ -19,7 +19,7 @@ from velatura.interfaces import Conditioning, Family, ModelFiles, ModelInfo, Par
 from velatura.placement.device import choose_device, choose_dtype
 from velatura.recipe.families.files import ModelSection
 from velatura.sampling.held import HeldParts
-from velatura.sampling.memory import Weights, enough_for
+from velatura.sampling.memory import Weights, enough_to
 from velatura.sampling.painter import (
     as_tensor,
     encode_request,
@@ -99,7 +99,7 @@ class Pipeline:
         """Put a LoRA file on the model, on top of those added before.
 
         Layers for text encoders are put on when those are loaded. Raises CheckpointError when it does not fit,
-        RecipeError for a weight that is no finite number.
+        RecipeError for a weight that is no finite number, MemoryShortage.
         """
         if not math.isfinite(weight):
             raise RecipeError(f"the weight of a LoRA must be a finite number, received {weight} for {file}")
@@ -169,7 +169,9 @@ class Pipeline:
                 f"the input image is {image.width}x{image.height} and the picture {request.width}x{request.height}: "
                 "resize the image, or ask for its size"
             )
-        with enough_for(request, self.device):
+        what = f"paint {request.width}x{request.height} in a batch of {request.batch}"
+        less = "a smaller size or batch, another device, or weights in fp8"
+        with enough_to(what, self.device, instead=less):
             conditioning = self._condition(request)
             start = None if image is None else self._start(image)
             self._held.need("denoiser")

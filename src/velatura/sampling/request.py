@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from velatura.errors import RecipeError
 from velatura.recipe.sampling.request import line_values, out_of_range
 
-MAX_PIXELS = 4096 * 4096  # of a picture: many times what any of the models was made for
 MAX_BATCH = 64
 _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 
@@ -42,10 +41,6 @@ def check(request: Request, size_step: int) -> None:
     """Refuse values that no model can paint. `size_step`: edges must be multiples of it. Raises RecipeError."""
     for _, wrong in out_of_range(asdict(request), size_step):
         raise RecipeError(wrong)
-    if request.width and request.height and request.width * request.height > MAX_PIXELS:
-        raise RecipeError(
-            f"width x height must be at most {MAX_PIXELS:,} pixels, received {request.width} x {request.height}"
-        )
     if not 0 < request.strength <= 1:
         raise RecipeError(f"strength must be above 0 and at most 1, received {request.strength}")
     if not 1 <= request.batch <= MAX_BATCH:

@@ -25,6 +25,7 @@ FREE: Any = {  # does not change what is learned, or counts by what is in it: fi
     "memory": {"cache_folder"},
     "model": set(PLACES),
 }
+SETTINGS = "settings"
 SHOWN = 8  # keys in a message
 
 
@@ -34,7 +35,7 @@ class Identity:
 
     recipe: Mapping[str, Any]  # "optimizer.learning_rate": 0.0001
     data: str
-    model: Mapping[str, str]  # part -> fingerprint of its weights
+    model: Mapping[str, str]  # part -> fingerprint of its weights; "settings" -> `ModelInfo.settings`
     usual: frozenset[str] = field(default=frozenset(), compare=False)  # keys at their defaults; not saved
 
     def record(self) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def identity_of(setup: Setup) -> Identity:
     return Identity(
         recipe=keys,
         data=setup.dataset.fingerprint(),
-        model=dict(setup.info.fingerprints),
+        model={**setup.info.fingerprints, SETTINGS: setup.info.settings},
         usual=frozenset(keys.keys() - said.keys()),
     )
 
@@ -75,8 +76,9 @@ def require_same(saved: Identity, now: Identity, dataset: Dataset, listed: Path)
     raise RecipeError(
         f"the {' and the '.join(differing)} {agreeing(len(differing), 'differs', 'differ')} from what this run was "
         f"started with, so going on would not be the same run:\n{lines}\n"
-        "Only previews, output, validation (not its share), and in training the steps, the device and save_every may "
-        "change. Undo what differs (the run's recipe.toml holds its recipe), or start a run with another name."
+        "Only previews, output, validation (not its share), and in training the steps (where no tag_warmup_steps is a "
+        "share of them), the device and save_every may change. Undo what differs (the run's recipe.toml holds its "
+        "recipe), or start a run with another name."
     )
 
 
@@ -110,12 +112,19 @@ def _recipe_differences(saved: Identity, now: Identity) -> list[str]:
 
 def _shown(recipe: Mapping[str, Any], key: str) -> str:
     value = recipe.get(key)
-    return "not set" if value is None else toml_value(value)
+    if value is None:  # of a section that is set, the keys are there
+        return "set" if any(name.startswith(f"{key}.") for name in recipe) else "not set"
+    return toml_value(value)
 
 
 def _model_differences(saved: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     changed = sorted(part for part in saved.keys() | now.keys() if saved.get(part) != now.get(part))
-    return [f"other weights of the {part.replace('_', ' ')}" for part in changed]
+    return [
+        "another config of the scheduler, or other options of the family"
+        if part == SETTINGS
+        else f"other weights of the {part.replace('_', ' ')}"
+        for part in changed
+    ]
 
 
 def _items(dataset: Dataset) -> dict[str, str]:
@@ -141,6 +150,6 @@ def _data_difference(now: Mapping[str, str], listed: Path) -> str:
     told = [f"{counted(count, 'image')} {what}" for what, count in counts.items() if count]
     if not told:
         return "the same images in another order, or in other batches"
-    what = " in its file, its caption, or what [[data]] does with it" if changed else ""
+    what = " in file, caption, or what [[data]] does with it" if changed else ""
     example = f" (for example {[*changed, *new, *gone][0]})"
     return ", ".join(told) + what + example

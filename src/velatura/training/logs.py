@@ -149,9 +149,8 @@ class _Records:
     def append(self, record: bytes) -> None:
         """Write a record in one piece. Raises OSError."""
         try:
-            if self.file.write(record) < len(
-                record
-            ):  # a disk takes what it has room for, and does not complain
+            written = self.file.write(record)
+            if written < len(record):  # a disk takes what it has room for, and does not complain
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError:
             with suppress(OSError):

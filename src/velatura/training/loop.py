@@ -18,7 +18,7 @@ from velatura.training.caching import Prepared, load_part
 from velatura.training.ema import Ema
 from velatura.training.export import export
 from velatura.training.finite import all_finite
-from velatura.training.identity import Identity, require_same
+from velatura.training.identity import Identity
 from velatura.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 from velatura.training.setup import Setup
 from velatura.training.showing import Showing
@@ -219,12 +219,11 @@ class Loop:
             raise NumericError(f"after step {self.step}: trained weights are not finite, and are not saved.")
 
     def resume(self) -> None:
-        """Take over the newest whole state. Raises RecipeError when it is of another run."""
+        """Take over the newest whole state, which is of this run (`identity.require_same`)."""
         state = load_latest(self.setup.folder.states, self.events)
         if state is None:
             self.events.notice("no saved state yet: starting at step 0")
             return
-        require_same(state.identity, self.identity, self.setup.dataset, self.setup.folder.data)
         self.trainables.set_values(state.values)
         set_optimizer_tensors(self.optimizer, self.trainables.parameters, state.optimizer)
         if self.ema is not None and state.average is not None:
@@ -235,6 +234,8 @@ class Loop:
         self.saved, self.saved_step = self.setup.folder.state(state.step), state.step
         self.showing.validated, self.showing.painted = state.validated, state.painted
         self.events.notice(f"going on after step {self.step}")
+        if self.step > (steps := self.setup.recipe.training.steps):
+            self.events.warn(f"training.steps = {steps}: more are made already, and they stay")
 
     def _tell(self, result: StepResult, rate: float, images: int, seconds: float, steps: int) -> None:
         self.events(

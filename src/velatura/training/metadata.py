@@ -18,6 +18,7 @@ from velatura.data.items import Item
 from velatura.data.plan import Entry
 from velatura.data.wording import text_of
 from velatura.recipe.adapters.lora import LoraAdapter
+from velatura.recipe.data.items import SourceData
 from velatura.recipe.objectives.diffusion import DiffusionObjective
 from velatura.recipe.objectives.flow import FlowObjective
 from velatura.training.muon import Muon
@@ -147,7 +148,7 @@ def _treatment(setup: Setup) -> Facts:
     """What is done to images and captions, as far as all sources agree on it."""
     sections = [section for section in setup.dataset.scan.sections if not section.regularisation]
     found: dict[str, object] = {
-        "resolution": _single(_resolution(one.size or one.resolution) for one in sections),
+        "resolution": _single(_resolution(one) for one in sections),
         "enable_bucket": _single(one.buckets for one in sections),
         "bucket_no_upscale": _single(one.upscale == "own size" for one in sections),
         "min_bucket_reso": _single(one.bucket_min for one in sections),
@@ -167,10 +168,17 @@ def _treatment(setup: Setup) -> Facts:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _resolution(said: int | list[int]) -> str | None:
+def _resolution(section: SourceData) -> str | None:
     """`(512, 512)`; None for several."""
-    edges = [said, said] if isinstance(said, int) else said
-    return f"({edges[0]}, {edges[1]})" if isinstance(said, int) or len(edges) == 2 else None
+    if section.size is not None:
+        width, height = section.size
+    elif isinstance(section.resolution, int):
+        width = height = section.resolution
+    elif len(section.resolution) == 1:
+        width = height = section.resolution[0]
+    else:
+        return None
+    return f"({width}, {height})"
 
 
 def _folders(setup: Setup) -> Facts:

@@ -23,7 +23,7 @@ from velatura.training.caching import prepare
 from velatura.training.dataset import prepare_dataset
 from velatura.training.dry_run import plan_lines
 from velatura.training.folder import RunFolder
-from velatura.training.identity import identity_of, require_same, write_items
+from velatura.training.identity import Identity, identity_of, require_same, write_items
 from velatura.training.logs import Logs
 from velatura.training.loop import Loop
 from velatura.training.remarks import remarks
@@ -60,9 +60,12 @@ def train(
                 events.warn(line)
         finally:
             events.listeners.remove(early.append)
+        identity = identity_of(setup)
+        if resume and (saved := saved_identity(setup.folder.states)) is not None:
+            require_same(saved, identity, setup.dataset, setup.folder.data)
         if dry_run:
             return _dry_run(setup, events, resume=resume)
-        return _run(setup, events, early, resume=resume)
+        return _run(setup, identity, events, early, resume=resume)
 
 
 @contextmanager
@@ -103,7 +106,9 @@ def settle(recipe: Recipe, base: Path, events: Events) -> Setup:
     return setup
 
 
-def _run(setup: Setup, events: Events, early: Sequence[Event], *, resume: bool) -> Outcome:
+def _run(
+    setup: Setup, identity: Identity, events: Events, early: Sequence[Event], *, resume: bool
+) -> Outcome:
     """Train, with everything logged in the run's folder."""
     folder = setup.folder
     folder.create(resume=resume)
@@ -115,7 +120,6 @@ def _run(setup: Setup, events: Events, early: Sequence[Event], *, resume: bool) 
         try:
             with _failure_told(events):
                 with stop.preparing():
-                    identity = identity_of(setup)
                     loop = Loop(setup, identity, prepare(setup, events), events, stop)
                 if resume:
                     loop.resume()
@@ -165,8 +169,6 @@ def _report(setup: Setup, events: Events) -> None:
 def _dry_run(setup: Setup, events: Events, *, resume: bool) -> Outcome:
     """Say what a run would do, and refuse what its set-up would refuse; no weights are read, nothing is written."""
     setup.folder.check(resume=resume)
-    if resume and (saved := saved_identity(setup.folder.states)) is not None:
-        require_same(saved, identity_of(setup), setup.dataset, setup.folder.data)
     for line in plan_lines(setup, events):
         events.notice(line)
     return Outcome(exit_code=0, step=0, folder=None)

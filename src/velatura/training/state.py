@@ -91,7 +91,12 @@ def save_state(folder: Path, state: RunState, *, keep: int) -> Path:
 
 
 def record_shown(path: Path, *, validated: bool, painted: int) -> None:
-    """Note in a saved state what was made of the validation and the previews after its step. Raises StorageError."""
+    """Note in a saved state what was made of the validation and the previews after its step.
+
+    Where someone removed the state meanwhile, there is nothing to note. Raises StorageError.
+    """
+    if not (path / MANIFEST).exists():
+        return
     facts = _read_facts(path)
     if (facts["validated"], facts["painted"]) != (validated, painted):
         _write_facts(path, {**facts, "validated": validated, "painted": painted})

@@ -34,12 +34,11 @@ class StopRequest:
             finally:
                 os._exit(128 + number)
         self.asked = True
+        doing = "stopping" if self._preparing else "finishing this step, then saving"
+        with suppress(RuntimeError):  # in the middle of a line: a file is not written twice at once
+            self._events.notice(f"{doing}; press Ctrl-C again to leave at once")
         if self._preparing:
             raise Interrupted
-        with suppress(
-            RuntimeError
-        ):  # the signal came in the middle of a line: a file is not written twice at once
-            self._events.notice("finishing this step, then saving; press Ctrl-C again to leave at once")
 
     @contextmanager
     def preparing(self) -> Iterator[None]:

@@ -22,6 +22,7 @@ OPTIONS: Mapping[str, tuple[str, type]] = {
 KINDS = {int: "an integer", float: "a number", str: "a text"}
 _OPTION = re.compile(r"(?:^|(?<=\s))--([A-Za-z]\S*)(?=\s|$)")
 LARGEST_EDGE = 16384  # pixels, as for the images of [[data]]
+MAX_PIXELS = 4096 * 4096  # of a picture: many times what any of the models was made for
 SHOWN = 60  # characters of a line in a message
 
 
@@ -60,6 +61,9 @@ def out_of_range(values: Mapping[str, Any], size_step: int) -> Iterator[tuple[st
             yield name, f"{name} must be a multiple of {size_step}, received {edge}; {nearest}"
         elif edge is not None and edge > LARGEST_EDGE:
             yield name, f"{name} must be at most {LARGEST_EDGE}, received {edge}"
+    width, height = values.get("width"), values.get("height")
+    if width and height and width * height > MAX_PIXELS:
+        yield "width", f"width x height must be at most {MAX_PIXELS:,} pixels, received {width} x {height}"
     if (steps := values.get("steps")) is not None and not 1 <= steps <= 1000:
         yield "steps", f"steps must be 1 to 1000, received {steps}"
     for name in ("guidance", "cfg"):
