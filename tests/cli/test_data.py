@@ -41,6 +41,12 @@ def test_sound_data(velatura: Run, recipe_file: Path, photos: Path) -> None:
     assert page.count("data:image/jpeg") == 4
 
 
+def test_remarks_are_told(velatura: Run, recipe_file: Path, photos: Path) -> None:
+    (photos / "alone.txt").write_text("no picture")
+    ended = velatura("data", "check", recipe_file)
+    assert "1 caption file in 'photos' has no image: alone.txt." in ended.out
+
+
 def test_what_training_would_refuse(velatura: Run, recipe_file: Path, photos: Path) -> None:
     """All that can be said is said, although half of the images are bad."""
     for i in range(2):

@@ -76,9 +76,16 @@ def test_a_locked_index_is_done_without(tmp_path: Path, log: Any, monkeypatch: A
         other.execute("BEGIN IMMEDIATE")
         assert index.load("/a").images == {"/a/1.png": row(1)}  # readers do not wait
         index.save("/a", Rows(images={"/a/1.png": row(2)}), [])
+        began = time.monotonic()
+        monkeypatch.setattr(module, "_PATIENCE", 5.0)
+        index.save(
+            "/b", Rows(images={"/b/1.png": row(2)}), []
+        )  # waits and complains once, not for each source
+        assert time.monotonic() - began < 4
         (text,) = log.texts
         assert "locked" in text
-    assert index.load("/a").images == {"/a/1.png": row(1)}  # kept: nothing was thrown away
+    found = Index(tmp_path, log.events).load("/a").images
+    assert found == {"/a/1.png": row(1)}  # kept: nothing was thrown away
 
 
 def test_a_folder_that_cannot_be_made_is_done_without(tmp_path: Path, log: Any) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from velatura.data.index import Index, Rows
+from velatura.data.index import FILE, Index, Rows
 from velatura.data.listings import Listings
 
 
@@ -24,7 +26,8 @@ def read(tmp_path: Path, log: Any, monkeypatch: Any) -> Any:
             now.append(Path(path).name)
             return Path(path).read_text()
 
-        with Listings(memory, tmp_path / "set", log.events) as known:
+        index = None if memory is None else Index(memory, log.events)
+        with Listings(index, tmp_path / "set") as known:
             found = [known.of(str(tmp_path / name), list_file) for name in names]
         return found, now
 
@@ -41,6 +44,13 @@ def test_each_file_is_read_once(read: Any, tmp_path: Path) -> None:
     (tmp_path / "a").write_text("MEMBERS of a")
     os.utime(tmp_path / "a", ns=(5, 5))
     assert read("a")[1] == ["a"]
+
+
+def test_a_listing_that_is_damaged_is_made_again(read: Any, tmp_path: Path) -> None:
+    read("a")
+    with closing(sqlite3.connect(tmp_path / "memory" / FILE)) as connection, connection:
+        connection.execute("UPDATE listings SET content = '{]'")
+    assert read("a") == (["members of a"], ["a"])
 
 
 def test_without_a_memory(read: Any) -> None:

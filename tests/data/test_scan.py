@@ -102,7 +102,7 @@ def test_bad_images_are_quarantined_with_reasons(tmp_path: Path, write_image: Wr
 def test_all_bad_is_refused_whatever_is_allowed(tmp_path: Path, log: Any) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set/a.png").touch()
-    with pytest.raises(DataError, match="1 of 1"):
+    with pytest.raises(DataError, match="none of 1 image in 'set' can be used"):
         items_of(tmp_path, log, max_bad=1.0)
 
 
@@ -139,6 +139,16 @@ def test_nothing_to_read(tmp_path: Path, write_image: Write, log: Any) -> None:
         items_of(tmp_path, log)
     with pytest.raises(DataError, match="is a file"):
         scan([FolderData(folder="set/a.heic")], tmp_path, log.events)
+
+
+def test_a_link_to_itself_is_one_bad_image(tmp_path: Path, write_image: Write, log: Any) -> None:
+    write_image("set/a.png")
+    (tmp_path / "set/b.png").symlink_to("b.png")
+    found = scan([FolderData(folder="set")], tmp_path, log.events)
+    assert [item.name for item in found.items] == ["set/a.png"]
+    (bad,) = found.quarantined
+    assert bad.name == "set/b.png"
+    assert "symbolic links" in bad.reason
 
 
 def test_recursive_with_links_in_a_loop(tmp_path: Path, write_image: Write, log: Any) -> None:
@@ -221,7 +231,7 @@ def test_a_caption_that_is_no_text(tmp_path: Path, write_image: Write, log: Any)
 def test_one_bad_image_is_always_allowed(images: int, bad: int, max_bad: float, refused: bool) -> None:
     found = [Quarantined(name=f"{i}.png", reason="damaged") for i in range(bad)]
     if refused:
-        with pytest.raises(DataError, match="cannot be used"):
+        with pytest.raises(DataError, match=r"cannot be used|none of 1 image in 'set' can be used"):
             check_bad_share("set", found, images, max_bad)
     else:
         check_bad_share("set", found, images, max_bad)

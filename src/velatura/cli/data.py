@@ -83,5 +83,6 @@ def _summary(checked: Checked) -> list[str]:
     lines = [f"{counted(len(checked.items), 'image')}, {epoch}; {left_out} left out"]
     lines += [f"  {one}" for one in checked.quarantined[:10]]
     lines += [f"  {counts[kind]:6d}  {kind}: {MEANING[kind]}" for kind in MEANING if kind in counts]
+    lines += [f"  {one}" for one in checked.warnings]
     lines += [f"training would refuse: {reason}" for reason in checked.refusals]
     return lines

@@ -3,7 +3,7 @@
 Of files that hold many others, such as tar shards, it also has the listing.
 
 Any number of processes may use it at once. It only saves time: when it is damaged it is begun anew, when it is locked
-or cannot be written a scan goes on without it, and either is a warning.
+or cannot be written a scan goes on without it; either is a warning.
 """
 
 from __future__ import annotations
@@ -63,11 +63,15 @@ class Rows:
 
 
 class Index:
-    """The rows of each source; a source goes by the folder or file that it was read from."""
+    """The rows of each source; a source goes by the folder or file that it was read from.
+
+    Once it could not be used it is not tried again: each attempt may wait for its time, and be told.
+    """
 
     def __init__(self, folder: Path, events: Events) -> None:
         self._path = folder / FILE
         self._events = events
+        self._usable = True
 
     def load(self, root: str) -> Rows:
         """All rows of a source; none where there is no index, or none that can be read."""
@@ -98,6 +102,8 @@ class Index:
 
     def _attempt(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
         """Run `work` on the open index; a damaged one is begun anew and `work` run on that. None if it cannot be."""
+        if not self._usable:
+            return None
         try:
             with self._open() as connection:
                 return work(connection)
@@ -108,6 +114,7 @@ class Index:
                 self._events.warn(
                     f"the index {self._path} cannot be used now ({error}); going on without it."
                 )
+                self._usable = False
                 return None
             self._events.warn(f"the index {self._path} is damaged ({error}) and is begun anew.")
         with suppress(sqlite3.Error, OSError):

@@ -112,6 +112,8 @@ def check_bad_share(source: str, bad: Sequence[Quarantined], total: int, max_bad
         return
     shown = "\n".join(f"  {entry}" for entry in bad[:10])
     more = f"\n  … and {len(bad) - 10} more" if len(bad) > 10 else ""
+    if len(bad) == total:
+        raise DataError(f"none of {counted(total, 'image')} in '{source}' can be used.\n{shown}{more}")
     raise DataError(
         f"{len(bad)} of {counted(total, 'image')} in '{source}' cannot be used; max_bad allows {max_bad:.0%}.\n"
         f"{shown}{more}\nRepair or remove them, or raise max_bad for this [[data]] table."

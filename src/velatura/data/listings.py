@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from velatura.data.index import Index, ListingRow
 from velatura.data.places import stamp_of
 from velatura.data.remembered import TRUSTED_AFTER
-from velatura.events import Events
 
 Open = Callable[[Path], "Listings"]  # the listings of a source, which goes by its folder or file
 
 
 class Listings:
-    """The listings of one source's files; kept in the index under `memory`, and nowhere without it.
+    """The listings of one source's files; kept in the index, and nowhere without one.
 
     A file is taken to be unchanged when its size and its times are. Use it in `with`: what is new is written at its
     end.
     """
 
-    def __init__(self, memory: Path | None, root: Path, events: Events) -> None:
-        self._index = None if memory is None else Index(memory, events)
-        self._root = str(root.resolve())
-        self._old = {} if self._index is None else self._index.listings(self._root)
+    def __init__(self, index: Index | None, root: Path) -> None:
+        self._index = index
+        self._root = os.path.realpath(root)
+        self._old = {} if index is None else index.listings(self._root)
         self._new: dict[str, ListingRow] = {}
         self._met: set[str] = set()
 
@@ -41,14 +43,18 @@ class Listings:
             gone = [] if kind else [path for path in self._old if path not in self._met]
             self._index.save_listings(self._root, self._new, gone)
 
-    def of(self, path: str, read: Callable[[str], str]) -> str:
-        """What is known of a file, or what `read` makes of it now. Raises OSError, and what `read` does."""
+    def of(self, path: str, read: Callable[[str], Any]) -> Any:
+        """What is known of a file, or what `read` makes of it now: values that JSON has.
+
+        Raises OSError, and what `read` does.
+        """
         stamp = stamp_of(os.stat(path))  # noqa: PTH116
         self._met.add(path)
         known = self._old.get(path)
         if known is not None and known[:3] == stamp:
-            return known[3]
+            with suppress(ValueError):  # damage that SQLite does not see
+                return json.loads(known[3])
         listing = read(path)
         if max(stamp[1:]) < time.time_ns() - TRUSTED_AFTER:  # else it may change again unseen
-            self._new[path] = (*stamp, listing)
+            self._new[path] = (*stamp, json.dumps(listing))
         return listing

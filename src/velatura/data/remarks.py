@@ -9,6 +9,7 @@ from velatura.data.items import Item, some
 from velatura.plural import agreeing, counted
 from velatura.recipe.data.items import SourceData
 
+USED = {"mask"}  # roles that objectives read
 READ = ("is not UTF-8 and was", "are not UTF-8 and were")
 
 
@@ -23,6 +24,7 @@ class Found:
 def remarks(source: str, section: SourceData, found: Sequence[Found]) -> Iterator[str]:
     """One sentence per subject, each with a count and a few names."""
     yield from _about_captions(source, section, found)
+    yield from _about_companions(source, found)
     yield from _about_images(found)
 
 
@@ -46,6 +48,15 @@ def _about_captions(source: str, section: SourceData, found: Sequence[Found]) ->
         yield (
             f"{counted(len(guessed), 'caption')} in '{source}' {agreeing(len(guessed), *READ)} read as "
             f"Western European text (Windows-1252): {some(guessed)}. Save as UTF-8 if letters are wrong."
+        )
+
+
+def _about_companions(source: str, found: Sequence[Found]) -> Iterator[str]:
+    roles = {role: None for entry in found for role in entry.item.companions if role not in USED}
+    if roles:
+        yield (
+            f"companions of '{source}' that no objective reads yet: {' and '.join(roles)}. They are checked and put "
+            "into batches, and have no effect on what is learned."
         )
 
 

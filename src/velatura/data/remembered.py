@@ -6,6 +6,7 @@ seconds before the earlier look are not trusted, for a file may change twice wit
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from types import TracebackType
@@ -14,21 +15,20 @@ from velatura.data.captions import Caption
 from velatura.data.index import Index, Rows
 from velatura.data.places import Stamp
 from velatura.data.probe import Probe
-from velatura.events import Events
 
 TRUSTED_AFTER = 2_000_000_000  # ns
 
 
 class Remembered:
-    """Probes and captions of one source's files, by the keys of their places; kept in the index under `memory`.
+    """Probes and captions of one source's files, by the keys of their places; kept in the index.
 
-    Without `memory` nothing is remembered. An index that cannot be used is a warning, and counts as empty. Lookups
-    may come from several threads. Use it in `with`: what was found is written at its end.
+    Without an index nothing is remembered. Lookups may come from several threads. Use it in
+    `with`: what was found is written at its end.
     """
 
-    def __init__(self, memory: Path | None, root: Path, events: Events) -> None:
-        self._index = None if memory is None else Index(memory, events)
-        self._root = str(root.resolve())
+    def __init__(self, index: Index | None, root: Path) -> None:
+        self._index = index
+        self._root = os.path.realpath(root)
         self._began = time.time_ns()
         self._old = Rows() if self._index is None else self._index.load(self._root)
         self._new = Rows()

@@ -12,6 +12,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
+from velatura.data.index import Index
 from velatura.data.items import Item, Quarantined, Scan, Treatment, check_bad_share
 from velatura.data.listings import Listings
 from velatura.data.looking import Looked, Looker
@@ -72,12 +73,13 @@ def _scan(
     items: list[Item] = []
     bad: list[Quarantined] = []
     notices = [notice for expansion in expansions for notice in expansion.notices]
-    listings = partial(Listings, memory, events=events)
+    index = None if memory is None else Index(memory, events)
+    listings = partial(Listings, index)
     readings = [read(section, base, listings) for section in expanded]
     listed = [list(reading.records) for reading in readings]
     with phase(events, "scan", sum(len(records) for records in listed)) as progress:
         for number, (section, reading, records) in enumerate(zip(expanded, readings, listed, strict=True)):
-            with Remembered(memory, reading.root, events) as known:
+            with Remembered(index, reading.root) as known:
                 found, unusable = _scan_source(section, reading, records, number, progress, thorough, known)
             items += [entry.item for entry in found]
             bad += unusable

@@ -81,7 +81,9 @@ def _crops(section: SourceData) -> _Found:
 
 
 def _masks(section: SourceData) -> _Found:
-    masks = next((key for key in ("masks", "mask_column", "mask_member") if getattr(section, key, None)), None)
+    masks = next(
+        (key for key in ("masks", "mask_column", "mask_member") if getattr(section, key, None)), None
+    )
     if section.alpha == "mask" and masks:
         yield "alpha", f"received masks twice: from the images' transparency and from {masks}", "choose one"
 

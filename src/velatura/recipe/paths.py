@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -17,7 +18,7 @@ _FILE_ENDINGS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf"
 
 def resolve(text: str, base: Path) -> Path:
     """A path from a recipe as an absolute path; relative ones start at `base`, `~` is the home folder."""
-    return (base / Path(text).expanduser()).resolve()
+    return Path(os.path.realpath(base / Path(text).expanduser()))  # a link to itself stays as it is
 
 
 def is_pocket(text: str) -> bool:

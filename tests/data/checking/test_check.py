@@ -111,3 +111,12 @@ def test_captions_that_change_are_shown_a_few_times(make_item: Make, log: Any) -
     assert worded.texts[0] == "a, b, c, d, e"
     assert len(worded.texts) == 4
     assert {frozenset(text.split(", ")) for text in worded.texts} == {frozenset("abcde")}
+
+
+def test_an_image_that_two_tables_use_is_no_twin_of_itself(make_item: Make, log: Any) -> None:
+    """As where a dataset is trained at two resolutions."""
+    item = make_item("good.png", seed=1)
+    again = replace(item, source=1)
+    found = check_items("test", [item, again], [entry(item), entry(again, (128, 128))], [], log.events)
+    assert len(found.items) == 2
+    assert not {"duplicate", "near duplicate"} & found.counts().keys()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from velatura.data.captions import Caption
+from velatura.data.index import Index
 from velatura.data.items import Treatment
 from velatura.data.listings import Listings
 from velatura.data.scan import scan
@@ -24,7 +25,7 @@ from velatura.events import Events
 from velatura.recipe.data.sources.everydream2 import EveryDream2Data
 
 Lay = Callable[[dict[str, str]], Path]
-FORGETFUL = partial(Listings, None, events=Events())
+FORGETFUL = partial(Listings, None)
 
 
 @pytest.fixture
@@ -381,7 +382,7 @@ def test_yaml_files_are_parsed_once(lay: Lay, tmp_path: Path, monkeypatch: Any) 
         }
     )
     section = EveryDream2Data(root="set")
-    remembering = partial(Listings, tmp_path / "memory", events=Events())
+    remembering = partial(Listings, Index(tmp_path / "memory", Events()))
     first = read_everydream2(section, base, remembering)
     assert first == read_everydream2(section, base, FORGETFUL)
     parsed: list[str] = []

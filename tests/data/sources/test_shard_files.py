@@ -52,6 +52,7 @@ def test_what_a_text_stands_for(shards: Path, text: str, found: list[str]) -> No
         ("gone/*.tar", "folder 'gone' of shards does not exist .looked for /.*gone"),
         ("set/b-{9..1}.tar", "must count up"),
         ("set/b-{0..999999999}.tar", "at most 100,000 numbers"),
+        ("set/b-" + "{0..9}" * 8 + ".tar", "stands for more than 100,000 shards"),
     ],
 )
 def test_what_is_not_there(shards: Path, text: str, message: str) -> None:

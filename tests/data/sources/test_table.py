@@ -236,3 +236,20 @@ def test_images_inside_a_parquet_table_are_scanned_and_remembered(tmp_path: Path
         (f"x.parquet, row {n + 1}", 12, 8, "abc"[n]) for n in range(3)
     ]
     assert first == scan([section], tmp_path, log.events, memory=tmp_path / "memory").items
+
+
+def test_captions_that_are_no_text(tmp_path: Path) -> None:
+    """They are set aside, and never trained as the words of a Python object."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    picture = {"bytes": b"x", "path": "x.png"}
+    for name, texts in {"bytes": [b"a dog"], "struct": [{"en": "a dog"}], "list": [["a dog", None]]}.items():
+        pq.write_table(pa.table({"image": [picture], "text": texts}), tmp_path / f"{name}.parquet")
+        found = read(tmp_path, f"{name}.parquet")
+        ((_, reason),) = found.unusable
+        assert reason.startswith("'text' holds no text: ")
+    pq.write_table(
+        pa.table({"image": [picture] * 3, "text": [["a", "b"], None, ["c"]]}), tmp_path / "x.parquet"
+    )
+    assert captions(read(tmp_path, "x.parquet")) == ["a\nb", "", "c"]

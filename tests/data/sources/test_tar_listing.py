@@ -16,7 +16,7 @@ from ..shards import write_shard
 
 
 def listed(path: Path) -> TarListing:
-    return TarListing.parse(list_tar(str(path)))
+    return list_tar(str(path))
 
 
 def test_members_lie_where_it_says(tmp_path: Path) -> None:
@@ -76,6 +76,51 @@ def test_a_header_that_is_overwritten(tmp_path: Path) -> None:
     found = listed(path)
     assert [name for name, _, _ in found.members] == ["a"]
     assert "damaged" in found.damage[""]
+
+
+def header(kind: bytes, size: int) -> bytes:
+    """A header of a size that fits no octal digits, with its right checksum."""
+    member = tarfile.TarInfo("x.jpg")
+    member.type = kind
+    data = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    data[124:136] = (size % 2**96 | 2**95).to_bytes(12, "big")  # the first bit: this is a binary number
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("size", [-512, -1024, 2**40, 2**62, 2**70])
+@pytest.mark.parametrize(
+    "kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME]
+)
+def test_a_size_that_cannot_be(tmp_path: Path, kind: bytes, size: int) -> None:
+    path = write_shard(tmp_path / "x.tar", {"a": b"a", "b": b"b"})
+    data = path.read_bytes()
+    path.write_bytes(data[:1024] + header(kind, size) + data[1024:])
+    found = listed(path)
+    assert [name for name, _, _ in found.members] == ["a"]
+    assert len(found.damage) == 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"size": "-512"},
+        {"size": str(2**80)},
+        {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"},
+        {"GNU.sparse.map": "x"},
+        {"GNU.sparse.realsize": "many"},
+    ],
+)
+def test_extended_fields_that_cannot_be(tmp_path: Path, fields: dict[str, str]) -> None:
+    path = tmp_path / "x.tar"
+    write_shard(path, {"a": b"a"})
+    member = tarfile.TarInfo("b")
+    member.pax_headers = fields
+    path.write_bytes(path.read_bytes()[:1024] + member.tobuf(tarfile.PAX_FORMAT) + bytes(2048))
+    found = listed(path)
+    assert [name for name, _, _ in found.members] == ["a"]
+    assert len(found.damage) == 1
 
 
 @pytest.mark.parametrize("data", [b"", b"no tar file at all" * 100])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,7 +76,7 @@ def test_captions_in_json(tmp_path: Path, scanned: Any, log: Any) -> None:
     assert "holds no text, but 3" in bad.reason
 
 
-def test_companions_and_the_word_of_the_image(tmp_path: Path, scanned: Any) -> None:
+def test_companions_and_the_word_of_the_image(tmp_path: Path, scanned: Any, log: Any) -> None:
     write_shard(
         tmp_path / "set/0.tar",
         {
@@ -86,6 +88,7 @@ def test_companions_and_the_word_of_the_image(tmp_path: Path, scanned: Any) -> N
     found = scanned(image_member="out", mask_member="mask", reference_member="in")
     (item,) = found.items
     assert item.companions.keys() == {"mask", "reference"}
+    assert any("no objective reads yet: reference. They are" in text for text in log.texts)
     assert load_companions(View(item=item, bucket=(40, 30)))["mask"].shape == (1, 30, 40)
     (bad,) = found.quarantined
     assert str(bad) == "set/0.tar/b.out.png: has no mask image: a member that ends in '.mask.png' or the like"
@@ -107,6 +110,19 @@ def test_what_is_not_used_is_said(tmp_path: Path, scanned: Any, log: Any) -> Non
     said = "\n".join(log.texts)
     assert "1 sample has no picture and is not used, in 'set': set/0.tar/c.txt." in said
     assert "left alone: set/0.tar/../d.png." in said
+
+
+def test_members_that_are_there_twice(tmp_path: Path, scanned: Any, log: Any) -> None:
+    """The last one counts, as for all that read tar files, and it is said."""
+    shard = write_shard(tmp_path / "set/0.tar", {"a.png": picture(seed=0), "README": b"x"})
+    with tarfile.open(shard, "a") as tar:
+        member = tarfile.TarInfo("a.png")
+        member.size = len(picture(seed=1))
+        tar.addfile(member, io.BytesIO(picture(seed=1)))
+    (item,) = scanned().items
+    assert item.place.read() == picture(seed=1)
+    assert "1 member is in a shard more than once, and the last one counts: set/0.tar/a.png." in log.texts
+    assert "members of 'set' that are not read: no ending (1)." in log.texts
 
 
 def test_of_a_cut_shard_the_whole_samples_are_used(tmp_path: Path, scanned: Any) -> None:

@@ -99,10 +99,17 @@ def _about_twins(items: Sequence[Item], examined: Mapping[int, Examined]) -> Ite
     same: dict[str, list[int]] = {}
     for i, item in enumerate(items):
         same.setdefault(item.content, []).append(i)
-    yield from _named("duplicate", (group for group in same.values() if len(group) > 1), items)
+    yield from _named(
+        "duplicate", (group for group in same.values() if len(_places(group, items)) > 1), items
+    )
     firsts = [group[0] for group in same.values() if group[0] in examined]
     groups = alike([examined[i].likeness for i in firsts])
     yield from _named("near duplicate", ([firsts[i] for i in group] for group in groups), items)
+
+
+def _places(group: Iterable[int], items: Sequence[Item]) -> set[str]:
+    """Where they lie: several tables may use one file, at several resolutions."""
+    return {items[i].place.key for i in group}
 
 
 def _named(
@@ -110,7 +117,7 @@ def _named(
 ) -> Iterator[Finding]:
     for group in groups:
         for i in group:
-            others = [items[other].name for other in group if other != i]
+            others = [items[other].name for other in group if items[other].place.key != items[i].place.key]
             more = f" and {len(others) - 3} more" if len(others) > 3 else ""
             yield Finding(kind=kind, item=i, text=f"of {', '.join(others[:3])}{more}")
 

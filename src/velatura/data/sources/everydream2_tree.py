@@ -6,18 +6,19 @@ one value (this folder only), the files beside an image.
 
 from __future__ import annotations
 
-import json
 import os
 import posixpath
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from velatura.data.captions import Origin, decode_text
 from velatura.data.images import EXTENSIONS
 from velatura.data.listings import Listings
 from velatura.data.places import FilePlace
 from velatura.data.sources.everydream2_config import ImageConfig, from_table, from_text, value_of
+from velatura.data.sources.listing import is_folder
 from velatura.data.sources.lookup import UnusableError
 from velatura.data.sources.plain_yaml import read_yaml
 from velatura.errors import DataError
@@ -98,7 +99,7 @@ class _Tree:
                     if entry.name.startswith("."):
                         self.found.hidden += 1
                     else:
-                        (folders if entry.is_dir() else files)[entry.name] = entry.path
+                        (folders if is_folder(entry) else files)[entry.name] = entry.path
         except OSError as error:
             raise DataError(f"data folder '{folder}' cannot be read: {error.strerror or error}.") from error
         self.found.packed += [self._named(prefix + name) for name in files if name.lower().endswith(".zip")]
@@ -169,13 +170,13 @@ class _Tree:
     def _yaml(self, path: str, relative: str) -> tuple[ImageConfig, Origin]:
         name = self._named(relative)
 
-        def read(path: str) -> str:
+        def read(path: str) -> dict[str, Any]:
             text, origin = _read(path)
             config, unknown = from_table(read_yaml(text, name))
-            return json.dumps({"config": asdict(config), "unknown": unknown, "origin": origin})
+            return {"config": asdict(config), "unknown": unknown, "origin": origin}
 
         try:
-            listing = json.loads(self._known.of(path, read))
+            listing = self._known.of(path, read)
         except OSError as error:
             raise UnusableError(f"cannot be read: {error.strerror or error}") from None
         self.found.remark_unknown(listing["unknown"], name)

@@ -97,7 +97,7 @@ def _walk(folder: Path, prefix: str, listing: Listing, seen: set[str], *, recurs
     for entry in sorted(entries, key=lambda found: found.name):
         if entry.name.startswith("."):
             listing.hidden += 1
-        elif not entry.is_dir():
+        elif not is_folder(entry):
             yield prefix + entry.name
         else:
             listing.subfolders += 1
@@ -105,6 +105,14 @@ def _walk(folder: Path, prefix: str, listing: Listing, seen: set[str], *, recurs
             if recursive and real not in seen:
                 seen.add(real)
                 yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", listing, seen, recursive=True)
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or leads to one; never raises."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: told when it is read as a file
+        return False
 
 
 def _why_empty(section: FolderData, listing: Listing) -> str:

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from velatura.data.items import some
+from velatura.data.sources.listing import is_folder
 from velatura.errors import DataError
 from velatura.plural import counted
 
@@ -32,7 +33,7 @@ def shard_files(text: str, base: Path) -> list[tuple[str, str]]:
             "Relative paths start at the recipe's own folder."
         )
     there = {
-        entry.name for entry in os.scandir(root) if not entry.is_dir() and not entry.name.startswith(".")
+        entry.name for entry in os.scandir(root) if not is_folder(entry) and not entry.name.startswith(".")
     }
     fitting = _fitting(pattern, there, folder) if pattern else there
     names = sorted(name for name in fitting if pattern or name.lower().endswith((".tar", *_COMPRESSED)))
@@ -50,7 +51,11 @@ def _fitting(pattern: str, there: Set[str], folder: str) -> set[str]:
     """The names that a pattern stands for. Raises DataError where one without `*` is not there."""
     found: set[str] = set()
     missing = []
-    for part in _expanded(pattern):
+    for number, part in enumerate(_expanded(pattern)):
+        if number == _MAX:
+            raise DataError(
+                f"'{pattern}' stands for more than {_MAX:,} shards; write fewer braces, or a `*`."
+            )
         if any(sign in part for sign in "*?["):
             found.update(name for name in there if fnmatchcase(name, part))
         elif part in there:

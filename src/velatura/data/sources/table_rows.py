@@ -103,10 +103,14 @@ def _caption(row: Row, columns: Columns, section: RowData) -> Caption:
 
 
 def _text(row: Row, column: str | None, *, between: str) -> str:
+    """The text in a cell, or of a list of texts; numbers are texts as well. Raises UnusableError for all else."""
     cell: Cell = None if column is None else row.cells.get(column)
-    if isinstance(cell, list):
-        return between.join(tidy(str(entry)) for entry in cell)
-    return "" if cell is None else tidy(str(cell))
+    entries = cell if isinstance(cell, list) else [] if cell is None else [cell]
+    for entry in entries:
+        if not isinstance(entry, str | int | float):
+            holds = "bytes" if isinstance(entry, Place) else str(entry)[:80]
+            raise UnusableError(f"'{column}' holds no text: {holds}")
+    return between.join(tidy(str(entry)) for entry in entries)
 
 
 def _number(row: Row, field: str, column: str) -> float | None:

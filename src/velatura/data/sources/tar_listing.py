@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tarfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from velatura.errors import DataError
 
 _BLOCK = tarfile.BLOCKSIZE
+_LARGEST = 2**50  # bytes of a member
+_LONGEST_HEADER = 2**20  # bytes of a long name or of extended fields
+_NOT_FILES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+class _Header(tarfile.TarInfo):
+    """A header whose size can be right: others make `tarfile` read in circles, or gigabytes into memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Raises tarfile.HeaderError."""
+        header = super().frombuf(buf, encoding, errors)
+        limit = _LONGEST_HEADER if header.type in _NOT_FILES else _LARGEST
+        if not 0 <= header.size <= limit:
+            raise tarfile.InvalidHeaderError(f"a size of {header.size:,} bytes")  # type: ignore[attr-defined]
+        return header
 
 
 @dataclass(kw_only=True)
@@ -24,14 +40,9 @@ class TarListing:
     )  # no plain files, or with names that lead out of the shard
     damage: dict[str, str] = field(default_factory=dict)  # the shard's own name or a member's -> what is lost
 
-    @classmethod
-    def parse(cls, text: str) -> TarListing:
-        """A listing that was written by `list_tar`."""
-        return cls(**json.loads(text))
 
-
-def list_tar(path: str) -> str:
-    """Go through a shard's headers; a `TarListing` as JSON.
+def list_tar(path: str) -> TarListing:
+    """Go through a shard's headers.
 
     Of a shard that was cut off or is damaged, what is whole is listed. Raises DataError for a compressed one, whose
     members cannot be read singly, and OSError.
@@ -41,12 +52,14 @@ def list_tar(path: str) -> str:
     size = Path(path).stat().st_size
     why = ""
     try:
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(path, "r:", tarinfo=_Header) as tar:
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # else all of them are kept
+                if member.size < 0:  # extended fields can say so
+                    raise tarfile.ReadError(f"a size of {member.size:,} bytes")
                 _sort_in(member, size, found)
             end = tar.offset
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, RecursionError) as error:  # all that damaged headers lead to
         why = (
             f"is cut off or damaged ({error})" if found.members else f"cannot be read as a tar file ({error})"
         )
@@ -55,7 +68,7 @@ def list_tar(path: str) -> str:
             why = f"has no end mark after {end:,} bytes: it is cut off or damaged"
     if why and not found.damage:
         found.damage[""] = why
-    return json.dumps(asdict(found))
+    return found
 
 
 def _sort_in(member: tarfile.TarInfo, size: int, found: TarListing) -> None:

@@ -63,7 +63,8 @@ class _Findings:
     unusable: list[tuple[str, str]] = field(default_factory=list)  # name and reason
     without: list[str] = field(default_factory=list)  # samples that have no image
     refused: list[str] = field(default_factory=list)  # members
-    unread: Counter[str] = field(default_factory=Counter)  # endings of members
+    twice: list[str] = field(default_factory=list)  # members that a later one of their name replaces
+    unread: Counter[str] = field(default_factory=Counter)  # members, by ending
 
 
 def read_webdataset(section: WebDatasetData, base: Path, listings: Open) -> Reading:
@@ -77,7 +78,7 @@ def read_webdataset(section: WebDatasetData, base: Path, listings: Open) -> Read
     with listings(root) as known:
         for name, path in shard_files(section.shards, base):
             try:
-                listing = TarListing.parse(known.of(path, list_tar))
+                listing = TarListing(**known.of(path, lambda path: vars(list_tar(path))))
             except OSError as error:
                 found.unusable.append((name, f"cannot be read: {error.strerror or error}"))
                 continue
@@ -85,7 +86,7 @@ def read_webdataset(section: WebDatasetData, base: Path, listings: Open) -> Read
             found.unusable += [
                 (f"{name}/{member}".rstrip("/"), why) for member, why in listing.damage.items()
             ]
-            for sample in _samples(listing.members):
+            for sample in _samples(listing.members, name, found):
                 _add(sample, name, path, wanted, found)
     if not found.records and not found.unusable:
         raise DataError(_why_empty(section, found))
@@ -98,15 +99,22 @@ def read_webdataset(section: WebDatasetData, base: Path, listings: Open) -> Read
     )
 
 
-def _samples(members: Iterable[Member]) -> Iterable[Sample]:
+def _samples(members: Iterable[Member], shard: str, found: _Findings) -> Iterable[Sample]:
     """The members of a shard by sample; of two of one name the later one counts, as for all that read tar files."""
     samples: dict[str, Sample] = {}
     for member in members:
         name = member[0]
         start = name.rfind("/") + 1
         dot = name.find(".", start)
-        if start < dot < len(name) - 1:  # no hidden files
-            samples.setdefault(name[:dot], {})[name[dot + 1 :].lower()] = member
+        if name[start] == ".":
+            found.unread["hidden"] += 1
+        elif dot < 0 or dot == len(name) - 1:
+            found.unread["no ending"] += 1
+        else:
+            sample, ending = samples.setdefault(name[:dot], {}), name[dot + 1 :].lower()
+            if ending in sample:
+                found.twice.append(f"{shard}/{sample[ending][0]}")
+            sample[ending] = member
     return samples.values()
 
 
@@ -131,7 +139,8 @@ def _add(sample: Sample, shard: str, path: str, wanted: _Wanted, found: _Finding
             companions={role: PartPlace(path, *sample[ending]) for role, ending in companions.items()},
         )
     )
-    found.unread.update(sample.keys() - {image, caption, *companions.values()})
+    read = {image, caption, *companions.values()}
+    found.unread.update(f".{ending}" for ending in sample if ending not in read)
 
 
 def _image(sample: Sample, begin: str, extensions: frozenset[str]) -> str | None:
@@ -167,9 +176,12 @@ def _remarks(source: str, found: _Findings) -> Iterator[str]:
             agreeing(len(found.without), "is", "are"),
         )
         yield f"{have} no picture and {are} not used, in '{source}': {some(found.without)}."
+    if found.twice:
+        are = counted(len(found.twice), "member is", "members are")
+        yield f"{are} in a shard more than once, and the last one counts: {some(found.twice)}."
     if found.refused:
         are = counted(len(found.refused), "member is", "members are")
         yield f"{are} no plain file or named so as to lie outside the shard, and left alone: {some(found.refused)}."
     if found.unread:
-        kinds = [f".{ending} ({count:,})" for ending, count in found.unread.most_common()]
+        kinds = [f"{ending} ({count:,})" for ending, count in found.unread.most_common()]
         yield f"members of '{source}' that are not read: {some(kinds, 12)}."

@@ -45,7 +45,7 @@ def open_arrow(path: Path) -> Table:
             except StopIteration:
                 return
             except (pa.ArrowException, OSError) as error:
-                raise DataError(f"table '{path}', after row {number}: {error}.") from None
+                raise DataError(f"table '{path}', after row {number}: {str(error).rstrip('.')}.") from None
             for row in range(batch.num_rows):
                 number += 1
                 yield Row(where=f"row {number}", cells={name: columns[name][row] for name in names})

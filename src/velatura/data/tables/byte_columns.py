@@ -10,7 +10,7 @@ def byte_column(field: Any) -> str | None:
     import pyarrow.types as kinds  # only readers of Parquet and Arrow pay for it
 
     def binary(kind: Any) -> bool:
-        return bool(kinds.is_binary(kind) or kinds.is_large_binary(kind))
+        return kind is not None and bool(kinds.is_binary(kind) or kinds.is_large_binary(kind))
 
     if binary(field.type):
         return str(field.name)

@@ -24,7 +24,7 @@ def open_parquet(path: Path) -> Table:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"table '{path}' cannot be read as Parquet: {error}.") from None
+        raise DataError(f"table '{path}' cannot be read as Parquet: {str(error).rstrip('.')}.") from None
     schema = file.schema_arrow
     stored = {field.name: byte_column(field) for field in schema}
 
@@ -35,7 +35,7 @@ def open_parquet(path: Path) -> Table:
             try:
                 columns = {name: _cells(file, path, name, stored[name], group) for name in names}
             except (pa.ArrowException, OSError) as error:
-                raise DataError(f"table '{path}', row group {group}: {error}.") from None
+                raise DataError(f"table '{path}', row group {group}: {str(error).rstrip('.')}.") from None
             for row in range(file.metadata.row_group(group).num_rows):
                 number += 1
                 yield Row(where=f"row {number}", cells={name: columns[name][row] for name in names})
