@@ -35,7 +35,8 @@ rank = 16
 
 [objective]
 kind = "flow"
-timesteps = "sigmoid"
+timesteps = "shift"  # shapes are decided while there is much noise
+shift = 3.0
 
 [optimizer]
 learning_rate = 1e-3
