@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 from dataclasses import dataclass
 
 import pytest
@@ -145,11 +146,19 @@ def test_who_leaves_at_once_gets_the_cursor_back() -> None:
         view = LiveProgress(Console(file=terminal, force_terminal=True, width=80))
         view.live.start()
         view(LeftAtOnce())
-        shown = os.read(ours, 10_000)
+        shown = _shown(ours, until=b"\x1b[?25h")
         assert b"\x1b[?25l" in shown
         assert b"\x1b[?25h" in shown[shown.rindex(b"\x1b[?25l") :]
         view.live.stop()
     os.close(ours)
+
+
+def _shown(terminal: int, until: bytes) -> bytes:
+    """What a terminal was sent, which arrives in pieces and a moment later; at most ten seconds of it."""
+    shown = b""
+    while until not in shown and select.select([terminal], [], [], 10.0)[0]:
+        shown += os.read(terminal, 10_000)
+    return shown
 
 
 def test_the_stream_decides() -> None:

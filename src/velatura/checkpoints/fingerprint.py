@@ -22,7 +22,7 @@ from typing import Any
 
 from velatura.checkpoints.cache_folder import default_cache_folder
 from velatura.checkpoints.hashes import file_sha256
-from velatura.checkpoints.writing import write_atomically
+from velatura.checkpoints.writing import write_bytes
 from velatura.errors import CheckpointError, StorageError
 
 SMALL = 16 * 1024 * 1024  # bytes that are read in less time than a memory is looked up
@@ -101,4 +101,4 @@ def _keep(path: Path, stamp: Stamp, found: str) -> None:
     """Written for the next process; where the cache folder cannot be written, that one reads the file again."""
     document = json.dumps({"path": str(path), "stamp": stamp, "sha256": found}).encode("ascii")
     with suppress(StorageError):
-        write_atomically(_note_of(path), lambda file: file.write(document), size=len(document))
+        write_bytes(_note_of(path), document)

@@ -61,6 +61,11 @@ def write_safetensors(
     write_atomically(Path(path), write, size=total)
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Put `data` in place as a whole. Raises StorageError as `write_atomically`."""
+    write_atomically(path, lambda file: file.write(data), size=len(data))
+
+
 def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, size: int) -> None:
     """Let `write` fill a staged file of `size` bytes beside `path`, then put it in place.
 

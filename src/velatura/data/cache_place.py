@@ -16,15 +16,18 @@ if TYPE_CHECKING:
 
 def check_room(folder: Path, needed: int, what: str) -> None:
     """Raise StorageError when the disk of `folder` (perhaps yet to be made) has less than `needed` bytes free."""
-    existing = folder.absolute()
-    while not existing.exists():
-        existing = existing.parent
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(existing_part(folder)).free
     if needed > free:
         raise StorageError(
             f"{what} need {readable(needed)} in {folder}, where {readable(free)} are free. Make room, set "
             "memory.cache_folder to another disk, or set memory.cache = false."
         )
+
+
+def existing_part(folder: Path) -> Path:
+    """A folder that is perhaps yet to be made, or the nearest one above it that is there."""
+    folder = folder.absolute()
+    return next((path for path in (folder, *folder.parents) if path.exists()), Path(folder.anchor))
 
 
 def fingerprint(info: ModelInfo, part: str) -> str:

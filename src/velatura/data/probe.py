@@ -48,6 +48,13 @@ def image_bytes(place: Place) -> bytes:
         return place.read()
 
 
+def read_image(place: Place, *, max_pixels: int | None = None) -> tuple[bytes, Probe]:
+    """All bytes of an image, and what its header says. Raises BadImageError."""
+    image_stamp(place)
+    data = image_bytes(place)
+    return data, probe(data, thorough=False, max_pixels=max_pixels)
+
+
 @contextmanager
 def _reasons() -> Iterator[None]:
     """What the system refuses as the reason why an image cannot be used."""

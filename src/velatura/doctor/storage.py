@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from velatura.checkpoints.cache_folder import default_cache_folder
-from velatura.data.cache_place import readable
+from velatura.data.cache_place import existing_part, readable
 from velatura.doctor.check import Check
 
 GIB = 2**30
@@ -57,9 +57,7 @@ def memory_limit() -> int | None:
 
 def place(name: str, folder: Path, wanted: int, setting: str) -> Check:
     """Whether files can be written at a place, perhaps yet to be made; `setting` is where another one is chosen."""
-    existing = folder.absolute()
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
+    existing = existing_part(folder)
     try:
         with tempfile.TemporaryFile(dir=existing) as file:
             file.write(bytes(4096))

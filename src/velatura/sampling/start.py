@@ -9,7 +9,7 @@ from PIL import Image
 
 from velatura.data.images import decode
 from velatura.data.places import FilePlace
-from velatura.data.probe import BadImageError, Probe, image_bytes, image_stamp, probe
+from velatura.data.probe import BadImageError, Probe, read_image
 from velatura.errors import RecipeError
 
 
@@ -34,10 +34,8 @@ def read_start(path: Path) -> StartPicture:
     if not path.exists():
         raise _unusable(path, "there is no such file")
     try:
-        place = FilePlace(str(path))
-        image_stamp(place)
-        data = image_bytes(place)
-        return StartPicture(path=path, data=data, header=probe(data, thorough=False))
+        data, header = read_image(FilePlace(str(path)))
+        return StartPicture(path=path, data=data, header=header)
     except BadImageError as error:
         raise _unusable(path, str(error)) from None
 

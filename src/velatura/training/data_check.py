@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from velatura.checkpoints.writing import write_atomically
+from velatura.checkpoints.writing import write_bytes
 from velatura.data.checking.check import Checked, Uses, check_items
 from velatura.data.checking.document import document_of
 from velatura.data.checking.page import page_of
@@ -82,7 +82,7 @@ def write_check(checked: Checked, folder: Path, events: Events) -> Sequence[Path
     }
     for path, text in texts.items():
         data = text.encode("utf-8", errors="replace")
-        write_atomically(path, lambda file, data=data: file.write(data), size=len(data))  # type: ignore[misc]
+        write_bytes(path, data)
     return list(texts)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from velatura.checkpoints.fingerprint import fingerprint
-from velatura.checkpoints.writing import write_atomically
+from velatura.checkpoints.writing import write_bytes
 from velatura.errors import RecipeError
 from velatura.plural import agreeing, counted
 from velatura.recipe.dump import toml_value
@@ -85,7 +85,7 @@ def require_same(saved: Identity, now: Identity, dataset: Dataset, listed: Path)
 def write_items(dataset: Dataset, path: Path) -> None:
     """List the images that are trained on, so that a later change can be told image by image. Raises StorageError."""
     data = (json.dumps(_items(dataset), indent=0, ensure_ascii=False) + "\n").encode(errors="replace")
-    write_atomically(path, lambda file: file.write(data), size=len(data))
+    write_bytes(path, data)
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -15,6 +15,7 @@ from velatura.checkpoints.fingerprint import remembered_sha256
 from velatura.checkpoints.hashes import legacy_file_hash
 from velatura.checkpoints.lora_metadata import lora_metadata
 from velatura.data.items import Item
+from velatura.data.order import PlanReport
 from velatura.data.plan import Entry
 from velatura.data.wording import text_of
 from velatura.recipe.adapters.lora import LoraAdapter
@@ -40,7 +41,8 @@ def training_metadata(setup: Setup, step: int, adapter: Adapter) -> dict[str, st
     """
     recipe = setup.recipe
     section = recipe.adapter or LoraAdapter()
-    width, height = next(iter(setup.dataset.plan.report().buckets))
+    report = setup.dataset.plan.report()
+    width, height = next(iter(report.buckets))
     triggers = [data.trigger for data in recipe.data if data.trigger]
     targets = section.targets if isinstance(section.targets, str) else ",".join(section.targets)
     return lora_metadata(
@@ -53,9 +55,9 @@ def training_metadata(setup: Setup, step: int, adapter: Adapter) -> dict[str, st
         trigger_phrase=triggers[0] if triggers else None,
         network_args={"targets": targets, "share_down": section.share_down},
         training={
-            **_run(setup, step),
+            **_run(setup, step, report),
             **_objective(setup),
-            **_amounts(setup),
+            **_amounts(setup, report),
             **_treatment(setup),
             **_folders(setup),
             **_models(setup),
@@ -63,10 +65,10 @@ def training_metadata(setup: Setup, step: int, adapter: Adapter) -> dict[str, st
     )
 
 
-def _run(setup: Setup, step: int) -> Facts:
+def _run(setup: Setup, step: int, report: PlanReport) -> Facts:
     """The optimizer, and how far it went. `epoch` counts those that are complete."""
     recipe, optimizer = setup.recipe, setup.recipe.optimizer
-    per_epoch = setup.dataset.plan.report().steps
+    per_epoch = report.steps
     schedule = "constant_with_warmup" if optimizer.warmup_steps else "constant"
     kind = _OPTIMIZERS[optimizer.kind]
     betas = tuple(optimizer.betas)
@@ -112,14 +114,14 @@ def _objective(setup: Setup) -> Facts:
     return facts
 
 
-def _amounts(setup: Setup) -> Facts:
+def _amounts(setup: Setup, report: PlanReport) -> Facts:
     """How much there is: uses per epoch, as sd-scripts counts images, and batches."""
     dataset, training = setup.dataset, setup.recipe.training
     facts: Facts = {
         "num_train_images": _uses(entry for entry in dataset.entries if not _is_reg(entry)),
         "num_reg_images": _uses(entry for entry in dataset.entries if _is_reg(entry)),
         "num_validation_images": len({entry.item.place.key for entry in dataset.held_out}),
-        "num_batches_per_epoch": dataset.plan.report().batches,
+        "num_batches_per_epoch": report.batches,
         "bucket_info": _buckets(dataset.entries),
     }
     size = _single(entry.batch_size or training.batch_size for entry in dataset.entries)

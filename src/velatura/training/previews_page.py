@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping
 
-from velatura.checkpoints.writing import write_atomically
+from velatura.checkpoints.writing import write_bytes
 from velatura.plural import counted
 from velatura.sampling.request import Request
 from velatura.training.folder import RunFolder
@@ -45,7 +45,7 @@ def write_previews_page(folder: RunFolder) -> None:
         f"{''.join(_row(step, columns, rows[step]) for step in sorted(rows))}</tbody></table></div></body></html>\n"
     )
     data = page.encode()
-    write_atomically(folder.previews_page, lambda file: file.write(data), size=len(data))
+    write_bytes(folder.previews_page, data)
 
 
 def _head(request: Request) -> str:

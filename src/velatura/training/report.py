@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from velatura.checkpoints.writing import write_atomically
+from velatura.checkpoints.writing import write_bytes
 from velatura.events import FileSaved, Notice, PreviewSaved, StepFinished, ValidationFinished
 from velatura.plural import counted
 from velatura.training.curves import Point, running_means, svg, window_of
@@ -33,7 +33,7 @@ def write_report(setup: Setup, folder: RunFolder) -> None:
         _files([event for event in log if isinstance(event, FileSaved)]),
     ]
     data = page(setup.recipe.name, "".join(body)).encode()
-    write_atomically(folder.report, lambda file: file.write(data), size=len(data))
+    write_bytes(folder.report, data)
 
 
 def _summary(setup: Setup, steps: Sequence[StepFinished]) -> str:

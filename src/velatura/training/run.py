@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from velatura.checkpoints.writing import write_atomically
+from velatura.checkpoints.writing import write_bytes
 from velatura.errors import MemoryShortage, StorageError, VelaturaError
 from velatura.events import Event, Events, RunEnded
 from velatura.families.registry import family_for, files_of
@@ -123,8 +123,7 @@ def _run(
                     loop = Loop(setup, identity, prepare(setup, events), events, stop)
                 if resume:
                     loop.resume()
-                recipe_text = dump_recipe(setup.recipe).encode()
-                write_atomically(folder.recipe, lambda file: file.write(recipe_text), size=len(recipe_text))
+                write_bytes(folder.recipe, dump_recipe(setup.recipe).encode())
                 write_items(setup.dataset, folder.data)
                 finished = loop.run()
             events(RunEnded(how="finished" if finished else "stopped"))

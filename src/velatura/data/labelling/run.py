@@ -11,10 +11,10 @@ from typing import Generic, TypeVar
 import torch
 from PIL import Image
 
-from velatura.checkpoints.writing import write_atomically
+from velatura.checkpoints.writing import write_bytes
 from velatura.data.images import decode
 from velatura.data.labelling.targets import Target
-from velatura.data.probe import BadImageError, image_bytes, image_stamp, probe
+from velatura.data.probe import BadImageError, read_image
 from velatura.data.progress import phase
 from velatura.errors import VelaturaError
 from velatura.events import Events
@@ -84,8 +84,7 @@ def label(
                 if why := kind.refuse(result):
                     done.skipped.append((target.name, why))
                     continue
-                data = kind.encode(result)
-                write_atomically(target.file, lambda file, data=data: file.write(data), size=len(data))  # type: ignore[misc]
+                write_bytes(target.file, kind.encode(result))
                 done.written += 1
             progress.advance(len(batch))
     return done
@@ -117,9 +116,7 @@ def _read_ahead(targets: Sequence[Target], size: int, pool: ThreadPoolExecutor) 
 
 def _read(target: Target) -> _Read:
     try:
-        image_stamp(target.image)
-        data = image_bytes(target.image)
-        probe(data, thorough=False, max_pixels=target.max_pixels)
+        data, _ = read_image(target.image, max_pixels=target.max_pixels)
         return target, decode(data)
     except BadImageError as error:
         return target, str(error)
