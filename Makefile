@@ -1,7 +1,8 @@
 # Every target sets up .venv by itself when it is missing or older than pyproject.toml or constraints.txt.
 #   PYTHON    the interpreter that makes .venv (3.11 or newer)
 #   PIP_ARGS  more options for pip, e.g. --extra-index-url https://download.pytorch.org/whl/cpu
-#   WORKERS   processes of the fast tests
+#   WORKERS   processes of the fast tests, and of fuzz
+#   COUNT     files that are made up for each reader by fuzz
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -9,16 +10,18 @@ SHELL := bash
 PYTHON ?= python3
 PIP_ARGS ?=
 WORKERS ?= 2
+COUNT ?= 100000
 VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow lint format bench docs clean
+.PHONY: help setup demo test test-slow fuzz lint format bench docs clean
 
 help:
 	@echo "make demo       train a LoRA on the pocket FLUX and paint with it: about 5 minutes on 2 CPU cores"
 	@echo "make test       lint, types, fast tests"
 	@echo "make test-slow  the journeys: whole trainings, as a user runs them"
+	@echo "make fuzz       feed every reader with COUNT files that lie; inputs that break a rule are kept in build/fuzz"
 	@echo "make lint       ruff and mypy only;  make format  lets ruff rewrite"
 	@echo "make bench      speed and memory figures"
 	@echo "make docs       rewrite docs/reference from the schema and the command line"
@@ -54,14 +57,19 @@ test: lint
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
+fuzz: $(STAMP)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python -m fuzz --count $(COUNT) --workers $(WORKERS)
+
 bench: $(STAMP)
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/data.py --count 10000
 
 docs: $(STAMP)
 	$(BIN)/python -m velatura.recipe.reference > docs/reference/recipe.md
 	$(BIN)/python -m velatura.cli.reference > docs/reference/cli.md
+	$(BIN)/python -m velatura.planning.reference > docs/reference/plans.md
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

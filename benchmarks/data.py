@@ -1,10 +1,11 @@
-"""Scanning a large folder of JPEGs, and feeding a fast device from the cache.
+"""Starting on a large folder of JPEGs with captions, and feeding a fast device from the cache.
 
     python benchmarks/data.py [--count 100000] [--folder FOLDER] [--json FILE]
 
-Writes `count` JPEGs of 512 x 512 pixels (30 to 100 KB, no two with the same bytes; about 6 GB for 100,000), reads them
-once into the page cache, and measures in a fresh process each: a cold scan (header, end marker, hash), a warm one, one
-with 100 new files, and the loader on cached latents. `--folder` keeps the files for the next time.
+Writes `count` JPEGs of 512 x 512 pixels with captions (30 to 100 KB, no two with the same bytes; about 6 GB for
+100,000), reads them once into the page cache, and measures in a fresh process each: from the recipe to the dataset with
+a cold scan (header, end marker, hash), with a warm one, with one of 100 new files; and the loader on cached latents.
+`--folder` keeps the files for the next time.
 """
 
 from __future__ import annotations
@@ -80,19 +81,24 @@ def write_files(folder: Path, numbers: range) -> None:
         path.with_suffix(".txt").write_text(f"a picture, number {number}, of nothing in particular")
 
 
-def scan(folder: Path, memory: Path) -> int:
-    """Scan a folder and lay it out, as the start of a training does; number of entries."""
-    from velatura.data.order import BatchPlan
-    from velatura.data.plan import lay_out
-    from velatura.data.scan import scan
-    from velatura.events import Events
-    from velatura.recipe.data.sources.folder import FolderData
+RECIPE = """
+name = "benchmark"
+model = {{ model = "pocket/flux" }}
+data = [{{ folder = {folder}, resolution = 512 }}]
+adapter = {{ kind = "lora" }}
+training = {{ steps = 100, batch_size = 4 }}
+memory = {{ cache_folder = {memory} }}
+"""
 
-    section = FolderData(folder=str(folder), resolution=512)
-    found = scan([section], Path(), Events(), memory=memory)
-    layout = lay_out(found.items, found.sections, size_step=16, events=Events())
-    BatchPlan(layout.entries, batch_size=4).micro_batches(0)
-    return len(layout.entries)
+
+def prepare(folder: Path, memory: Path) -> int:
+    """From the recipe's text to the dataset, as a training starts: scan, split, buckets, plan; number of entries."""
+    from velatura.events import Events
+    from velatura.recipe.toml import parse_recipe
+    from velatura.training.dataset import prepare_dataset
+
+    text = RECIPE.format(folder=json.dumps(str(folder.absolute())), memory=json.dumps(str(memory.absolute())))
+    return len(prepare_dataset(parse_recipe(text), Path(), 16, Events()).entries)
 
 
 def load(folder: Path, memory_limit: int) -> int:
@@ -191,11 +197,11 @@ def main() -> None:
         for path in files.iterdir():
             path.read_bytes()  # into the page cache
         time.sleep(2.5)  # files that changed just now are not remembered
-        results = [measure("cold scan", scan, files, cache), measure("warm start", scan, files, cache)]
+        results = [measure("cold scan", prepare, files, cache), measure("warm start", prepare, files, cache)]
         added = [files / f"{number:06d}" for number in range(options.count, options.count + 100)]
         write_files(files, range(options.count, options.count + 100))
         time.sleep(2.5)
-        results.append(measure("warm start, 100 new files", scan, files, cache))
+        results.append(measure("warm start, 100 new files", prepare, files, cache))
         for path in added:
             path.with_suffix(".jpg").unlink()
             path.with_suffix(".txt").unlink()

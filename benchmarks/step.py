@@ -69,7 +69,7 @@ def ours(dtype: torch.dtype, device: torch.device, compiled: bool) -> Step:
     from velatura.adapters.attach import put_on_fresh
     from velatura.adapters.targets import choose
     from velatura.families.flux import FluxFamily
-    from velatura.families.flux_forward import use_our_attention
+    from velatura.families.flux_blocks import use_our_blocks
     from velatura.interfaces import Parts
     from velatura.objectives.flow import Flow
     from velatura.placement.compiling import compile_blocks
@@ -80,7 +80,7 @@ def ours(dtype: torch.dtype, device: torch.device, compiled: bool) -> Step:
 
     family, model = FluxFamily(), denoiser(dtype, device)
     parts = Parts(info=_info(), denoiser=model)
-    use_our_attention(family.blocks(model))
+    use_our_blocks(model)
     adapter = put_on_fresh(
         model, choose(family.targets(model), ["attention", "mlp"]).targets, rank=RANK, alpha=RANK, seed=0
     )

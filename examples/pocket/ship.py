@@ -1,6 +1,6 @@
 """Puts trained pocket weights into the package: the last thing that examples/pocket does.
 
-    python examples/pocket/ship.py runs/pocket-autoencoder/model-003000 runs/pocket-flux-3/model-002250
+    python examples/pocket/ship.py runs/pocket-autoencoder/model-003000-ema runs/pocket-flux-3/model-002250-ema
 
 Refuses files over 15 MiB and a model over 24 MB in all: the package must stay small.
 """

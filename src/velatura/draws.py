@@ -75,7 +75,7 @@ def permutation(seed: int, stream: str, step: int, count: int) -> list[int]:
     return [int(i) for i in _generator(seed, stream, step, 0).permutation(count)]
 
 
-def generator_for(seed: int, stream: str) -> torch.Generator:
-    """A torch generator for weight initialisation, where torch's own init functions want one."""
+def generator_for(seed: int, stream: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A torch generator, where torch's own functions want one: weight initialisation, draws as large as the weights."""
     digest = hashlib.blake2b(f"{seed}/{stream}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)

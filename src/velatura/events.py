@@ -58,11 +58,31 @@ class StepFinished(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepLeftOut(Event):
+    """A step without an update, since its loss or gradient was not finite: of which items, and the count so far."""
+
+    step: int
+    message: str
+    left_out: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSplit(Event):
+    """Memory ran out with `items` images of `size` ("1024x768") at once: from now on `most` of them."""
+
+    step: int
+    size: str
+    items: int
+    most: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ValidationFinished(Event):
-    """Validation loss at fixed noise and times."""
+    """Loss at fixed noise and times, on held-out images, a set of its own or a share of the training images."""
 
     step: int
     loss: float
+    name: str = "validation"  # of the loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +99,22 @@ class FileSaved(Event):
     """Something a user takes away, or a state, was written completely."""
 
     step: int
-    what: str  # "adapter", "model", "state", "report"
+    what: str  # "adapter", "model", "state"
     path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingChanged(Event):
+    """After `step` something else counts than before: a key of the recipe, "data", or "model" (then fingerprints).
+
+    `how`: insisted on when the run was resumed, or read again from the recipe's file.
+    """
+
+    step: int
+    key: str
+    old: Any
+    new: Any
+    how: Literal["forced", "live"]
 
 
 @dataclass(frozen=True, kw_only=True)

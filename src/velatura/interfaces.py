@@ -19,6 +19,7 @@ from velatura.errors import ModelError
 
 Prediction = Literal["velocity", "noise", "v"]
 PartName = Literal["denoiser", "autoencoder", "text_encoders"]
+Pieces = Literal["auto", "whole", "sliced", "tiled"]  # in which an autoencoder is run
 PARTS: tuple[PartName, ...] = ("text_encoders", "autoencoder", "denoiser")
 
 
@@ -111,6 +112,7 @@ class Parts:
     autoencoder: nn.Module | None = None
     text_encoders: tuple[nn.Module, ...] | None = None
     tokenizers: tuple[Any, ...] | None = None
+    pieces: Pieces = "auto"  # in which the autoencoder is run, where it is not trained
 
     def modules(self, part: PartName) -> tuple[nn.Module, ...]:
         """The modules of one part; empty when it is not loaded."""
@@ -253,6 +255,14 @@ class Family(ABC):
     def blocks(self, denoiser: nn.Module) -> Sequence[nn.Module]:
         """The repeated blocks in order of execution: what is compiled, recomputed and streamed."""
 
+    def ahead(self, denoiser: nn.Module) -> Sequence[nn.Module]:
+        """Layers inside the blocks that are all run before the first block, once per pass, in this order."""
+        return ()
+
+    @abstractmethod
+    def feed_forwards(self, denoiser: nn.Module) -> Sequence[tuple[nn.Module, str]]:
+        """The blocks' feed-forward parts: a module, and the name of the method of it that runs the part."""
+
     @abstractmethod
     def targets(self, denoiser: nn.Module) -> Sequence[Target]:
         """Every linear layer that an adapter may sit on, grouped and named."""
@@ -273,6 +283,8 @@ class Batch:
     latents: Tensor | None = None  # [B, C, H, W] scaled
     images: Tensor | None = None  # [B, 3, H, W] in [-1, 1]
     conditioning: Conditioning | None = None
+    total: float | None = None  # of the weights in the micro-batches of all processes; None: of these alone
+    idle: bool = False  # a stand-in of weight 0, where a process has no item: it counts nowhere
     companions: Mapping[str, Tensor] = field(default_factory=dict)
     # by role, [B, C, H, W] float32: reference, control (RGB in [-1, 1]), mask (1 in [0, 1]), depth, normals
 
@@ -287,13 +299,32 @@ class Batch:
             companions={role: tensor.to(device) for role, tensor in self.companions.items()},
         )
 
+    def select(self, positions: Sequence[int]) -> Batch:
+        """The items at `positions`."""
+        at = list(positions)
+        return replace(
+            self,
+            names=tuple(self.names[i] for i in at),
+            prompts=tuple(self.prompts[i] for i in at),
+            weights=self.weights[at],
+            slots=tuple(self.slots[i] for i in at),
+            latents=None if self.latents is None else self.latents[at],
+            images=None if self.images is None else self.images[at],
+            conditioning=None if self.conditioning is None else self.conditioning.select(at),
+            companions={role: tensor[at] for role, tensor in self.companions.items()},
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """One loss to run backward on: per item `[B]` float32, its weights `[B]`, and named parts for the log."""
+    """One loss to run backward on: per item `[B]` float32, its weights `[B]`, and named parts for the log.
+
+    `t`: the noise levels `[B]`, where there are any, so that messages can name them.
+    """
 
     per_item: Tensor
     weight: Tensor
+    t: Tensor | None = None
     terms: Mapping[str, float] = field(default_factory=dict)
 
 

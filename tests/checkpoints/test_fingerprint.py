@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from velatura.checkpoints import fingerprint as module
+from velatura.checkpoints import stamps
 from velatura.checkpoints.fingerprint import fingerprint, remembered_sha256
 from velatura.errors import CheckpointError
 
@@ -71,7 +72,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     monkeypatch.setattr(module, "file_sha256", read)
     monkeypatch.setattr(module, "SMALL", 0)
-    monkeypatch.setattr(module, "_TRUSTED_AFTER", -10_000_000_000)
+    monkeypatch.setattr(stamps, "SETTLED_AFTER", -10_000_000_000)
     monkeypatch.setattr(module, "_here", {})
     return seen
 
@@ -105,7 +106,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path, reads: list[Path]) -> None
 def test_a_file_that_just_changed_is_not_trusted(
     tmp_path: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch, own_cache: Path
 ) -> None:
-    monkeypatch.setattr(module, "_TRUSTED_AFTER", 2_000_000_000)
+    monkeypatch.setattr(stamps, "SETTLED_AFTER", 2_000_000_000)
     file = weights(tmp_path / "a")
     assert remembered_sha256(file) == remembered_sha256(file)
     assert len(reads) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 import tracemalloc
 from contextlib import suppress
 from pathlib import Path
@@ -14,9 +15,17 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from velatura.checkpoints.checkpoint import TensorDict
+from velatura.checkpoints.detect import identify
+from velatura.checkpoints.flux_keys import flux_config
 from velatura.checkpoints.header import DTYPES
 from velatura.checkpoints.lora_file import Written, convert, lora_tensors, read_lora
+from velatura.checkpoints.lora_names import parse_key
 from velatura.checkpoints.opening import open_checkpoint
+from velatura.checkpoints.sd1_keys import sd1_unet_config
+from velatura.checkpoints.text_keys import clip_config, t5_config
+from velatura.checkpoints.vae_keys import vae_config
+from velatura.checkpoints.writing import write_safetensors
 from velatura.errors import CheckpointError, ModelError, NumericError
 
 from .conftest import raw_file
@@ -157,3 +166,90 @@ def test_damaged_at_one_place_or_cut(data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(content) - 1))
     content[place] = data.draw(st.integers(0, 255))
     read_all(bytes(content[: data.draw(st.integers(place, len(content)))]))
+
+
+CONFIGS = {
+    flux_config: {
+        "img_in.weight": [16, 4], "vector_in.in_layer.weight": [16, 6], "txt_in.weight": [16, 8],
+        "final_layer.linear.weight": [4, 16], "single_blocks.0.norm.query_norm.scale": [16],
+    },
+    sd1_unet_config: {
+        "input_blocks.0.0.weight": [32, 4, 3, 3], "out.2.weight": [4, 32, 3, 3],
+        "input_blocks.1.0.in_layers.2.weight": [32, 32, 3, 3], "middle_block.1.proj_in.weight": [32, 32],
+        "middle_block.1.transformer_blocks.0.attn2.to_k.weight": [32, 8],
+    },
+    vae_config: {
+        "encoder.down.0.block.0.conv1.weight": [32, 32, 3, 3], "encoder.conv_in.weight": [32, 3, 3, 3],
+        "decoder.conv_in.weight": [32, 4, 3, 3], "decoder.conv_out.weight": [3, 32, 3, 3],
+    },
+    clip_config: {
+        "embeddings.token_embedding.weight": [10, 64], "embeddings.position_embedding.weight": [7, 64],
+        "encoder.layers.0.mlp.fc1.weight": [8, 64],
+    },
+    t5_config: {
+        "encoder.block.0.layer.0.SelfAttention.q.weight": [12, 8], "shared.weight": [10, 8],
+        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": [4, 3],
+        "encoder.block.0.layer.1.DenseReluDense.wo.weight": [8, 5],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_networks_whose_tensors_have_too_few_sizes_or_none(config: Any) -> None:
+    shapes: dict[str, list[int]] = CONFIGS[config]
+    whole = {key: torch.zeros(shape) for key, shape in shapes.items()}
+    assert config(TensorDict(whole))
+    for key in set(shapes) - {"middle_block.1.proj_in.weight"}:
+        for lie in ([], [3], [0] * len(shapes[key]), [1] * 5):
+            if len(lie) == len(shapes[key]) and all(lie):  # sound
+                continue
+            file = TensorDict({**whole, key: torch.zeros(lie)})
+            with pytest.raises(CheckpointError, match="expected . sizes? above 0"):
+                config(file)
+            assert identify(file).kind
+
+
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    for name in ("x" * 300, "x" * 300 + ".safetensors", "x" * 300 + "-00001-of-00002.safetensors"):
+        with pytest.raises(CheckpointError):
+            open_checkpoint(tmp_path / name)
+
+
+def test_an_index_of_nothing_and_of_names_that_are_too_long(tmp_path: Path) -> None:
+    index = tmp_path / "m.safetensors.index.json"
+    for weights in ({}, {"a": "x" * 300 + ".safetensors"}):
+        index.write_text(json.dumps({"weight_map": weights}))
+        with pytest.raises(CheckpointError, match="it names no file|File name too long"):
+            open_checkpoint(index)
+
+
+@pytest.mark.parametrize("stem", ["q_proj_" * 25 + "x", "0_" * 3000 + "0", "linear_1_" * 25 + "x"])
+def test_names_made_to_be_read_in_countless_ways(tmp_path: Path, stem: str) -> None:
+    began = time.process_time()
+    with pytest.raises(ModelError, match="names no layer"):
+        parse_key(f"lora_unet_{stem}.lora_down.weight", "x")
+    assert time.process_time() - began < 1
+
+
+def test_blocks_without_end() -> None:
+    names = {f"lora_unet_double_blocks_{number}_img_attn_proj": number for number in (0, 9999)}
+    tensors = {f"{name}.lora_{half}.weight": torch.ones(2, 2) for name in names for half in ("down", "up")}
+    with pytest.raises(ModelError, match=r"double_blocks.9999.img_attn.proj': FLUX has no such layer"):
+        convert(read_lora(TensorDict(tensors)), "diffusers")
+
+
+@pytest.mark.parametrize("alpha", [10**400, "1e999"])
+def test_an_alpha_that_no_float_holds(tmp_path: Path, alpha: int | str) -> None:
+    key = "transformer.single_transformer_blocks.0.attn.to_q"
+    tensors = {f"{key}.lora_A.weight": torch.ones(2, 2), f"{key}.lora_B.weight": torch.ones(2, 2)}
+    metadata = {"lora_adapter_metadata": f'{{"transformer.lora_alpha": {alpha}}}'}
+    with pytest.raises(ModelError, match="alpha is inf"):
+        read_lora(TensorDict(tensors, metadata=metadata))
+
+
+def test_a_config_beside_a_lora_that_is_no_text(tmp_path: Path) -> None:
+    key = "base_model.model.single_transformer_blocks.0.attn.to_q"
+    tensors = {f"{key}.lora_A.weight": torch.ones(2, 2), f"{key}.lora_B.weight": torch.ones(2, 2)}
+    write_safetensors(tmp_path / "adapter_model.safetensors", tensors)
+    (tmp_path / "adapter_config.json").write_bytes(b"\xff\xfe{")
+    assert read_lora(tmp_path / "adapter_model.safetensors").ranks == (2,)

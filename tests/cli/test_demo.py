@@ -63,8 +63,8 @@ def test_a_demo_over_that_of_another_model_trains_anew(
 ) -> None:
     seen: list[tuple[Path, bool]] = []
 
-    def train(recipe: Any, base: Path, *, resume: bool, **_: Any) -> Any:
-        seen.append((base, resume))
+    def train(recipe: Any, base: Path, *, resume: Any, **_: Any) -> Any:
+        seen.append((base, resume is not None))
         raise RecipeError("enough")
 
     monkeypatch.setattr("velatura.training.run.train", train)

@@ -86,6 +86,7 @@ STAYING: list[tuple[Event, str]] = [
     (Notice(message="adapted [model] and a very long line that is not to be broken"), "adapted [model] and"),
     (Notice(message="no caption", level="warning"), "warning: no caption"),
     (ValidationFinished(step=5, loss=0.125), "validation loss after step 5: 0.1250"),
+    (ValidationFinished(step=5, loss=0.125, name="faces"), "faces loss after step 5: 0.1250"),
     (
         PreviewSaved(step=5, prompt="a dog", path="runs/x/previews/0.png"),
         "preview after step 5: runs/x/previews/0.png",

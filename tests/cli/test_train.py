@@ -11,6 +11,8 @@ import pytest
 
 from velatura.events import Events
 from velatura.recipe.recipe import Recipe
+from velatura.training.live import Reread
+from velatura.training.resuming import Resume
 
 Run = Callable[..., Any]
 
@@ -27,10 +29,22 @@ class FakeTraining:
     exit_code: int = 0
     recipe: Recipe | None = None
     base: Path | None = None
-    options: tuple[bool, bool] = (False, False)
+    reread: Reread | None = None
+    resume: Resume | None = None
+    dry_run: bool = False
 
-    def train(self, recipe: Recipe, base: Path, *, resume: bool, dry_run: bool, events: Events) -> Outcome:
-        self.recipe, self.base, self.options = recipe, base, (resume, dry_run)
+    def train(
+        self,
+        recipe: Recipe,
+        base: Path,
+        *,
+        resume: Resume | None,
+        dry_run: bool,
+        events: Events,
+        reread: Reread,
+    ) -> Outcome:
+        self.reread = reread
+        self.recipe, self.base, self.resume, self.dry_run = recipe, base, resume, dry_run
         events.notice("training")
         return Outcome(exit_code=self.exit_code)
 
@@ -52,7 +66,7 @@ def test_what_the_training_is_given(velatura: Run, training: FakeTraining, recip
     assert training.recipe is not None
     assert (training.recipe.training.steps, training.recipe.seed) == (7, 3)
     assert training.base == recipe_file.parent
-    assert training.options == (True, True)
+    assert (training.resume, training.dry_run) == (Resume(), True)
     assert "training" in ended.out
 
 
@@ -72,3 +86,35 @@ def test_a_missing_folder_is_refused_before_training(
     assert ended.code == 2
     assert f"no such folder: {recipe_file.parent}/photos" in ended.err
     assert training.recipe is None
+
+
+def test_how_a_run_goes_on(velatura: Run, training: FakeTraining, recipe_file: Path) -> None:
+    for options, expected in (
+        ([], None),
+        (["--resume"], Resume()),
+        (["--resume-at", "200"], Resume(step=200)),
+        (["--set", "training.resume=latest", "--force-change", "data"], Resume(forced=("data",))),
+        (["--resume", "--force-change", "ema", "--force-change", "seed"], Resume(forced=("ema", "seed"))),
+    ):
+        assert velatura("train", recipe_file, *options).code == 0
+        assert training.resume == expected
+    refused = velatura("train", recipe_file, "--force-change", "data")
+    assert refused.code == 2
+    assert "--force-change is for a run that is resumed" in refused.err
+
+
+def test_weights_to_begin_with(
+    velatura: Run, training: FakeTraining, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They become a key of the recipe; a relative path starts where the command is called."""
+    folder = recipe_file.parent / "elsewhere"
+    folder.mkdir()
+    (folder / "old.safetensors").write_text("")
+    monkeypatch.chdir(folder)
+    assert velatura("train", recipe_file, "--init-from", "old.safetensors").code == 0
+    assert training.recipe is not None
+    assert training.recipe.adapter is not None
+    assert training.recipe.adapter.init_from == str(folder / "old.safetensors")
+    refused = velatura("train", recipe_file, "--init-from", "none.safetensors")
+    assert refused.code == 2
+    assert f"no such file or folder: {folder}/none.safetensors" in refused.err

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from velatura.data import index as module
-from velatura.data.index import FILE, ImageRow, Index, Rows
+from velatura.data import index_tables as tables
+from velatura.data.index import FILE, Index
+from velatura.data.index_tables import ImageRow, Rows
 from velatura.events import Events
 
 
@@ -61,7 +63,7 @@ def test_a_damaged_index_is_begun_anew(tmp_path: Path, log: Any, damage: str) ->
 def test_an_index_of_another_version_is_replaced(tmp_path: Path, log: Any, monkeypatch: Any) -> None:
     index = Index(tmp_path, log.events)
     index.save("/a", Rows(images={"/a/1.png": row(1)}), [])
-    monkeypatch.setattr(module, "_FORMAT", 99)
+    monkeypatch.setattr(tables, "FORMAT", 99)
     assert index.load("/a") == Rows()
     index.save("/a", Rows(images={"/a/1.png": row(2)}), [])
     assert index.load("/a").images == {"/a/1.png": row(2)}

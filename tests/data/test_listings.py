@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from velatura.data.index import FILE, Index, Rows
+from velatura.data.index import FILE, Index
+from velatura.data.index_tables import Rows
 from velatura.data.listings import Listings
 
 
 @pytest.fixture
 def read(tmp_path: Path, log: Any, monkeypatch: Any) -> Any:
     """Lists files by their bytes; tells what was read now."""
-    monkeypatch.setattr("velatura.data.listings.TRUSTED_AFTER", -(10**18))  # files may be brand new
+    monkeypatch.setattr("velatura.checkpoints.stamps.SETTLED_AFTER", -(10**18))  # files may be brand new
 
     def run(*names: str, memory: Path | None = tmp_path / "memory") -> tuple[list[str], list[str]]:
         now: list[str] = []
@@ -70,6 +71,6 @@ def test_files_that_are_gone_are_forgotten_and_images_are_not(read: Any, tmp_pat
 
 
 def test_a_file_of_just_now_is_not_trusted(read: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("velatura.data.listings.TRUSTED_AFTER", 2 * 10**9)
+    monkeypatch.setattr("velatura.checkpoints.stamps.SETTLED_AFTER", 2 * 10**9)
     read("a")
     assert read("a")[1] == ["a"]

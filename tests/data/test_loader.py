@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from velatura.data.captions import Caption
 from velatura.data.images import Look, decode, fit, normalise
 from velatura.data.items import Item
 from velatura.data.loader import Loader
@@ -185,3 +187,23 @@ def test_masks_come_with_the_batch(make_item: Make) -> None:
     green = batch.images[:, 1]  # white where it was transparent, pure red elsewhere
     torch.testing.assert_close(mask[:, 0], (green < 0).float())
     assert 0 < int(mask[:, 0, 0, 0].sum()) < 8
+
+
+class Meeting:
+    """Embeddings of which none is given before two are asked for."""
+
+    def __init__(self) -> None:
+        self.barrier = threading.Barrier(2)
+
+    def of(self, text: str) -> Conditioning:
+        self.barrier.wait(timeout=10)
+        return Conditioning(tensors={"text": torch.full((1, 1), float(len(text)))})
+
+
+def test_embeddings_of_a_batch_are_read_side_by_side(make_item: Make) -> None:
+    captions = [Caption(text="a"), Caption(text="bb")]
+    found = [Entry(item=make_item(f"{c.text}.png", caption=c), bucket=(64, 64)) for c in captions]
+    with Loader(OrderedPlan(found, batch_size=2), text=Meeting(), workers=2, prefetch=0) as loader:
+        (batch,) = loader.batches(0)
+    assert batch.conditioning is not None
+    assert batch.conditioning.tensors["text"].tolist() == [[1.0], [2.0]]

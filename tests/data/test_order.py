@@ -120,7 +120,7 @@ def test_report() -> None:
     plan = BatchPlan(entries(5, 2) * 2, batch_size=4, accumulate=2, seed=0)
     report = plan.report()
     assert report.buckets == {(64, 64): 10, (65, 64): 4}
-    assert set(report.uses.values()) == {2}
+    assert set(plan.uses().values()) == {2}
     assert (report.batches, report.small_batches, report.steps) == (4, 1, 2.0)
 
 
@@ -284,8 +284,9 @@ def test_incomplete_batches_are_filled_and_reported() -> None:
     plan = BatchPlan(entries(10, 3), batch_size=4, seed=0, incomplete="fill")
     report = plan.report()
     assert (report.batches, report.small_batches, report.fillers, report.images) == (4, 0, 3, 16)
-    assert report.uses["0-0"] == pytest.approx(1.2)
-    assert report.uses["1-0"] == pytest.approx(4 / 3)
+    uses = {entry.item.name: plan.uses()[entry.item.identity] for entry in plan.entries}
+    assert uses["0-0"] == pytest.approx(1.2)
+    assert uses["1-0"] == pytest.approx(4 / 3)
     total: Counter[str] = Counter()
     for epoch in epochs_of(plan, 300):
         assert [len(batch) for batch in epoch] == [4] * 4

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from velatura.data.captions import Caption
 from velatura.data.items import Item, Treatment
 from velatura.data.places import FilePlace
-from velatura.data.validation import split, still
+from velatura.data.plan import Entry
+from velatura.data.validation import split, still, watched
 from velatura.data.wording import Wording, text_of
 from velatura.errors import DataError
 from velatura.recipe.data.sources.folder import FolderData
-from velatura.recipe.training.loop import Validation
+from velatura.recipe.training.validation import Validation
 
 
 def items(contents: list[Any], source: int = 0, **treatment: Any) -> list[Item]:
@@ -151,3 +152,31 @@ def test_held_out_images_are_shown_as_they_are() -> None:
     treatment = still(found)[0].treatment
     assert treatment == Treatment(repeats=1, wording=Wording(prefix="an", dropout=0.0))
     assert text_of(Caption(text="a, b, c"), treatment.wording, step=0) == "an a, b, c"
+
+
+def test_a_share_of_the_training_images_is_watched() -> None:
+    """Once in each size, as validation uses them, whatever the repeats; copies of one picture go together."""
+    found = [*items(list(range(8))), *items([0, 1], source=1), *items([20], regularisation=True)]
+    sizes = [(64, 64), (96, 96)]
+    entries = [Entry(item=one, bucket=size, repeat=n) for one in found for size in sizes for n in range(2)]
+    chosen = watched(entries, 0.5, seed=1)
+    assert len({one.item.content for one in chosen}) == 4
+    assert {one.item.content for one in chosen} < {str(n) for n in range(8)}
+    uses = [(one.item.content, one.item.source, one.bucket) for one in chosen]
+    expected = [
+        (one.content, one.source, size)
+        for one in found
+        if one.content in {use[0] for use in uses}
+        for size in sizes
+    ]
+    assert uses == expected
+    assert all(one.item.treatment.flip == 0 and one.item.treatment.repeats == 1 for one in chosen)
+    assert watched(entries[::-1], 0.5, seed=1)[::-1] == chosen
+    assert {one.item.content for one in watched(entries, 0.5, seed=2)} != {one.item.content for one in chosen}
+    assert len({one.item.content for one in watched(entries, 0.01, seed=1)}) == 1
+
+
+def test_images_of_a_fraction_of_the_epochs_are_watched_as_all_others() -> None:
+    (one,) = items([1])
+    (found,) = watched([Entry(item=one, bucket=(64, 64), share=0.25)], 1.0, seed=0)
+    assert found.share == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -13,24 +14,26 @@ from velatura.events import Event, Events, Notice
 from velatura.families.eight_bits import load_in_8_bits
 from velatura.families.flux import FluxFamily
 from velatura.interfaces import ModelFiles
-from velatura.placement.quantised import Fp8Linear
+from velatura.placement.quantised import LINEARS, Weights
 
 
-def test_the_blocks_are_in_8_bits_and_the_rest_is_not(flux_folder: Path) -> None:
+@pytest.mark.parametrize("weights", get_args(Weights)[1:])
+def test_the_blocks_are_in_8_bits_and_the_rest_is_not(flux_folder: Path, weights: Weights) -> None:
     family = FluxFamily()
     seen: list[Event] = []
     denoiser = load_in_8_bits(
         family,
         ModelFiles(model=str(flux_folder)),
         Events(seen.append),
+        weights=weights,
         device=torch.device("cpu"),
         dtype=torch.bfloat16,
     )
     in_blocks = [layer for block in family.blocks(denoiser) for layer in block.modules()]
-    small = [layer for layer in denoiser.modules() if isinstance(layer, Fp8Linear)]
-    assert small == [layer for layer in in_blocks if isinstance(layer, Fp8Linear)]
+    small = [layer for layer in denoiser.modules() if isinstance(layer, LINEARS[weights])]
+    assert small == [layer for layer in in_blocks if isinstance(layer, LINEARS[weights])]
     assert not [layer for layer in in_blocks if type(layer) is nn.Linear]
-    assert seen == [Notice(message=f"{len(small)} linear layers are held in fp8")]
+    assert seen == [Notice(message=f"{len(small)} linear layers are held in {weights}")]
     assert {parameter.dtype for parameter in denoiser.parameters()} == {torch.bfloat16}
 
 
@@ -40,6 +43,7 @@ def test_a_device_without_such_numbers_is_refused(flux_folder: Path) -> None:
             FluxFamily(),
             ModelFiles(model=str(flux_folder)),
             Events(),
+            weights="fp8",
             device=torch.device("mps"),
             dtype=None,
         )

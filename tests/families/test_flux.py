@@ -10,6 +10,7 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 from velatura.errors import ModelError
 from velatura.families.flux import FlowSchedule, FluxFamily, flux_targets, pack, unpack
+from velatura.families.flux_blocks import use_our_blocks
 from velatura.interfaces import Conditioning, ModelInfo, Parts, Prompt, SamplingDefaults
 from velatura.placement.recompute import recompute
 
@@ -133,6 +134,7 @@ def test_targets_are_linear_layers_under_the_names_of_sd_scripts() -> None:
 
 def test_recompute_gives_the_same_gradients() -> None:
     model = flux(guidance=True)
+    use_our_blocks(model)
     model.transformer_blocks[0].ff.net[2].weight.requires_grad_()
     family = FluxFamily()
     parts = Parts(info=INFO, denoiser=model)

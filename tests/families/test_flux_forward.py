@@ -7,7 +7,8 @@ import torch
 from diffusers import FluxPipeline
 from torch import Tensor
 
-from velatura.families.flux_forward import FluxInputs, _rotary, flux_forward, use_our_attention
+from velatura.families.flux_blocks import rotated, use_our_blocks
+from velatura.families.flux_forward import FluxInputs, _rotary, flux_forward
 
 from .models import flux
 
@@ -49,7 +50,7 @@ def test_forward_and_gradients_equal_diffusers(guidance: bool) -> None:
         return_dict=False,
     )[0]
     expected = gradients(theirs, given)
-    use_our_attention([*model.transformer_blocks, *model.single_transformer_blocks])
+    use_our_blocks(model)
     ours = flux_forward(model, given)
     assert ours.abs().mean() > 0.05
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
@@ -60,7 +61,7 @@ def test_forward_and_gradients_equal_diffusers(guidance: bool) -> None:
 
 def test_guidance_and_time_are_read() -> None:
     model, given = flux(guidance=True), inputs(guidance=True)
-    use_our_attention([*model.transformer_blocks, *model.single_transformer_blocks])
+    use_our_blocks(model)
     base = flux_forward(model, given)
     for change in ({"guidance": torch.tensor([3.5, 1.3])}, {"t": torch.tensor([0.137, 0.91])}):
         other = flux_forward(model, FluxInputs(**{**vars(given), **change}))
@@ -71,10 +72,25 @@ def test_guidance_and_time_are_read() -> None:
 def test_rotary_angles_by_hand() -> None:
     """Axes (4, 2, 2): position p of the first axis turns by p and p / 100, of the others by p; text stands at 0."""
     cos, sin = _rotary((4, 2, 2), 1, (4, 2), torch.device("cpu"))
-    assert cos.shape == (1 + 8, 8)
-    assert torch.equal(cos[0], torch.ones(8))
+    assert cos.shape == (1 + 8, 4)
+    assert torch.equal(cos[0], torch.ones(4))
     row, column = 3, 1
-    angles = torch.tensor([0.0, 0, 0, 0, row, row, column, column])  # image tokens have 0 on the first axis
+    angles = torch.tensor([0.0, 0, row, column])  # image tokens have 0 on the first axis
     torch.testing.assert_close(sin[1 + row * 2 + column], angles.sin())
     four = _rotary((2, 4, 2), 0, (4, 2), torch.device("cpu"))[0]
-    torch.testing.assert_close(four[row * 2][2:6], torch.tensor([3.0, 3.0, 0.03, 0.03]).cos())
+    torch.testing.assert_close(four[row * 2][1:3], torch.tensor([3.0, 0.03]).cos())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rotations_are_the_same_compiled_and_not(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 5, 3, 8, generator=generator).to(dtype)
+    angles = torch.randn(5, 4, generator=generator)
+    rotary = (angles.cos(), angles.sin())
+    eager = rotated(x, rotary)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(rotated(x, rotary), eager)
+    quarter = torch.full((5, 4), torch.pi / 2)
+    turned = rotated(x, (quarter.cos(), quarter.sin()))
+    torch.testing.assert_close(turned[..., 0::2], -x[..., 1::2])
+    torch.testing.assert_close(turned[..., 1::2], x[..., 0::2])

@@ -53,3 +53,26 @@ def test_only_what_a_part_needs_is_downloaded(tmp_path: Path, monkeypatch: pytes
     # a repository of the part alone has its files at the top
     assert part_path(files, "someone/unet", "unet", "denoiser") == tmp_path
     assert "*.safetensors" in asked[-1]
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        ("a\0b", "NUL"),
+        ("~there-is-no-such-user/x", "there is no user there-is-no-such-user"),
+        ("x" * 300, "a path of 300 characters"),
+        ("a/" * 2000, "a path of 4,000 characters"),
+        ("pocket/" + "x" * 300, "a path of 307 characters"),
+        ("\ud800", "no Unicode text"),
+    ],
+)
+def test_what_can_be_no_path(tmp_path: Path, source: str, why: str) -> None:
+    with pytest.raises(ModelError, match=why):
+        locate(source, tmp_path)
+
+
+@pytest.mark.parametrize("source", ["../x", "C:\\x", "/x/y/z", "..\\x", "//host/x", "./a/b"])
+def test_paths_are_no_hub_ids(tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    with pytest.raises(ModelError, match="no such file or folder"):
+        locate(source, tmp_path)

@@ -12,8 +12,11 @@ from PIL import Image
 from velatura.adapters.files import read_adapter
 from velatura.checkpoints.opening import open_checkpoint
 from velatura.events import Events
+from velatura.placement.recompute import Policy
 from velatura.recipe.defaults import fill_in
 from velatura.recipe.recipe import Recipe
+from velatura.recipe.training.loop import Full
+from velatura.recipe.training.optimizer import Optimizer
 from velatura.sampling.pipeline import Pipeline
 from velatura.training.run import train
 
@@ -43,9 +46,21 @@ def photos(folder: Path) -> None:
         (folder / f"{number}.txt").write_text("a red cube")
 
 
-@pytest.mark.parametrize("checkpoint_blocks", [False, True])
+def test_whole_parts_are_trained_in_bf16(tmp_path: Path, sd1_folder: Path) -> None:
+    photos(tmp_path / "photos")
+    wanted = recipe(tmp_path, sd1_folder, precision="bf16").model_copy(
+        update={
+            "adapter": None,
+            "full": Full(parts=["denoiser", "text_encoders"], weights="bf16"),
+            "optimizer": Optimizer(kind="adamw8bit", clip=0, fused_backward=True),
+        }
+    )
+    assert train(wanted, tmp_path, events=Events()).step == 3
+
+
+@pytest.mark.parametrize("checkpoint_blocks", [False, True, "mlp"])
 def test_a_lora_is_trained_shown_saved_and_painted_with(
-    tmp_path: Path, sd1_folder: Path, checkpoint_blocks: bool
+    tmp_path: Path, sd1_folder: Path, checkpoint_blocks: Policy
 ) -> None:
     photos(tmp_path / "photos")
     wanted = recipe(tmp_path, sd1_folder, checkpoint_blocks=checkpoint_blocks)

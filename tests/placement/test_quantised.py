@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
 from velatura.adapters.lora import Down, LoraLinear
-from velatura.placement.quantised import Fp8Linear, quantise, quantise_blocks, widened
+from velatura.placement.quantised import Fp8Linear, Int8Linear, QuantisedLinear, quantise_blocks, widened
 
 
 def test_rows_are_scaled_by_themselves_and_every_value_is_within_e4m3s_rounding() -> None:
     torch.manual_seed(0)
     weight = torch.randn(16, 64) * torch.logspace(-4, 3, 16)[:, None]  # rows of very different size
-    values, scale = quantise(weight)
+    values, scale = Fp8Linear.quantise(weight)
     back = widened(values, scale, torch.float32)
     step = torch.maximum(
         weight.abs() * 2**-4, scale * 2**-10
     )  # 3 mantissa bits; below 2^-6 the steps are equal
     assert bool(((back - weight).abs() <= step).all())
-    assert torch.allclose(back.abs().amax(1), weight.abs().amax(1))  # the largest value of a row is exact
-    assert torch.equal(quantise(torch.zeros(2, 3))[0].float(), torch.zeros(2, 3))
+    assert torch.equal(Fp8Linear.quantise(torch.zeros(2, 3))[0].float(), torch.zeros(2, 3))
+
+
+def test_weights_that_were_fp8_stay_as_they_are() -> None:
+    torch.manual_seed(7)
+    weight = (torch.randn(8, 64) * torch.logspace(-2, 2, 8)[:, None]).to(torch.float8_e4m3fn).float()
+    assert torch.equal(widened(*Fp8Linear.quantise(weight), torch.float32), weight)
 
 
 def test_output_and_gradient_are_those_of_the_widened_weight() -> None:
@@ -57,3 +63,82 @@ def test_a_lora_learns_on_top() -> None:
     layer(x).sum().backward()
     assert layer.up.grad is not None
     assert torch.allclose(layer.up.grad, torch.ones(8, 4) @ (x @ layer.down.weight.t()), atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "bound"), [(Fp8Linear, 0.04), (Int8Linear, 0.015)])
+@pytest.mark.parametrize("heavy", [False, True])
+def test_errors_of_a_layer_stay_small(kind: type[QuantisedLinear], bound: float, heavy: bool) -> None:
+    """Output and gradient against the unrounded layer; heavy tails as activations of transformers have them."""
+    torch.manual_seed(3)
+    layer = nn.Linear(512, 256)
+    x, gradient = torch.randn(64, 512), torch.randn(64, 256)
+    if heavy:
+        x, gradient = x * torch.randn_like(x).exp(), gradient * torch.randn_like(gradient).exp()
+        x[:, 7] *= 8  # a channel of outliers
+        bound = max(bound, 0.05)  # a row's largest value takes steps away from the others
+    x.requires_grad_()
+    small = kind(layer)
+    layer(x).backward(gradient)
+    assert x.grad is not None
+    wanted, x.grad = x.grad, None
+    out = small(x)
+    out.backward(gradient)
+    error = (out - layer(x)).norm() / layer(x).norm()
+    gradient_error = (x.grad - wanted).norm() / wanted.norm()
+    assert float(error.detach()) < bound
+    assert float(gradient_error) < bound
+
+
+def test_int8_multiplies_rounded_rows_by_rounded_weights() -> None:
+    """By hand: scales 2 and 1 of the rows, 1 and 0.5 of the channels."""
+    layer = nn.Linear(3, 2, bias=False)
+    layer.weight.data = torch.tensor([[127.0, 0.4, -3.0], [63.5, 1.0, 0.0]])
+    small = Int8Linear(layer)
+    assert torch.equal(small.weight, torch.tensor([[127, 0, -3], [127, 2, 0]], dtype=torch.int8))
+    assert torch.equal(small.scale, torch.tensor([[1.0], [0.5]]))
+    x = torch.tensor([[254.0, 2.0, -4.0], [127.0, 0.0, 10.2]], requires_grad=True)
+    out = small(x)
+    assert torch.equal(
+        out, torch.tensor([[2 * (127 * 127 + 6.0), 127 * 127 + 2.0], [127 * 127 - 30.0, 127 * 63.5]])
+    )
+    out.backward(torch.tensor([[127.0, 2.0], [0.0, 254.0]]))  # times the channels' scales: [127, 1], [0, 127]
+    expected = torch.tensor([[127.0 * 127 + 127, 2.0, -3 * 127.0], [127.0 * 127, 254.0, 0.0]])
+    assert x.grad is not None
+    assert torch.equal(x.grad, expected)
+
+
+@pytest.mark.parametrize("kind", [Fp8Linear, Int8Linear])
+def test_rows_do_not_depend_on_each_other(kind: type[QuantisedLinear]) -> None:
+    torch.manual_seed(4)
+    small = kind(nn.Linear(16, 8))
+    x = torch.randn(2, 3, 16) * torch.tensor([1e-3, 1.0, 1e3])[:, None]
+    x[0, 0] = 0
+    together = small(x)
+    assert together.shape == (2, 3, 8)
+    assert torch.allclose(together[1, 2], small(x[1, 2]), rtol=1e-4, atol=1e-5)
+    assert bool(torch.isfinite(together).all())
+
+
+@pytest.mark.parametrize("kind", [Fp8Linear, Int8Linear])
+def test_bf16_stays_bf16_both_ways(kind: type[QuantisedLinear]) -> None:
+    torch.manual_seed(5)
+    small = kind(nn.Linear(32, 16).bfloat16())
+    x = torch.randn(4, 32, dtype=torch.bfloat16, requires_grad=True)
+    out = small(x)
+    out.sum().backward()
+    assert x.grad is not None
+    assert out.dtype == x.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [Fp8Linear, Int8Linear])
+def test_compiled_is_the_same(kind: type[QuantisedLinear]) -> None:
+    torch.manual_seed(6)
+    small = kind(nn.Linear(32, 16))
+    x = torch.randn(4, 32, requires_grad=True)
+    wanted = small(x)
+    (expected,) = torch.autograd.grad(wanted.square().sum(), x)
+    out = torch.compile(small, fullgraph=True)(x)
+    (found,) = torch.autograd.grad(out.square().sum(), x)
+    assert torch.allclose(out, wanted, atol=1e-5)
+    assert torch.allclose(found, expected, atol=1e-4)

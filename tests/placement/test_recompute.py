@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
-from torch import nn
+from tests.tiny import load
+from torch import Tensor, nn
 
+from velatura.interfaces import Prompt
 from velatura.placement.compiling import decide, training_flops
-from velatura.placement.recompute import recompute
+from velatura.placement.recompute import Policy, recompute
 
 
 class Counting(nn.Module):
@@ -55,6 +59,49 @@ def test_activations_are_not_kept() -> None:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         block(x)
     assert sum(kept) <= x.numel()
+
+
+@pytest.mark.parametrize(
+    ("policy", "calls"), [(False, [1, 1, 1, 1]), (True, [2, 2, 2, 2]), (2, [2, 1, 2, 1]), (3, [2, 1, 1, 2])]
+)
+def test_how_many_blocks_are_run_again(policy: bool | int, calls: list[int]) -> None:
+    blocks = [Counting() for _ in range(4)]
+    recompute(blocks, policy)
+    x = torch.ones(2, requires_grad=True)
+    for block in blocks:
+        x = block(x)
+    x.sum().backward()
+    assert [block.calls for block in blocks] == calls
+
+
+@pytest.mark.parametrize("policy", [True, 2, "mlp"])
+def test_every_policy_keeps_less_and_gives_the_same(tiny_model: Path, policy: Policy) -> None:
+    """On FLUX: bytes that autograd holds between forward and backward, and all gradients."""
+    kept: list[int] = []
+    gradients: list[list[Tensor]] = []
+    for chosen in (False, policy):
+        family, parts = load(tiny_model)
+        assert parts.denoiser is not None
+        recompute(family.blocks(parts.denoiser), chosen, family.feed_forwards(parts.denoiser))
+        held: dict[int, int] = {}
+
+        def pack(tensor: Tensor, held: dict[int, int] = held) -> Tensor:
+            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        prompts = [Prompt(text="a red cube")]
+        parts.denoiser.requires_grad_(True)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            latents = torch.linspace(-1, 1, 16 * 64).reshape(1, 16, 8, 8)
+            out = family.predict(parts, latents, torch.tensor([0.5]), family.encode(parts, prompts))
+        for weight in parts.denoiser.parameters():
+            held.pop(weight.untyped_storage().data_ptr(), None)
+        out.square().sum().backward()
+        kept.append(sum(held.values()))
+        gradients.append([weight.grad for weight in parts.denoiser.parameters() if weight.grad is not None])
+    assert kept[1] < 0.8 * kept[0]
+    assert len(gradients[0]) > 30
+    assert all(map(torch.equal, *gradients))
 
 
 def test_flops_by_hand() -> None:

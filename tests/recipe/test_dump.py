@@ -11,7 +11,7 @@ from velatura.recipe.recipe import Recipe
 from velatura.recipe.toml import parse_recipe
 
 # all that a TOML text can hold: unicode without surrogates
-texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0~"), min_size=1, max_size=30)
 positive = st.floats(min_value=1e-300, max_value=1e300)
 shares = st.floats(min_value=0, max_value=0.99)
 

@@ -36,7 +36,7 @@ Refusal = Callable[..., str]
         ("[objective]\nshift = inf", "[objective] shift", "the number inf; allowed: a number, more than 0, and finite", ""),
         ("[optimizer]\nbetas = [0.9]", "[optimizer] betas", "allowed: a list of numbers (each at least 0, less than 1), exactly 2", ""),
         ("[optimizer]\nbetas = [0.9, 1.5]", "[optimizer] betas[1]", "the number 1.5; allowed: a number, at least 0", ""),
-        ("[optimizer]\nschedule = 'cosin'", "schedule", 'allowed: "constant" or "cosine"', 'did you mean "cosine"?'),
+        ("[optimizer]\nschedule = 'cosin'", "schedule", 'allowed: "constant", "linear", "cosine"', 'did you mean "cosine"?'),
         ("[training]\ncompile = 'yes'", "[training] compile", 'allowed: "auto", or true or false', ""),
         ("[training]\ndevice = 'gpu'", "[training] device", "allowed: text, matching", ""),
         ("[objective]\nkind = 'flo'", "[objective] kind", 'allowed: "flow", "diffusion" or "autoencoder"', 'mean "flow"?'),
@@ -57,6 +57,8 @@ Refusal = Callable[..., str]
         ("[objective]\nkind = 'diffusion'", "[objective] kind", 'the family flux allows "flow"', ""),
         ("[objective]\nkind = 'autoencoder'", "[objective] kind", 'does not train "denoiser"', 'parts = ["autoencoder"]'),
         ("[training]\nbatch_size = 4\nbatch_tokens = 512", "[training] batch_tokens", "received 512 and batch_size = 4", ""),
+        ("[ema]\nstrength = 0.1\ndecay = 0.9", "[ema] strength", "received 0.1 and decay = 0.9", ""),
+        ("[ema]\nevery = 1001", "[ema] every", "training.steps = 1000: no update would be made", ""),
         ("[validation]\nshare = 0.1\nfolder = 'x'", "[validation] share", "received both share and folder", ""),
     ],
 )  # fmt: skip

@@ -96,3 +96,14 @@ def test_mistakes_name_the_option(
 def test_a_mistake_in_the_file_can_be_overridden(smallest: str) -> None:
     text = smallest + "[training]\nsteps = 'many'\n"
     assert parse_recipe(text, sets=["training.steps=3"]).training.steps == 3
+
+
+@pytest.mark.parametrize("option", ["seed=" + "9" * 5000, "seed=0x" + "F" * 5000, "seed=" + "[" * 5000])
+def test_values_that_cannot_be_written_out(option: str) -> None:
+    with pytest.raises(BadOverride) as caught:
+        parse_override(option)
+    assert len(str(caught.value)) < 6000
+
+
+def test_an_entry_of_thousands_of_digits(refusal: Refusal, smallest: str) -> None:
+    assert "is a list: say which entry" in refusal(smallest, "data." + "9" * 5000 + ".folder=x")

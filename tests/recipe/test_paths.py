@@ -7,6 +7,7 @@ import pytest
 from velatura.errors import RecipeError
 from velatura.recipe.data.sources.folder import FolderData
 from velatura.recipe.data.sources.table import TableData
+from velatura.recipe.data.sources.webdataset import WebDatasetData
 from velatura.recipe.paths import is_hub_id, missing_files, resolve, with_absolute_paths
 from velatura.recipe.toml import load_recipe, parse_recipe
 
@@ -47,7 +48,7 @@ def test_missing_files_are_named_with_where_they_were_looked_for(tmp_path: Path)
         f"line 6: [model] text_encoders[1]\n    no such file or folder: {tmp_path}/gone.safetensors",
         f"line 8: [[data]] number 1, folder\n    no such folder: {tmp_path}/photos",
         f"line 10: [[data]] number 2, folder\n    is a file, and must be a folder: {tmp_path}/a.toml",
-        f"line 12: [adapter] init_from\n    no such file: {tmp_path}/old.safetensors",
+        f"line 12: [adapter] init_from\n    no such file or folder: {tmp_path}/old.safetensors",
         f"--set validation.folder=held: [validation] folder\n    no such folder: {tmp_path}/held",
     ):
         assert expected in message
@@ -106,3 +107,17 @@ def test_models_of_the_package(tmp_path: Path, smallest: str) -> None:
     assert missing_files(parse_recipe(smallest), tmp_path) == []
     wrong = parse_recipe(smallest.replace('model = "pocket/flux"', 'family = "flux"\nmodel = "pocket/fluxx"'))
     assert 'received "pocket/fluxx"' in missing_files(wrong, tmp_path)[0].what
+
+
+@pytest.mark.parametrize("key", ["[model]\nmodel", "[[data]]\nfolder", "[memory]\ncache_folder"])
+@pytest.mark.parametrize("text", ["a\\u0000b", "~there-is-no-such-user/x", "x" * 300, "a/" * 2000])
+def test_texts_that_can_be_no_path(key: str, text: str) -> None:
+    with pytest.raises(RecipeError, match="received a path|there is no user"):
+        parse_recipe(f'name = "a"\n{key} = "{text}"')
+
+
+def test_a_pattern_may_be_longer_than_a_name() -> None:
+    text = "shards/{" + ",".join(f"{number:05}" for number in range(100)) + "}.tar"
+    assert WebDatasetData(shards=text).shards == text
+    with pytest.raises(ValueError, match="NUL"):
+        WebDatasetData(shards="a\0*.tar")

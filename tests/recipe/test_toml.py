@@ -171,3 +171,29 @@ def test_no_optional_key_has_a_default_that_toml_cannot_say() -> None:
         for name, field in section.model_fields.items():
             if type(None) in get_args(field.annotation):
                 assert field.default is None, (section, name)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("9" * 5000, "digits"),
+        ("0x" + "F" * 5000, "an integer of more than 64 bits"),
+        ("[" * 5000, "more than 32 tables and lists inside each other"),
+        ("[" * 40 + "]" * 40, "more than 32 tables and lists inside each other"),
+    ],
+)
+def test_values_that_cannot_be_written_out(value: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=f"the recipe is no recipe: .*{message}"):
+        parse_recipe(f'name = "a"\nseed = {value}')
+
+
+def test_keys_inside_keys_inside_keys() -> None:
+    with pytest.raises(RecipeError, match="more than 32 tables"):
+        parse_recipe("a." * 3000 + "b = 1")
+
+
+def test_of_very_many_mistakes_the_first_ones_are_told() -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe("\n".join(f"key_{number} = 1" for number in range(500)))
+    assert "and 40" in str(caught.value).splitlines()[-1]
+    assert len(str(caught.value)) < 100_000

@@ -8,16 +8,17 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import psutil
 from PIL import Image
 
 from velatura.events import Event, Notice, PhaseFinished, StepFinished, ValidationFinished
 from velatura.sampling.png import save_png
 from velatura.sampling.request import Request
 from velatura.training.heartbeat import Status
+from velatura.training.lock import process_start
 from velatura.training.logs import JsonLog
 
 RECIPE = """
@@ -62,7 +63,7 @@ def step(number: int, loss: float = 0.5, steps: int = 40) -> StepFinished:
 def status(**changes: Any) -> Status:
     known: dict[str, Any] = {
         "state": "running", "phase": "train", "step": 20, "steps": 40, "loss": 0.25, "images_per_second": 8.0,
-        "seconds_left": 10.0, "memory": 2**30, "pid": os.getpid(), "process_started": psutil.Process().create_time(),
+        "seconds_left": 10.0, "memory": 2**30, "pid": os.getpid(), "process_started": process_start(),
         "host": socket.gethostname(), "started": time.time() - 60, "updated": time.time() - 5,
     }  # fmt: skip
     return Status(**{**known, **changes})
@@ -79,6 +80,7 @@ def write_run(
     losses: Sequence[float] = (1.0, 0.75, 0.5, 0.25),
     previews: Sequence[int] = (),
     prompt: str = "a dog",
+    ema: bool = False,
     **changes: Any,
 ) -> Path:
     """A run with a log, a status (`changes` are to it), a state, an adapter, and previews of one prompt."""
@@ -101,11 +103,11 @@ def write_run(
     for folder in ("adapters", "state/000004"):
         (root / folder).mkdir(parents=True)
     (root / "adapters" / "dog-000004.safetensors").write_bytes(bytes(2**20))
-    for number in previews:
+    for number, label in product(previews, ("", "-ema") if ema else ("",)):
         request = Request(prompt=prompt, seed=7, width=8, height=8)
         save_png(
             Image.new("RGB", (8, 8), (number % 256, 0, 0)),
-            root / "previews" / f"{number:06d}" / "00.png",
+            root / "previews" / f"{number:06d}" / f"00{label}.png",
             request,
             {},
         )

@@ -54,6 +54,26 @@ def test_losses_of_unlike_tasks_are_told(tmp_path: Path) -> None:
     assert found.caution.endswith("these runs differ in data[0].folder")
 
 
+@pytest.mark.parametrize(("key", "told"), [("every = 3", ""), ("times = 8", "validation.times")])
+def test_how_often_is_measured_is_no_other_task(tmp_path: Path, key: str, told: str) -> None:
+    other = f"{RECIPE}[validation]\n{key}\n"
+    found = compare([write_run(tmp_path / "a"), write_run(tmp_path / "b", recipe=other)])
+    assert found.caution.rpartition(" ")[2] == told
+
+
+def test_averages_are_set_beside_averages(tmp_path: Path) -> None:
+    """A run without [ema] has none: its weights do not stand beside the other's average."""
+    found = compare(
+        [write_run(tmp_path / "a", previews=(2,)), write_run(tmp_path / "b", previews=(2,), ema=True)]
+    )
+    names = {
+        subject.average: [[path.name for path in steps.values()] for steps in each]
+        for subject, each in found.previews.items()
+    }
+    assert names == {False: [["00.png"], ["00.png"]], True: [[], ["00-ema.png"]]}
+    assert "8x8, average)" in comparison_page(found)
+
+
 def test_too_few_and_too_many(tmp_path: Path) -> None:
     root = write_run(tmp_path / "dog")
     for roots in ([root], [root, root], [root, tmp_path / "." / "dog"], [root] * 9):
@@ -69,7 +89,7 @@ def test_the_page(tmp_path: Path) -> None:
     words = " ".join(page.words)
     for expected in (
         "dog and cat", "running", "finished", "20/40", "adapter.rank 16 32", "<b>a dog</b>", "(seed 7, 8x8)",
-        "before step 2 step 4", "dog  1.0000 to 0.2500;  cat  1.0000 to 0.5000", "Validation loss",
+        "before step 2 step 4", "dog  1.0000 to 0.2500;  cat  1.0000 to 0.5000", "validation loss",
     ):  # fmt: skip
         assert expected in words, expected
     assert len(page.images) == 5

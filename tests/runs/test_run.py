@@ -20,7 +20,7 @@ def test_all_that_a_folder_tells(tmp_path: Path) -> None:
     ]
     assert found.losses == [(1, 1.0), (2, 0.75), (3, 0.5), (4, 0.25)]
     assert found.smoothed == found.losses  # of so few nothing is smoothed
-    assert found.validations == [(2, 0.9), (4, 0.6)]
+    assert found.validations == {"validation": [(2, 0.9), (4, 0.6)]}
     assert (found.images_per_second, found.memory) == (8.0, 2**30)
     assert [(one.step, one.request.prompt) for one in found.pictures] == [(0, "a dog"), (4, "a dog")]
     assert found.states == ["000004"]

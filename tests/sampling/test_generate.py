@@ -18,6 +18,7 @@ from velatura.adapters.files import write_adapter
 from velatura.adapters.targets import choose
 from velatura.errors import CheckpointError, ModelError, RecipeError, StorageError, VelaturaError
 from velatura.events import Notice, PhaseFinished, PhaseProgress
+from velatura.placement.quantised import Weights
 from velatura.sampling.generate import Order, generate
 from velatura.sampling.pipeline import Pipeline
 from velatura.sampling.png import read_record, save_png
@@ -184,7 +185,12 @@ def test_progress_is_told(order: Order) -> None:
         ({"prompt": "caf\udce9"}, RecipeError, "the prompt has a byte that is not UTF-8 at character 4"),
         ({"negative": "a\0b"}, RecipeError, "the negative prompt has a NUL at character 2"),
         ({"loras": ((Path("a.safetensors"), float("inf")),)}, CheckpointError, "a.safetensors"),
-        ({"weights": "fp4"}, RecipeError, "received weights 'fp4'; allowed: full, fp8"),
+        ({"weights": "fp4"}, RecipeError, "received weights 'fp4'; allowed: full, fp8, int8"),
+        (
+            {"autoencoder": "cut"},
+            RecipeError,
+            "received autoencoder 'cut'; allowed: auto, whole, sliced, tiled",
+        ),
         ({"model": "no-such-model"}, ModelError, "no such file or folder"),
         ({"loras": ((Path("none.safetensors"), 1.0),)}, CheckpointError, "none.safetensors"),
         ({"device": "cuda:77"}, RecipeError, "device 'cuda:77' cannot be used here"),
@@ -276,13 +282,28 @@ def test_every_changed_part_is_named(order: Order, tiny_model: Path, tmp_path: P
     assert like(picture).read_bytes() == picture.read_bytes()
 
 
-def test_weights_in_8_bits_are_repeated_and_are_not_the_full_ones(order: Order, tmp_path: Path) -> None:
+def test_the_way_of_the_autoencoder_is_repeated_and_told(order: Order, tmp_path: Path) -> None:
     log = Log()
-    (small,) = generate(replace(order, weights="fp8"), log.events)
-    assert "linear layers are held in fp8" in log.texts
+    (picture,) = generate(replace(order, autoencoder="tiled"), log.events)
+    assert read_record(picture.path)[1]["autoencoder"] == "tiled"
+    again = Order(out=tmp_path / "again.png", like=picture.path, device="cpu")
+    (same,) = generate(again, log.events)
+    assert read_record(same.path)[1]["autoencoder"] == "tiled"
+    assert "may not be repeated" not in log.texts
+    list(generate(replace(again, autoencoder="sliced"), log.events))
+    assert "may not be repeated exactly: the autoencoder was tiled and is sliced now" in log.texts
+
+
+@pytest.mark.parametrize("weights", ["fp8", "int8"])
+def test_weights_in_8_bits_are_repeated_and_are_not_the_full_ones(
+    order: Order, tmp_path: Path, weights: Weights
+) -> None:
+    log = Log()
+    (small,) = generate(replace(order, weights=weights), log.events)
+    assert f"linear layers are held in {weights}" in log.texts
     (full,) = paint(order, out=tmp_path / "full.png")
     assert apart(small.path, full) > 0
-    assert read_record(small.path)[1]["weights"] == "fp8"
+    assert read_record(small.path)[1]["weights"] == weights
     assert like(small.path).read_bytes() == small.path.read_bytes()
 
 

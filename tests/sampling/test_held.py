@@ -16,6 +16,9 @@ from velatura.interfaces import PartName, Target
 from velatura.sampling.held import HeldParts
 from velatura.sampling.pipeline import Pipeline
 
+from ..tiny import Log
+from .test_generate import lora
+
 SMALL = {"width": 32, "height": 32, "steps": 2}
 
 
@@ -88,3 +91,28 @@ def test_too_little_memory_for_the_weights_is_told(tiny_model: Path, monkeypatch
         MemoryShortage, match="of cpu is too small to load the denoiser: ask for another device"
     ):
         paints._held.need("denoiser")  # as `add_lora` does
+
+
+@pytest.mark.parametrize("weights", ["full", "fp8", "int8"])
+def test_streamed_weights_paint_the_same(tiny_model: Path, tmp_path: Path, weights: str) -> None:
+    """With LoRAs too, which are put on layers that lie elsewhere, and come off again."""
+    file = lora(tiny_model, tmp_path / "x.safetensors", seed=1)
+    painted = []
+    for streamed in (0.0, 0.7):
+        log = Log()
+        paints = pipeline(tiny_model, weights=weights, streamed=streamed, events=log.events)
+        before = paints("a red cube", **SMALL)[0].tobytes()
+        paints.add_lora(file, 0.5)
+        adapted = paints("a red cube", **SMALL)[0].tobytes()
+        paints.remove_loras()
+        assert paints("a red cube", **SMALL)[0].tobytes() == before
+        assert adapted != before
+        painted.append((before, adapted))
+        assert ("are streamed from the machine's memory" in log.texts) == bool(streamed)
+        assert ("have no use on the CPU" in log.texts) == bool(streamed)
+    assert painted[0] == painted[1]
+
+
+def test_a_share_is_a_share(tiny_model: Path) -> None:
+    with pytest.raises(RecipeError, match=r"received streamed = 1\.5; allowed: a share from 0 to 1"):
+        pipeline(tiny_model, streamed=1.5)

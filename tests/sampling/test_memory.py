@@ -35,15 +35,17 @@ def test_what_fits_depends_on_the_memory_and_the_weights(
     wide = 2 * sum(counts.values())  # bytes in bf16
     narrow = wide - counts["denoiser"]
 
-    def fits(total: float, weights: str) -> bool:
+    def fits(total: float, weights: str, streamed: float = 0.0) -> bool:
         properties = SimpleNamespace(total_memory=int(total))
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-        return fits_whole(family, files, CUDA, torch.bfloat16, weights)  # type: ignore[arg-type]
+        return fits_whole(family, files, CUDA, torch.bfloat16, weights, streamed)  # type: ignore[arg-type]
 
     assert fits(1.4 * wide, "full")
     assert not fits(1.3 * wide, "full")
     assert fits(1.4 * narrow, "fp8")
     assert not fits(1.3 * narrow, "fp8")
+    assert fits(1.4 * (wide - counts["denoiser"]), "full", streamed=0.5)
+    assert not fits(1.3 * (wide - counts["denoiser"]), "full", streamed=0.5)
     assert fits_whole(family, files, CPU, torch.float32, "full")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from velatura.errors import RecipeError
+from velatura.errors import NumericError, RecipeError
 from velatura.events import Notice
 from velatura.sampling.pipeline import Pipeline
 
@@ -71,3 +71,12 @@ def test_guidance_is_taken_where_it_is_read(tmp_path: Path) -> None:
     paints = pipeline(write_flux(tmp_path / "dev", transformer={"guidance_embeds": True}))
     weak, strong = (paints("a cube", guidance=value, **SMALL)[0].tobytes() for value in (1.0, 30.0))
     assert weak != strong
+
+
+def test_a_model_that_gives_nan_paints_nothing(tiny_model: Path) -> None:
+    paints = pipeline(tiny_model)
+    assert paints("a cube", **SMALL)
+    assert paints.parts.denoiser is not None
+    next(paints.parts.denoiser.parameters()).data.fill_(float("nan"))
+    with pytest.raises(NumericError, match="NaN or infinity in torch.float32, which makes no picture"):
+        paints("a cube", **SMALL)

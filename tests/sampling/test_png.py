@@ -140,3 +140,28 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot write"):
         save_png(PICTURE, tmp_path / "file" / "a.png", Request(prompt="a"), {})
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def test_records_inside_records_inside_records(tmp_path: Path) -> None:
+    PICTURE.save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    header = 33  # bytes
+    (tmp_path / "a.png").write_bytes(
+        data[:header] + chunk(b"tEXt", b"velatura\0" + b"[" * 100_000) + data[header:]
+    )
+    with pytest.raises(RecipeError, match=r"no velatura metadata \(RecursionError\)"):
+        read_record(tmp_path / "a.png")
+
+
+def test_pixels_are_not_decoded(tmp_path: Path) -> None:
+    """They may be damaged, or many."""
+    path = tmp_path / "a.png"
+    save_png(PICTURE, path, Request(prompt="x"), {})
+    data = path.read_bytes()
+    place = data.index(b"IDAT") + 4
+    path.write_bytes(data[:place] + bytes(8) + data[place + 8 :])
+    assert read_record(path) == (Request(prompt="x"), {})

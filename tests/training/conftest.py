@@ -14,6 +14,7 @@ from torch import Tensor
 
 from velatura.checkpoints.reader import TensorFile
 from velatura.events import Event, StepFinished
+from velatura.training.resuming import Resume
 from velatura.training.run import Outcome, train
 
 from ..tiny import Log, recipe, write_pictures
@@ -65,7 +66,7 @@ def run(tmp_path: Path, photos: Path, tiny_model: Path) -> Train:
     def start(
         *,
         into: str = "runs",
-        resume: bool = False,
+        resume: bool | Resume = False,
         stop_after: int | None = None,
         dry_run: bool = False,
         watch: Callable[[Event], None] | None = None,
@@ -80,7 +81,8 @@ def run(tmp_path: Path, photos: Path, tiny_model: Path) -> Train:
 
         log.events.listeners += [interrupt] if watch is None else [watch, interrupt]
         torch.seed()  # at random: nothing may depend on torch's own generator
-        outcome = train(wanted, tmp_path, resume=resume, dry_run=dry_run, events=log.events)
+        how = resume if isinstance(resume, Resume) else Resume() if resume else None
+        outcome = train(wanted, tmp_path, resume=how, dry_run=dry_run, events=log.events)
         return Run(outcome=outcome, folder=tmp_path / into / wanted.name, log=log)
 
     return start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,8 +90,8 @@ def test_processes_with_a_share_of_the_batch_add_up_to_it(tiny_model: Path) -> N
     parts = []
     for mine in (slots, slots[:1], slots[1:]):
         chosen = stepper(tiny_model)
-        draw = Draw(seed=3, step=5, slots=tuple(mine))
-        chosen._backward(batch(chosen, mine, [1.0] * len(mine)), draw, total=4.0, sums={}, step=5)
+        share = replace(batch(chosen, mine, [1.0] * len(mine)), total=4.0)
+        chosen._accumulate([share], seed=3, step=5)
         parts.append([parameter.grad for parameter in chosen.parameters])
     assert all_items.weights.sum() == 4
     for together, first, second in zip(*parts, strict=True):

@@ -18,7 +18,7 @@ from velatura.events import (
     StepFinished,
     ValidationFinished,
 )
-from velatura.training.event_log import losses, read_log
+from velatura.training.event_log import losses, read_log, validation_losses
 from velatura.training.logs import JsonLog
 
 
@@ -67,14 +67,16 @@ def test_steps_that_were_made_again_after_a_kill_count_once(tmp_path: Path) -> N
         tmp_path / "events.jsonl",
         *(step(number, loss=1.0) for number in (1, 2, 3, 4)),
         ValidationFinished(step=4, loss=9.0),
+        ValidationFinished(step=4, loss=7.0, name="faces"),
         '{"kind": "StepFin\n',
         notice,
         *(step(number, loss=2.0) for number in (3, 4, 5)),
         ValidationFinished(step=4, loss=8.0),
+        ValidationFinished(step=4, loss=6.0, name="faces"),
     )
     found = read_log(path)
-    assert losses(found, StepFinished) == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0), (5, 2.0)]
-    assert losses(found, ValidationFinished) == [(4, 8.0)]
+    assert losses(found) == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0), (5, 2.0)]
+    assert validation_losses(found) == {"validation": [(4, 8.0)], "faces": [(4, 6.0)]}
     assert notice in found
 
 
@@ -105,7 +107,7 @@ def test_the_tail_of_a_long_log(tmp_path: Path) -> None:
 
 
 def test_losses_that_are_no_numbers_are_left_out() -> None:
-    assert losses([step(1), step(2, math.nan), step(3, math.inf), step(4)], StepFinished) == [
+    assert losses([step(1), step(2, math.nan), step(3, math.inf), step(4)]) == [
         (1, 1.0),
         (4, 1.0),
     ]

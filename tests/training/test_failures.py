@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from velatura.adapters.attach import put_on_fresh
 from velatura.adapters.targets import choose
 from velatura.checkpoints.writing import write_safetensors
 from velatura.errors import MemoryShortage, NumericError
-from velatura.events import StepFinished
+from velatura.events import BatchSplit, StepFinished, StepLeftOut
 from velatura.objectives.flow import Flow
 from velatura.training.ema import Ema
+from velatura.training.idle_layers import IdleLayers
+from velatura.training.step import Stepper
 
 from ..tiny import load, write_flux
-from .conftest import Train, tensors
+from .conftest import Train, equal, tensors
 
 
 def files(folder: Path) -> list[str]:
@@ -47,7 +50,7 @@ def test_weights_that_an_update_broke_are_not_saved(
 def test_an_average_that_is_broken_is_not_saved(
     run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(self: Ema, step: int) -> None:
+    def broken(self: Ema, step: int, steps: int) -> None:
         next(iter(self.average.values())).fill_(math.nan)
 
     monkeypatch.setattr(Ema, "update", broken)
@@ -126,21 +129,48 @@ def test_a_model_that_is_broken_is_told_and_not_the_pictures(run: Train, tmp_pat
     ],
 )
 def test_too_little_memory_is_told(run: Train, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def too_much(*_: object, **__: object) -> None:
+    """With what was in hand, what is held, and what would help this run. Sizes are worked out from the shapes."""
+    seen: list[Stepper] = []
+
+    def too_much(self: Flow, *_: object) -> None:
         raise error
 
-    monkeypatch.setattr("velatura.training.step.Stepper.__call__", too_much)
-    with pytest.raises(
-        MemoryShortage, match="the memory of .* is not enough .* What needs less: a smaller resolution"
-    ):
-        run(training={"steps": 1})
+    def remember(self: Stepper, *arguments: Any, **options: Any) -> None:
+        real(self, *arguments, **options)
+        seen.append(self)
+
+    real = Stepper.__init__
+    monkeypatch.setattr(Stepper, "__init__", remember)
+    monkeypatch.setattr(Flow, "errors", too_much)
+    with pytest.raises(MemoryShortage) as caught:
+        run(
+            training={"steps": 1, "batch_size": 3, "checkpoint_blocks": True},
+            ema={"device": "cpu"},
+            data={"resolution": 64},
+        )
+    message = str(caught.value)
+    assert re.match(
+        r"the memory of .* is not enough for step 1, with [23] images of (64x64|80x48) \(", message
+    )
+    trained = sum(parameter.numel() for parameter in seen[0].parameters) * 4 / 2**20
+    assert (
+        f"trained weights {trained:.2f} MiB, average (ema) {trained:.2f} MiB, activations and the rest "
+        in message
+    )
+    assert "gradients" not in message
+    remedies = message.split("the most helpful first: ")[1].split("; ")
+    assert remedies[:3] == [
+        "training.retry_on_oom = true, for smaller forward passes with the same result",
+        "a smaller training.batch_size, with accumulate in its place",
+        'memory.weights = "fp8"',
+    ]
 
 
 def test_other_errors_stay_what_they_are(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(*_: object, **__: object) -> None:
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr("velatura.training.step.Stepper.__call__", wrong)
+    monkeypatch.setattr(Stepper, "__call__", wrong)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         run(training={"steps": 1})
 
@@ -169,3 +199,133 @@ def test_a_disk_that_fills_up_keeps_the_state_before(
     assert files(folder) == ["000002", "tiny-000002.safetensors"]
     resumed = run(resume=True, training={"steps": 6, "save_every": 2})
     assert [event.step for event in resumed.log.of(StepFinished)] == [3, 4, 5, 6]
+
+
+def broken_in(monkeypatch: pytest.MonkeyPatch, *calls: int) -> None:
+    """Let the loss of the first item be NaN in these calls, counted from 1."""
+    real, count = Flow.errors, iter(range(1, 1000))
+
+    def errors(self: Flow, *arguments: Any) -> torch.Tensor:
+        result = real(self, *arguments)
+        return (
+            result * torch.tensor([math.nan] + [1.0] * (len(result) - 1)) if next(count) in calls else result
+        )
+
+    monkeypatch.setattr(Flow, "errors", errors)
+
+
+def test_a_loss_that_is_not_finite_names_item_noise_level_precision_and_last_state(
+    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_in(monkeypatch, 3)
+    with pytest.raises(NumericError) as caught:
+        run(training={"steps": 4, "save_every": 2})
+    state = tmp_path / "runs" / "tiny" / "state" / "000002"
+    assert re.fullmatch(
+        r"step 3: the loss is not finite for \S+\d\d\.png \(t = 0\.\d+\) \(computed in torch\.float32\)\. Nothing was "
+        rf"updated\. Lower .* The last state saved is {state}\.",
+        str(caught.value),
+    )
+
+
+def test_steps_that_are_not_finite_are_left_out_as_often_as_is_allowed(
+    run: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped and resumed in between, the count goes on, and so do the weights."""
+    with monkeypatch.context() as patch:
+        broken_in(patch, 2, 5)
+        whole = run(training={"steps": 6, "skip_nonfinite": 2})
+    left_out = whole.log.of(StepLeftOut)
+    assert [(event.step, event.left_out) for event in left_out] == [(2, 1), (5, 2)]
+    assert "step 2: the loss is not finite for" in left_out[0].message
+    assert [event.step for event in whole.log.of(StepFinished)] == [1, 3, 4, 6]
+    assert "left out, 2 of 2 that training.skip_nonfinite allows: step 5" in whole.log.texts
+    assert "steps left out, not finite</th><td>2<" in (whole.folder / "report.html").read_text()
+
+    with monkeypatch.context() as patch:
+        broken_in(patch, 2, 5)
+        run(into="other", training={"steps": 6, "skip_nonfinite": 2}, stop_after=3)
+        resumed = run(into="other", training={"steps": 6, "skip_nonfinite": 2}, resume=True)
+    assert [(event.step, event.left_out) for event in resumed.log.of(StepLeftOut)] == [(5, 2)]
+    assert equal(resumed.state(), whole.state())
+    assert equal(resumed.state("optimizer"), whole.state("optimizer"))
+
+
+def test_one_more_than_is_allowed_stops_the_run(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken_in(monkeypatch, 2, 4)
+    with pytest.raises(
+        NumericError, match="step 4: .* training.skip_nonfinite = 1, and so many were left out"
+    ):
+        run(training={"steps": 6, "skip_nonfinite": 1})
+
+
+def test_a_run_of_which_every_step_was_left_out_is_no_success(
+    run: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_in(monkeypatch, 1, 2)
+    with pytest.raises(
+        NumericError, match="of 2 steps 2 had a loss or gradient that is not finite.* nothing was learned"
+    ):
+        run(training={"steps": 2, "skip_nonfinite": 5})
+
+
+def test_broken_weights_stop_a_run_that_may_leave_steps_out(run: Train, tmp_path: Path) -> None:
+    model = write_flux(tmp_path / "broken")
+    file = model / "transformer" / "diffusion_pytorch_model.safetensors"
+    values = tensors(file)
+    values["proj_out.weight"][0, 0] = math.nan
+    write_safetensors(file, values)
+    with pytest.raises(NumericError, match="step 1: .* because weights of the denoiser are not finite"):
+        run(training={"steps": 3, "skip_nonfinite": 3}, model={"model": str(model)})
+
+
+def test_layers_that_get_no_gradient_are_told(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all layers two are cut off from the loss."""
+    real = IdleLayers.__init__
+
+    def cut(self: IdleLayers, adapter: Any, *rest: Any) -> None:
+        for layer in list(adapter.layers.values())[1:3]:
+            layer.up.requires_grad_(False)
+        real(self, adapter, *rest)
+
+    monkeypatch.setattr(IdleLayers, "__init__", cut)
+    few = run(training={"steps": 2}).log.texts
+    idle = next(line for line in few.splitlines() if "no gradient" in line)
+    assert re.match(
+        r"2 of \d+ adapted layers get no gradient and learn nothing: transformer_blocks\.0\.", idle
+    )
+
+
+def test_layers_that_learn_are_not_remarked(run: Train) -> None:
+    assert "no gradient" not in run(training={"steps": 12}).log.texts
+
+
+def test_a_step_for_which_memory_is_short_is_repeated_with_the_same_result(
+    run: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the 64x64 pictures two fit at once, not four; a resumed run knows it, and draws the same numbers."""
+    settings: dict[str, Any] = {
+        "training": {"steps": 6, "batch_size": 4, "retry_on_oom": True},
+        "optimizer": {"learning_rate": 0.01},
+    }
+    real = Flow.errors
+
+    def narrow(self: Flow, *arguments: Any) -> torch.Tensor:
+        result = real(self, *arguments)
+        if len(result) > 2 and arguments[2].latents.shape[2:] == (8, 8):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return result
+
+    whole = run(into="whole", **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(Flow, "errors", narrow)
+        split = run(into="split", **settings)
+        run(**settings, stop_after=4)
+        resumed = run(**settings, resume=True)
+    assert [(event.size, event.items, event.most) for event in split.log.of(BatchSplit)] == [("64x64", 4, 2)]
+    assert "memory ran out with 4 images of 64x64 at once" in (split.folder / "report.html").read_text()
+    assert split.losses == pytest.approx(whole.losses, rel=1e-5)
+    for name, value in whole.state().items():
+        torch.testing.assert_close(split.state()[name], value, rtol=1e-3, atol=1e-5)
+    assert resumed.log.of(BatchSplit) == []
+    assert equal(resumed.state(), split.state())

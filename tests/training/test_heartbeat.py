@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from velatura.errors import NumericError
@@ -26,6 +25,7 @@ from velatura.runs.run import read_run
 from velatura.training import heartbeat
 from velatura.training.folder import RunFolder
 from velatura.training.heartbeat import Heartbeat, Status, read_status
+from velatura.training.lock import process_start
 from velatura.training.logs import Logs
 
 from ..tiny import Log
@@ -77,7 +77,7 @@ def test_what_it_says(tmp_path: Path, beat: Heartbeat, clock: Clock) -> None:
     assert status.loss == pytest.approx(0.5)
     assert status.images_per_second == pytest.approx(8)
     assert status.seconds_left == pytest.approx(87 * 0.5)
-    assert (status.pid, status.process_started) == (os.getpid(), psutil.Process().create_time())
+    assert (status.pid, status.process_started) == (os.getpid(), process_start())
     assert 0 <= status.updated - status.started < 60
 
 
@@ -231,7 +231,9 @@ def test_what_a_run_left_is_there_to_be_looked_at(run: Train) -> None:
     read = read_run(found.folder)
     assert (read.overview.name, read.overview.state, read.overview.step) == ("tiny", "finished", 4)
     assert [loss for _, loss in read.losses] == found.losses
-    assert [step for step, _ in read.validations] == [2, 4]
+    assert {name: [step for step, _ in points] for name, points in read.validations.items()} == {
+        "validation": [2, 4]
+    }
     assert [picture.step for picture in read.pictures] == [0, 2, 4]
     assert read.states[-1] == "000004"
     assert [path.name for path, _ in read.models][-1] == "tiny-000004.safetensors"

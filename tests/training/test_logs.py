@@ -149,10 +149,12 @@ def test_tensorboard_gets_the_scalars(tmp_path: Path) -> None:
     board = TensorBoardLog(tmp_path)
     board(STEP)
     board(ValidationFinished(step=3, loss=0.5))
+    board(ValidationFinished(step=3, loss=0.75, name="faces"))
     board(Notice(message="nothing for a curve"))
     board.close()
     values = scalars(tmp_path)
     assert values["loss/train"] == [(3, 0.25)]
     assert values["loss/validation"] == [(3, 0.5)]
+    assert values["loss/faces"] == [(3, 0.75)]
     assert values["images_per_second"] == [(3, 8)]
     assert "terms/kl" in values

@@ -54,6 +54,7 @@ def test_each_picture_says_what_it_shows(run: Train) -> None:
 def test_a_request_to_stop_does_not_wait_for_the_other_pictures(
     tmp_path: Path, photos: Path, tiny_model: Path
 ) -> None:
+    from velatura.training.resuming import Resume
     from velatura.training.run import train
 
     log = Log()
@@ -69,7 +70,7 @@ def test_a_request_to_stop_does_not_wait_for_the_other_pictures(
     assert (outcome.exit_code, outcome.step) == (75, 2)
     assert [event.step for event in log.of(StepFinished)] == [1, 2]
     assert "2 previews of step 2 left out" in log.texts
-    assert train(wanted, tmp_path, resume=True, events=Log().events).exit_code == 0
+    assert train(wanted, tmp_path, resume=Resume(), events=Log().events).exit_code == 0
 
 
 def test_painting_is_a_phase_of_sampling_steps(run: Train) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,3 +45,25 @@ def test_guidance_of_a_model_that_has_none(run: Train, tiny_model: Path) -> None
             RecipeError, match=r"model.guidance = 3.5 .* has no distilled guidance: it would have no"
         ):
             run(dry_run=dry_run, model={"guidance": 3.5})
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "said"),
+    [
+        ({"kind": "prodigyopt.Prodigy"}, "learning_rate = 0.0001 is a factor of it; it is meant to be 1"),
+        ({"kind": "prodigyopt.Prodigy", "learning_rate": 1.0}, ""),
+        ({"kind": "schedulefree.AdamWScheduleFree"}, 'it is meant to go with schedule = "constant"'),
+        ({"kind": "schedulefree.AdamWScheduleFree", "schedule": "constant"}, ""),
+    ],
+)
+def test_optimizers_that_want_settings_of_their_own(run: Train, optimizer: dict[str, Any], said: str) -> None:
+    pytest.importorskip(optimizer["kind"].partition(".")[0])
+    told = warnings(run(dry_run=True, optimizer=optimizer))
+    assert ("optimizer.kind" in told) == bool(said)
+    assert said in told
+
+
+def test_an_optimizer_that_cannot_be_used_is_refused_by_a_dry_run(run: Train) -> None:
+    for kind, said in {"no_such.Best": "no_such is not installed", "torch.optim.LBFGS": "closure"}.items():
+        with pytest.raises(RecipeError, match=said):
+            run(dry_run=True, optimizer={"kind": kind})

@@ -110,6 +110,6 @@ def test_a_report_that_cannot_be_written_is_a_warning(run: Train, monkeypatch: p
 
 
 def test_the_ends_of_the_curves_are_told() -> None:
-    drawn = _losses([(1, 1.0), (3, 2.0)], [(3, 4.0)])
-    assert "1.0000 to 2.0000; validation (orange): 4.0000 to 4.0000" in drawn
-    assert _losses([(2, 1.0)], []) == ""
+    drawn = _losses([(1, 1.0), (3, 2.0)], {"validation": [(3, 4.0)], "faces": [(2, 0.5), (3, 0.25)]})
+    assert "1.0000 to 2.0000; validation (orange): 4.0000 to 4.0000; faces (green): 0.5000 to 0.2500" in drawn
+    assert _losses([(2, 1.0)], {}) == ""

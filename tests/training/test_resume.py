@@ -35,6 +35,24 @@ KINDS: dict[str, dict[str, Any]] = {
     "lora, recomputed": {"training": {**COMMON["training"], "checkpoint_blocks": True}},
     "full, EMA": {"full": {"parts": ["denoiser"]}, "ema": {"decay": 0.9}},
     "full, muon": {"full": {"parts": ["denoiser"]}, "optimizer": {"kind": "muon", "learning_rate": 0.01}},
+    "full, bf16, 8 bits, in the backward pass": {
+        "full": {"parts": ["denoiser"], "weights": "bf16"},
+        "optimizer": {"kind": "adamw8bit", "learning_rate": 0.01, "clip": 0, "fused_backward": True},
+        "training": {"steps": STEPS, "batch_size": 3, "precision": "bf16"},
+        "ema": {"decay": 0.9},
+    },
+    "schedule-free": {
+        "optimizer": {
+            "kind": "schedulefree.AdamWScheduleFree",
+            "learning_rate": 0.01,
+            "schedule": "constant",
+        },
+        "previews": {"prompts": ["a red cube"], "every": 2},
+        "validation": {"share": 0.2, "every": 3},
+    },
+    "prodigy": {
+        "optimizer": {"kind": "prodigyopt.Prodigy", "learning_rate": 1.0, "options": {"d_coef": 2.0}}
+    },
     "text encoders": {"full": {"parts": ["text_encoders", "denoiser"]}},
     "no cache": {"memory": {"cache": False}},
     "fp8": {"memory": {"weights": "fp8"}},
@@ -192,7 +210,7 @@ def test_fewer_steps_than_were_made_are_remarked(run: Train) -> None:
 def test_a_warm_up_that_is_a_share_of_the_steps_keeps_their_number(run: Train) -> None:
     data = {"tag_warmup_steps": 0.5, "tag_separator": " "}
     run(training={"steps": 2}, data=data)
-    with pytest.raises(RecipeError, match="the steps \\(where no tag_warmup_steps is a share of them\\)"):
+    with pytest.raises(RecipeError, match="steps \\(where no tag_warmup_steps is a share of them\\)"):
         run(resume=True, training={"steps": 4}, data=data)
 
 
@@ -260,7 +278,7 @@ SHOWING: dict[str, Any] = {
 @pytest.mark.parametrize(
     "asked_at",
     [
-        ("preview", 0, "00.png"), ("step", 2), ("validation", 2), ("preview", 2, "01.png"), ("step", 4), ("preview", 4, "00.png"),
+        ("preview", 0, "00.png"), ("step", 2), ("validation", 2), ("preview", 2, "01.png"), ("step", 4), ("preview", 4, "00.png"), ("preview", 4, "01-ema.png"),
     ],
 )  # fmt: skip
 def test_what_was_due_when_a_run_was_stopped_is_shown_exactly_once(
@@ -277,17 +295,13 @@ def test_what_was_due_when_a_run_was_stopped_is_shown_exactly_once(
     resumed = run(resume=True, **SHOWING)
     assert resumed.outcome.exit_code == 0
     told = shown(stopped) + shown(resumed)
-    finished = (
-        "adapter",
-        4,
-        "tiny-000004.safetensors",
-    )  # written again by the run that is resumed at its last step
-    assert [one for n, one in enumerate(told) if one != finished or finished not in told[:n]] == shown(
-        straight
-    )
+    # written again by the run that is resumed at its last step
+    finished = [("adapter", 4, f"tiny-000004{label}.safetensors") for label in ("", "-ema")]
+    once = [one for n, one in enumerate(told) if one not in finished or one not in told[:n]]
+    assert once == shown(straight)
     assert results(resumed) == results(straight)
     again = run(resume=True, **SHOWING)
-    assert shown(again) == [finished]
+    assert shown(again) == finished
 
 
 def test_a_damaged_state_costs_the_steps_since_the_one_before(run: Train) -> None:

@@ -194,14 +194,13 @@ def test_only_what_matches_is_trained(run: Train, tiny_model: Path) -> None:
         run(into="b", full={"parts": ["denoiser"], "only": "no.such.*"})
 
 
-def test_ema_is_what_is_saved(run: Train) -> None:
+def test_weights_and_their_average_are_what_is_saved(run: Train) -> None:
     found = run(training={"steps": 3}, ema={"decay": 0.5}, optimizer={"learning_rate": 0.1})
-    (file,) = found.outcome.files
-    saved = read_adapter(file)["denoiser"]
-    average = found.state("average")
-    values = found.state("values")
+    average, values = found.state("average"), found.state("values")
     ups = [name for name in average if name.endswith(".up")]
-    assert all(torch.equal(saved[name.removesuffix(".up")].up, average[name]) for name in ups)
+    for file, expected in zip(found.outcome.files, (values, average), strict=True):
+        saved = read_adapter(file)["denoiser"]
+        assert all(torch.equal(saved[name.removesuffix(".up")].up, expected[name]) for name in ups)
     assert not any(torch.equal(average[name], values[name]) for name in ups)
 
 

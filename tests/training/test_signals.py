@@ -165,3 +165,19 @@ def test_kill_9_during_a_save_leaves_the_state_before(
     assert "going on after step 10" in said
     assert sorted(path.name for path in states.iterdir()) == ["000020", "000030", "000040"]
     assert equal(adapter(tmp_path / "x"), undisturbed)
+
+
+def test_a_signal_saves_and_a_file_stops(command: Any, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    process = command(tmp_path / "x")
+    wait_for_step(tmp_path / "x", 3, process)
+    process.send_signal(signal.SIGUSR1)
+    wait_for_step(tmp_path / "x", 6, process)
+    (tmp_path / "x" / "runs" / "tiny" / "stop").touch()
+    said = finish(process, 75)
+    assert "saving a state after this step, then going on" in said
+    assert "the file 'stop' was found" in said
+    saved = sorted(path.name for path in (tmp_path / "x" / "runs" / "tiny" / "state").iterdir())
+    assert len(saved) > 1
+    assert 3 <= int(saved[0]) < 10
+    finish(command(tmp_path / "x", "--resume-at", str(int(saved[0]))), 0)
+    assert equal(adapter(tmp_path / "x"), undisturbed)

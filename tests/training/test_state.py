@@ -9,21 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from velatura.errors import RecipeError, StorageError
-from velatura.recipe.training.optimizer import Optimizer
+from velatura.errors import CheckpointError, RecipeError, StorageError
 from velatura.training import state as states
 from velatura.training.identity import Identity
-from velatura.training.optimizer import make_optimizer
+from velatura.training.saved_states import Saved, load_state, saved_before
 from velatura.training.state import (
     RunState,
-    load_latest,
-    optimizer_tensors,
-    record_shown,
+    is_state,
+    read_values,
+    record_made,
     save_state,
-    saved_identity,
-    set_optimizer_tensors,
 )
 
 from ..tiny import Log
@@ -71,12 +68,12 @@ def same(a: RunState | None, b: RunState) -> bool:
 def test_what_was_saved_is_loaded_bit_for_bit(tmp_path: Path, average: bool) -> None:
     state, log = made(7, average=average), Log()
     assert save_state(tmp_path, state, keep=2) == tmp_path / "000007"
-    assert same(load_latest(tmp_path, log.events), state)
+    assert same(load_state(tmp_path, log.events), state)
     assert not log.seen
 
 
 def test_no_state(tmp_path: Path) -> None:
-    assert load_latest(tmp_path / "none", Log().events) is None
+    assert load_state(tmp_path / "none", Log().events) is None
 
 
 def test_old_states_are_removed(tmp_path: Path) -> None:
@@ -96,7 +93,7 @@ def test_any_flipped_byte_is_seen_and_the_state_before_is_used(tmp_path: Path, f
     for position in range(0, len(whole), max(1, len(whole) // 60)):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
         log = Log()
-        found = load_latest(tmp_path, log.events)
+        found = load_state(tmp_path, log.events)
         if found is not None and found.step == 10:  # white space in the manifest says nothing
             assert file == "manifest.json"
             assert same(found, made(10))
@@ -116,14 +113,14 @@ def test_damaged_files_are_seen(tmp_path: Path, damage: str) -> None:
         if damage != "gone":
             path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "list": b"[1]"}[damage])
         log = Log()
-        assert same(load_latest(folder, log.events), made(5))
+        assert same(load_state(folder, log.events), made(5))
         assert "state 10 is damaged" in log.texts
 
 
 def test_a_state_under_another_number_is_no_state(tmp_path: Path) -> None:
     save_state(tmp_path, made(5), keep=3)
     shutil.copytree(tmp_path / "000005", tmp_path / "000099")
-    assert same(load_latest(tmp_path, Log().events), made(5))
+    assert same(load_state(tmp_path, Log().events), made(5))
 
 
 def test_a_state_of_another_version_is_refused_and_not_passed_over(tmp_path: Path) -> None:
@@ -131,22 +128,23 @@ def test_a_state_of_another_version_is_refused_and_not_passed_over(tmp_path: Pat
     save_state(tmp_path, made(5), keep=2)
     manifest = tmp_path / "000005" / "manifest.json"
     facts = json.loads(manifest.read_text())
-    for change in ({"format": 3}, {"format": None}):
+    for change in ({"format": states.FORMAT + 1}, {"format": None}):
         other = {**facts, **change}
         manifest.write_text(json.dumps({**other, "manifest": states._own_checksum(other)}))
-        for read in (lambda: load_latest(tmp_path, Log().events), lambda: saved_identity(tmp_path)):
+        for read in (lambda: load_state(tmp_path, Log().events), lambda: saved_before(tmp_path)):
             with pytest.raises(
-                RecipeError, match="was saved by another version of velatura .format .*, this one reads 2"
+                RecipeError,
+                match=f"was saved by another version of velatura .format .*, this one reads {states.FORMAT}",
             ):
                 read()
 
 
 def test_what_was_shown_after_a_step_is_noted_later(tmp_path: Path) -> None:
     path = save_state(tmp_path, replace(made(5), validated=False, painted=0), keep=2)
-    record_shown(path, validated=True, painted=1)
-    assert same(load_latest(tmp_path, Log().events), replace(made(5), validated=True, painted=1))
+    record_made(path, exported=True, validated=True, painted=1)
+    assert same(load_state(tmp_path, Log().events), replace(made(5), validated=True, painted=1))
     before = (path / "manifest.json").stat().st_ino
-    record_shown(path, validated=True, painted=1)  # nothing new: the file stays
+    record_made(path, exported=True, validated=True, painted=1)  # nothing new: the file stays
     assert (path / "manifest.json").stat().st_ino == before
     assert sorted(entry.name for entry in path.iterdir())[:2] == ["average.safetensors", "manifest.json"]
 
@@ -161,17 +159,17 @@ def test_a_kill_between_any_two_stages_leaves_a_whole_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, when: int, keep: int
 ) -> None:
     """Death at the `when`-th call of each function that touches the disk: before it, and after it."""
-    save_state(tmp_path, made(5), keep=keep)
     for after in (False, True):
+        save_state(tmp_path, made(5), keep=keep)  # removes what is later
         with monkeypatch.context() as patch:
             _die_at(patch, stage, when, after=after)
             try:
                 save_state(tmp_path, made(10), keep=keep)
             except Killed:
-                found = load_latest(tmp_path, Log().events)
+                found = load_state(tmp_path, Log().events)
                 assert same(found, made(5)) or same(found, made(10))
     save_state(tmp_path, made(10), keep=keep)  # the next run clears up behind the dead one
-    assert same(load_latest(tmp_path, Log().events), made(10))
+    assert same(load_state(tmp_path, Log().events), made(10))
     assert not list(tmp_path.glob(".*"))
 
 
@@ -196,25 +194,14 @@ def _die_at(patch: pytest.MonkeyPatch, stage: str, when: int, *, after: bool) ->
     patch.setattr(place, name, dying)
 
 
-def test_saving_a_step_again_never_takes_the_whole_state_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A run that is stopped just after it saved, or resumed when it was finished, saves one step twice."""
-    save_state(tmp_path, made(5), keep=1)
-
-    def dead(*_: object) -> None:
-        raise Killed
-
-    monkeypatch.setattr("os.replace", dead)
-    save_state(tmp_path, made(5), keep=1)
-    assert same(load_latest(tmp_path, Log().events), made(5))
-
-
-def test_a_damaged_state_of_the_step_is_replaced(tmp_path: Path) -> None:
-    path = save_state(tmp_path, made(5), keep=1) / "values.safetensors"
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
-    save_state(tmp_path, made(5), keep=1)
-    assert same(load_latest(tmp_path, Log().events), made(5))
+@pytest.mark.parametrize("change", ["damaged", "of another branch"])
+def test_a_state_behind_which_the_run_went_back_is_replaced(tmp_path: Path, change: str) -> None:
+    save_state(tmp_path, made(5), keep=2)
+    path = save_state(tmp_path, replace(made(10), skipped=7), keep=2) / "values.safetensors"
+    if change == "damaged":
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+    save_state(tmp_path, made(10), keep=2)
+    assert same(load_state(tmp_path, Log().events), made(10))
 
 
 def test_a_run_that_went_back_behind_a_damaged_state_keeps_what_it_saves_now(tmp_path: Path) -> None:
@@ -222,10 +209,10 @@ def test_a_run_that_went_back_behind_a_damaged_state_keeps_what_it_saves_now(tmp
         save_state(tmp_path, made(step), keep=3)
     for step in (20, 30):
         (tmp_path / f"0000{step}" / "values.safetensors").write_bytes(b"")
-    assert same(load_latest(tmp_path, Log().events), made(10))
+    assert same(load_state(tmp_path, Log().events), made(10))
     save_state(tmp_path, made(15), keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000010", "000015"]
-    assert same(load_latest(tmp_path, Log().events), made(15))
+    assert same(load_state(tmp_path, Log().events), made(15))
 
 
 @pytest.mark.parametrize("stage", ["write_safetensors", "write_atomically", "os.replace"])
@@ -244,7 +231,7 @@ def test_a_full_disk_is_told_and_the_states_before_stay(
     ):
         save_state(tmp_path, made(10), keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["000005"]
-    assert same(load_latest(tmp_path, Log().events), made(5))
+    assert same(load_state(tmp_path, Log().events), made(5))
 
 
 def test_a_disk_that_is_known_to_be_too_small_is_told_as_well(
@@ -252,44 +239,57 @@ def test_a_disk_that_is_known_to_be_too_small_is_told_as_well(
 ) -> None:
     save_state(tmp_path, made(5), keep=1)
     room = shutil._ntuple_diskusage(10**9, 10**9, 300)  # for the values, not for the optimizer
-    monkeypatch.setattr("velatura.checkpoints.writing.shutil.disk_usage", lambda _: room)
+    monkeypatch.setattr("velatura.training.state.shutil.disk_usage", lambda _: room)
+    monkeypatch.setattr(states, "write_safetensors", None)  # nothing is begun
     with pytest.raises(
         StorageError, match="cannot save the state of step 10: .* has 300 free.* go on with --resume"
     ):
         save_state(tmp_path, made(10), keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["000005"]
-    assert same(load_latest(tmp_path, Log().events), made(5))
+    assert same(load_state(tmp_path, Log().events), made(5))
 
 
 def test_the_identity_of_the_newest_state_is_told_from_its_manifest(tmp_path: Path) -> None:
-    assert saved_identity(tmp_path) is None
+    assert saved_before(tmp_path) is None
     save_state(tmp_path, made(5), keep=2)
     save_state(tmp_path, replace(made(10), identity=OTHER), keep=2)
     (tmp_path / "000010" / "values.safetensors").unlink()  # is not looked at
-    assert saved_identity(tmp_path) == OTHER
+    assert saved_before(tmp_path) == Saved(step=10, identity=OTHER)
+    assert saved_before(tmp_path, 5) == Saved(step=5, identity=ONE)
     (tmp_path / "000010" / "manifest.json").write_text("{")
-    assert saved_identity(tmp_path) == ONE
+    assert saved_before(tmp_path) == Saved(step=5, identity=ONE)
 
 
-@pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_an_optimizer_goes_on_as_if_it_had_never_stopped(kind: str) -> None:
-    def fresh() -> dict[str, nn.Parameter]:
-        torch.manual_seed(0)
-        return {"blocks.0.w": nn.Parameter(torch.randn(8, 8)), "b": nn.Parameter(torch.randn(3))}
+def test_where_no_state_is_whole_nothing_begins_anew(tmp_path: Path) -> None:
+    for step in (5, 10):
+        save_state(tmp_path, made(step), keep=2)
+        (tmp_path / f"{step:06d}" / "manifest.json").write_text("{")
+    for read in (lambda: load_state(tmp_path, Log().events), lambda: saved_before(tmp_path)):
+        with pytest.raises(CheckpointError, match="no state in .* is whole:\n  state 10: .*\n  state 5: .*"):
+            read()
 
-    def step(optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], seed: int) -> None:
-        torch.manual_seed(seed)
-        for parameter in parameters.values():
-            parameter.grad = torch.randn_like(parameter)
-        optimizer.step()
 
-    section = Optimizer(kind=kind, learning_rate=0.1)  # type: ignore[arg-type]
-    straight, stopped, resumed = fresh(), fresh(), fresh()
-    one, two, three = (make_optimizer(section, p) for p in (straight, stopped, resumed))
-    step(one, straight, 1), step(one, straight, 2)
-    step(two, stopped, 1)
-    for name, parameter in resumed.items():
-        parameter.data.copy_(stopped[name].data)
-    set_optimizer_tensors(three, resumed, optimizer_tensors(two, stopped))
-    step(three, resumed, 2)
-    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+def test_the_state_of_a_step(tmp_path: Path) -> None:
+    for step in (5, 10):
+        save_state(tmp_path, made(step), keep=2)
+    assert same(load_state(tmp_path, Log().events, 5), made(5))
+    with pytest.raises(CheckpointError, match="no state of step 7; there are those of steps 5, 10"):
+        load_state(tmp_path, Log().events, 7)
+    (tmp_path / "000005" / "values.safetensors").write_bytes(b"")
+    with pytest.raises(
+        CheckpointError, match="no state in .* is whole:\n  state 5: "
+    ):  # and not that of step 10
+        load_state(tmp_path, Log().events, 5)
+    with pytest.raises(CheckpointError, match="no state of step 7; there is none at all"):
+        load_state(tmp_path / "none", Log().events, 7)
+
+
+def test_the_values_alone(tmp_path: Path) -> None:
+    """For another run that begins with them; whoever copied the state may have named it."""
+    path = save_state(tmp_path, made(5), keep=2).rename(tmp_path / "best")
+    assert is_state(path)
+    assert not is_state(tmp_path)
+    assert all(torch.equal(read_values(path)[name], value) for name, value in made(5).values.items())
+    (path / "values.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="does not match its checksum"):
+        read_values(path)

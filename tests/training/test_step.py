@@ -11,9 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from velatura.draws import Draw
-from velatura.errors import NumericError
+from velatura.errors import NumericError, RecipeError
+from velatura.events import BatchSplit
 from velatura.interfaces import Batch, Conditioning, Loss, Parts, Prompt
-from velatura.training.step import Stepper
+from velatura.training.optimizers.in_backward import InBackward
+from velatura.training.splitting import Splitter
+from velatura.training.step import NotFiniteStep, Stepper
+
+from ..tiny import Log
 
 CPU = torch.device("cpu")
 
@@ -123,6 +128,69 @@ def test_a_loss_that_is_not_finite_stops_and_names_its_items(bad: float) -> None
     assert caught.value.exit_code == 1
 
 
+@pytest.mark.parametrize(
+    ("dtype", "advised"),
+    [(torch.float16, ['"bf16"', '"fp32"']), (torch.bfloat16, ['"fp32"']), (torch.float32, [])],
+)
+def test_only_a_wider_precision_is_advised(dtype: torch.dtype, advised: list[str]) -> None:
+    step = stepper(line())
+    step.dtype = dtype
+    with pytest.raises(NumericError, match="ower the learning rate") as caught:
+        step([batch([math.nan])], seed=0, step=0)
+    assert [name for name in ('"bf16"', '"fp32"') if name in str(caught.value)] == advised
+
+
+def in_backward(objective: Line, *others: nn.Parameter) -> Stepper:
+    parameters = {str(number): p for number, p in enumerate([objective.weight, *others])}
+    step = stepper(objective)
+    step.optimizer = step.in_backward = InBackward(
+        parameters, lambda named: torch.optim.SGD(list(named.values()), lr=1.0)
+    )
+    step.parameters = list(parameters.values())
+    return step
+
+
+def test_updates_in_the_backward_pass_are_the_same() -> None:
+    plain, fused = line(), line()
+    expected = stepper(plain)([batch([1, 2, 6])], seed=0, step=0)
+    assert in_backward(fused)([batch([1, 2, 6])], seed=0, step=0) == expected
+    assert fused.weight.item() == plain.weight.item() == 10 - 3
+
+
+def test_in_the_backward_pass_a_loss_that_is_not_finite_is_found_before_it() -> None:
+    objective = line()
+    with pytest.raises(
+        NotFiniteStep, match=r"step 4: the loss is not finite for nan.png .* Nothing was updated"
+    ):
+        in_backward(objective)([batch([1, math.nan])], seed=0, step=3)
+    assert objective.weight.item() == 10
+
+
+def test_a_step_that_is_half_made_says_so() -> None:
+    """The weight that is used last has its gradient first."""
+    late = nn.Parameter(torch.tensor(1.0))
+
+    class Two(Line):
+        def losses(self, family: Any, parts: Any, batch: Batch, draw: Draw) -> Iterator[Loss]:
+            assert batch.latents is not None
+            per_item = (self.weight * 0).sqrt() * late + late * batch.latents.flatten(1)[:, 0]
+            yield Loss(per_item=per_item, weight=batch.weights)
+
+    objective = Two(nn.Parameter(torch.tensor(2.0)))
+    with pytest.raises(NumericError) as caught:
+        in_backward(objective, late)([batch([1.0])], seed=0, step=0)
+    assert not isinstance(caught.value, NotFiniteStep)
+    assert "step 1: the gradient of 0 is not finite for 1.png" in str(caught.value)
+    assert "1 of 2 weight tensors had been updated by then" in str(caught.value)
+    assert late.item() == 0
+    assert objective.weight.item() == 2
+
+
+def test_several_losses_cannot_be_updated_between() -> None:
+    with pytest.raises(RecipeError, match="fused_backward = true: Line has several losses in a step"):
+        in_backward(line(passes=2))([batch([1.0])], seed=0, step=0)
+
+
 class Steep(Line):
     """Finite losses, gradients that are not: sqrt at zero."""
 
@@ -158,6 +226,17 @@ def test_fp16_stops_at_a_loss_that_is_not_finite() -> None:
     objective = line()
     with pytest.raises(NumericError, match="not finite for nan.png"):
         stepper(objective, dtype=torch.float16)([batch([math.nan])], seed=0, step=0)
+
+
+def test_fp16_goes_on_as_before_after_a_step_that_was_not_finite() -> None:
+    objective = line()
+    step = stepper(objective, dtype=torch.float16)
+    step([batch([2.0])], seed=0, step=0)
+    with pytest.raises(NotFiniteStep):
+        step([batch([1.0]), batch([math.nan], first=1)], seed=0, step=1)
+    step([batch([3.0])], seed=0, step=2)
+    assert objective.weight.item() == pytest.approx(10 - 2 - 3)
+    assert step.scaler.get_scale() == 65536
 
 
 @pytest.mark.parametrize("rate", [math.inf, 3e38, math.nan])
@@ -226,3 +305,79 @@ def test_inputs_of_the_denoiser_take_the_precision_and_latents_do_not() -> None:
 
     stepper(Looking(nn.Parameter(torch.tensor(1.0))), dtype=torch.float16)([batch([1.0])], seed=0, step=0)
     assert [tensor.dtype for tensor in seen] == [torch.float16, torch.float32]
+
+
+class Narrow(Line):
+    """Memory for `most` items at once."""
+
+    def __init__(self, weight: nn.Parameter, most: int) -> None:
+        super().__init__(weight)
+        self.most = most
+        self.sizes: list[int] = []
+
+    def losses(self, family: Any, parts: Any, batch: Batch, draw: Draw) -> Iterator[Loss]:
+        self.sizes.append(len(batch.names))
+        yield from super().losses(family, parts, batch, draw)
+        if len(batch.names) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def narrow(most: int) -> tuple[Narrow, Stepper, Log]:
+    objective, log = Narrow(nn.Parameter(torch.tensor(10.0)), most), Log()
+    step = stepper(objective)
+    step.splitter = Splitter(events=log.events, scale=8)
+    return objective, step, log
+
+
+def test_where_memory_runs_out_the_step_is_repeated_in_smaller_batches() -> None:
+    """The first passes were made and count for nothing: the mean of 1, 2, 3, 4, 5 and, with weight 3, 10 is 5.625."""
+    objective, step, log = narrow(2)
+    batches = [batch([1, 2]), batch([3, 4, 5], first=2), batch([10], first=5, weights=[3.0])]
+    result = step(batches, seed=5, step=0)
+    assert objective.weight.item() == pytest.approx(10 - 5.625)
+    assert result.loss == pytest.approx(56.25)
+    assert result.grad_norm == pytest.approx(5.625)
+    assert result.terms == {"v": pytest.approx(25 / 6)}
+    assert objective.sizes == [2, 3, 2, 1, 2, 1]
+    assert [draw.slots for draw in objective.draws[2:]] == [(0, 1), (2,), (3, 4), (5,)]
+    assert log.of(BatchSplit) == [BatchSplit(step=1, size="8x8", items=3, most=2)]
+    assert "step 1: memory ran out with 3 images of 8x8 at once" in log.texts
+
+
+def test_what_fits_is_remembered_for_its_size() -> None:
+    objective, step, log = narrow(3)
+    step([batch(range(1, 17))], seed=0, step=0)
+    assert [event.most for event in log.of(BatchSplit)] == [8, 4, 2]
+    objective.sizes.clear()
+    step([batch(range(1, 6))], seed=0, step=1)
+    assert objective.sizes == [1, 2, 2]
+    assert step.splitter is not None
+    assert step.splitter.most == {"8x8": 2}
+
+
+def test_one_item_that_does_not_fit_ends_the_run() -> None:
+    _, step, _ = narrow(0)
+    with pytest.raises(torch.OutOfMemoryError):
+        step([batch([1, 2])], seed=0, step=0)
+
+
+def test_without_a_splitter_nothing_is_tried_again() -> None:
+    objective, step, _ = narrow(2)
+    step.splitter = None
+    with pytest.raises(torch.OutOfMemoryError):
+        step([batch([1, 2, 3])], seed=0, step=0)
+    assert objective.sizes == [3]
+
+
+def test_other_errors_are_not_tried_again() -> None:
+    objective, step, _ = narrow(9)
+
+    def wrong(*_: Any) -> Iterator[Loss]:
+        objective.sizes.append(0)
+        raise RuntimeError("shapes do not fit")
+        yield
+
+    objective.losses = wrong  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="shapes"):
+        step([batch([1, 2])], seed=0, step=0)
+    assert objective.sizes == [0]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from velatura.events import Event, LeftAtOnce, Notice
+from velatura.training.folder import RunFolder
 from velatura.training.stop import Interrupted, StopRequest, listening
 
 from ..tiny import Log
@@ -69,3 +71,73 @@ def test_a_preparation_is_broken_off() -> None:
     with pytest.raises(Interrupted), stop.preparing():
         stop.on_signal(signal.SIGINT, None)
     assert log.texts == "stopping; press Ctrl-C again to leave at once"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path, "x")
+
+
+def test_a_stop_file_is_obeyed_once_and_removed(folder: RunFolder) -> None:
+    log = Log()
+    with listening(log.events) as stop:
+        stop.watch(folder)
+        assert not stop.asked
+        (folder.root / "stop").write_text("")
+        assert stop.asked
+        assert stop.asked
+        assert "the file 'stop' was found, and is removed: finishing, then saving" in log.texts
+        assert list(folder.root.iterdir()) == []
+
+
+def test_files_of_an_earlier_time_are_removed(folder: RunFolder) -> None:
+    log = Log()
+    stop = StopRequest(log.events)
+    for name in ("stop", "save"):
+        (folder.root / name).write_text("")
+    stop.watch(folder)
+    assert not stop.asked
+    assert not stop.save_asked()
+    assert "the file 'save' is from before this run began, and is removed" in log.texts
+    assert list(folder.root.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_removed_is_not_obeyed(folder: RunFolder) -> None:
+    """Else the run would save after every step."""
+    log = Log()
+    stop = StopRequest(log.events)
+    stop.watch(folder)
+    (folder.root / "save").mkdir()
+    assert not stop.save_asked()
+    assert not stop.save_asked()
+    assert log.texts.count("cannot be removed, and is not obeyed") == 1
+
+
+def test_a_save_file_is_answered_once(folder: RunFolder) -> None:
+    log = Log()
+    stop = StopRequest(log.events)
+    stop.watch(folder)
+    (folder.root / "save").write_text("")
+    assert [stop.save_asked(), stop.save_asked(), stop.asked] == [True, False, False]
+    assert "the file 'save' was found, and is removed: saving a state" in log.texts
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="a signal of POSIX")
+def test_the_signal_to_save_stops_nothing() -> None:
+    log = Log()
+    with listening(log.events) as stop:
+        with stop.preparing():
+            signal.raise_signal(signal.SIGUSR1)
+        assert not stop.save_asked()
+        assert log.texts == "nothing to save yet: the run is being prepared"
+        signal.raise_signal(signal.SIGUSR1)
+        assert "saving a state after this step, then going on" in log.texts
+        assert [stop.save_asked(), stop.save_asked(), stop.asked] == [True, False, False]
+
+
+def test_where_there_is_no_such_signal_all_else_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(signal, "SIGUSR1")
+    log = Log()
+    with listening(log.events) as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.asked

@@ -54,6 +54,11 @@ class Adapter:
         for layer in self.layers.values():
             layer.strength = strength
 
+    def move(self, device: torch.device) -> None:
+        """Move the layers' own values; the layers that they sit on stay where they are."""
+        for parameter in self.parameters().values():
+            parameter.data = parameter.data.to(device)
+
     def values(self) -> dict[str, LoraValues]:
         """What a file needs, by layer path; a shared down projection is one tensor here too."""
         downs = {id(layer.down): layer.down.weight.detach() for layer in self.layers.values()}

@@ -101,6 +101,14 @@ class Checkpoint(ABC):
         """Shape of a tensor, without reading it."""
         return self.info(key).shape
 
+    def sizes(self, key: str, count: int) -> Shape:
+        """The shape of a tensor that must have so many dimensions, none of them empty. Raises CheckpointError."""
+        shape = self.shape(key)
+        if len(shape) != count or not all(shape):
+            sizes = counted(count, "size")
+            raise CheckpointError(f"{self.name}: '{key}' has shape {shape}, expected {sizes} above 0.")
+        return shape
+
     def dtype(self, key: str) -> torch.dtype:
         """Stored dtype of a tensor, without reading it."""
         return self.info(key).dtype

@@ -188,8 +188,8 @@ def _sd_unet(inner: Checkpoint) -> Identity | None:
     )
     if not ldm and not diffusers:
         return None
-    widths = {inner.shape(key)[-1] for key in inner if _ATTENTION_K.search(key)}
-    two = widths == {1024}
+    widths = {inner.shape(key)[-1:] for key in inner if _ATTENTION_K.search(key)}
+    two = widths == {(1024,)}
     kind, title = ("sd2-unet", "an SD 2.x UNet") if two else ("sd1-unet", "an SD 1.x UNet")
     return Identity(kind=kind, layout="ldm" if ldm else "diffusers", title=title)
 
@@ -214,7 +214,7 @@ def _autoencoder(checkpoint: Checkpoint) -> Identity | None:
 def _clip(checkpoint: Checkpoint) -> Identity | None:
     for key in checkpoint:
         if key.endswith("embeddings.token_embedding.weight"):
-            width = checkpoint.shape(key)[-1]
+            width = _width(checkpoint, key)
             names = {768: "CLIP-L", 1024: "OpenCLIP-H", 1280: "OpenCLIP-G"}
             title = f"a CLIP text encoder ({names.get(width, f'width {width}')})"
             return Identity(kind="clip-text-encoder", layout="transformers", title=title)
@@ -224,7 +224,7 @@ def _clip(checkpoint: Checkpoint) -> Identity | None:
 def _t5(checkpoint: Checkpoint) -> Identity | None:
     for key in checkpoint:
         if key.endswith("encoder.block.0.layer.0.SelfAttention.q.weight"):
-            width = checkpoint.shape(key)[-1]
+            width = _width(checkpoint, key)
             names = {4096: "T5-XXL", 2048: "T5-XL", 1024: "T5-large", 768: "T5-base"}
             title = f"a T5 encoder ({names.get(width, f'width {width}')})"
             return Identity(kind="t5-encoder", layout="transformers", title=title)
@@ -233,6 +233,11 @@ def _t5(checkpoint: Checkpoint) -> Identity | None:
 
 def _shape(checkpoint: Checkpoint, key: str) -> tuple[int, ...]:
     return checkpoint.shape(key) if key in checkpoint else ()
+
+
+def _width(checkpoint: Checkpoint, key: str) -> int:
+    """Columns of a matrix; 0 for a number."""
+    return next(reversed(checkpoint.shape(key)), 0)
 
 
 def _lora_layout(keys: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ same fingerprint.
 Reading 10 GB takes about 7 s of one core (1.5 GB/s with the SHA instructions of CPUs since about 2018, a third of
 that without), and would be waste at every start. So the hash of a file of more than `SMALL` bytes is remembered, in
 this process and under `fingerprints` in the user's cache folder, by its path, size, inode, and times of modification
-and change. A file that changed in the last two seconds is not: it may change again within one tick of its clock.
+and change. A file that changed just now (`stamps`) is read each time.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ from typing import Any
 
 from velatura.checkpoints.cache_folder import default_cache_folder
 from velatura.checkpoints.hashes import file_sha256
+from velatura.checkpoints.stamps import Stamp, is_settled, stamp_of
 from velatura.checkpoints.writing import write_bytes
 from velatura.errors import CheckpointError, StorageError
 
 SMALL = 16 * 1024 * 1024  # bytes that are read in less time than a memory is looked up
-_TRUSTED_AFTER = 2_000_000_000  # ns
 _NOTES = ("architectures", "dtype", "torch_dtype", "transformers_version")  # in configs, of no effect
 
-Stamp = tuple[int, ...]
-_here: dict[tuple[str, Stamp], str] = {}
+_here: dict[tuple[str, Stamp, int], str] = {}  # by path, stamp and inode
 
 
 def fingerprint(paths: Path | str | Sequence[Path | str], configs: Sequence[Mapping[str, Any]] = ()) -> str:
@@ -55,28 +54,28 @@ def _is_note(key: str) -> bool:
 def remembered_sha256(path: Path) -> str:
     """SHA-256 of a whole file, read only if it changed since it was last asked for. Raises CheckpointError."""
     path = path.absolute()
-    stamp = _stamp(path)
+    began = time.time_ns()
+    stamp, inode = _status(path)
     if stamp[0] <= SMALL:
         return file_sha256(path)
-    if (known := _here.get((str(path), stamp)) or _recall(path, stamp)) is not None:
+    if (known := _here.get((str(path), stamp, inode)) or _recall(path, stamp, inode)) is not None:
         return known
-    began = time.time_ns()
     found = file_sha256(path)
-    if _stamp(path) == stamp and max(stamp[2:]) < began - _TRUSTED_AFTER:
-        _here[str(path), stamp] = found
-        _keep(path, stamp, found)
+    if is_settled(stamp, began) and _status(path) == (stamp, inode):
+        _here[str(path), stamp, inode] = found
+        _keep(path, stamp, inode, found)
     return found
 
 
-def _stamp(path: Path) -> Stamp:
-    """Size, inode, times of modification and of change in ns."""
+def _status(path: Path) -> tuple[Stamp, int]:
+    """The stamp and the inode, which tells of a file put in place of another where there is no time of change."""
     try:
         status = path.stat()
     except OSError as error:
         raise CheckpointError(
             f"{path}: cannot be read: {error.strerror}; give the path of a file."
         ) from error
-    return status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+    return stamp_of(status), status.st_ino
 
 
 def _note_of(path: Path) -> Path:
@@ -84,21 +83,21 @@ def _note_of(path: Path) -> Path:
     return default_cache_folder() / "fingerprints" / f"{name[:32]}.json"
 
 
-def _recall(path: Path, stamp: Stamp) -> str | None:
+def _recall(path: Path, stamp: Stamp, inode: int) -> str | None:
     """What an earlier process kept, if the file is still the same; nothing where that cannot be read."""
     with suppress(OSError, ValueError):
         kept = json.loads(_note_of(path).read_text("utf-8"))
         if (
             isinstance(kept, dict)
-            and kept.get("stamp") == list(stamp)
+            and kept.get("stamp") == [*stamp, inode]
             and isinstance(kept.get("sha256"), str)
         ):
             return str(kept["sha256"])
     return None
 
 
-def _keep(path: Path, stamp: Stamp, found: str) -> None:
+def _keep(path: Path, stamp: Stamp, inode: int, found: str) -> None:
     """Written for the next process; where the cache folder cannot be written, that one reads the file again."""
-    document = json.dumps({"path": str(path), "stamp": stamp, "sha256": found}).encode("ascii")
+    document = json.dumps({"path": str(path), "stamp": [*stamp, inode], "sha256": found}).encode("ascii")
     with suppress(StorageError):
         write_bytes(_note_of(path), document)

@@ -93,8 +93,8 @@ def without_prefix(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def count_blocks(keys: Iterable[str], name: str) -> int:
-    """1 + the highest N in `name.N.…`; 0 without any."""
-    pattern = re.compile(rf"{re.escape(name)}\.(\d{{1,4}})\.")
+    """1 + the highest N in `name.N.…`, N below 1000; 0 without any."""
+    pattern = re.compile(rf"{re.escape(name)}\.(\d{{1,3}})\.")
     return 1 + max((int(match[1]) for key in keys if (match := pattern.match(key))), default=-1)
 
 
@@ -110,12 +110,12 @@ def flux_config(checkpoint: Checkpoint) -> dict[str, int | bool | list[int]]:
         ("double_blocks", "single_blocks") if bfl else ("transformer_blocks", "single_transformer_blocks")
     )
 
-    def shape(module_name: str) -> Shape:
-        return inner.shape(key_map.file_name(module_name))
+    def shape(module_name: str, count: int = 2) -> Shape:
+        return inner.sizes(key_map.file_name(module_name), count)
 
     width, channels = shape("x_embedder.weight")
     norm = "single_transformer_blocks.0" if count_blocks(inner, single) else "transformer_blocks.0"
-    (head,) = shape(f"{norm}.attn.norm_q.weight")
+    (head,) = shape(f"{norm}.attn.norm_q.weight", 1)
     out_channels = shape("proj_out.weight")[0]
     if head < 1 or width % head:
         raise ModelError(f"{checkpoint.name}: its width {width} is not a multiple of its head size {head}.")

@@ -126,7 +126,11 @@ class PeftAlphas:
                 break
         if not isinstance(alpha, int | float) or isinstance(alpha, bool):
             return float(rank)
-        return alpha * math.sqrt(rank) if self._fact(prefix, "use_rslora") is True else float(alpha)
+        try:
+            value = float(alpha)
+        except OverflowError:
+            value = math.inf  # which a layer refuses, by its name
+        return value * math.sqrt(rank) if self._fact(prefix, "use_rslora") is True else value
 
     def _fact(self, prefix: str, name: str) -> Any:
         return self._facts.get(f"{prefix}.{name}", self._facts.get(name))
@@ -151,4 +155,4 @@ def _facts(text: str | None) -> dict[str, Any]:
 
 def _config_beside(paths: tuple[Path, ...]) -> str | None:
     config = paths[0].parent / "adapter_config.json" if len(paths) == 1 else None
-    return config.read_text("utf-8") if config is not None and config.is_file() else None
+    return config.read_text("utf-8", "replace") if config is not None and config.is_file() else None

@@ -21,7 +21,6 @@ from velatura.checkpoints.lora_layer import Layout, LoraFile, LoraLayer, bits
 from velatura.errors import ModelError
 
 MLP_RATIO = 4  # of FLUX, when a file has no layer from which the width of the MLP could be read
-_MOST_BLOCKS = 10_000
 
 
 def with_layout(lora: LoraFile, layout: Layout) -> LoraFile:
@@ -63,7 +62,7 @@ def _key_map(modules: Iterable[str]) -> KeyMap:
     names = [f"{module}." for module in modules]
     double = max(count_blocks(names, "double_blocks"), count_blocks(names, "transformer_blocks"))
     single = max(count_blocks(names, "single_blocks"), count_blocks(names, "single_transformer_blocks"))
-    return flux_key_map(double_blocks=min(double, _MOST_BLOCKS), single_blocks=min(single, _MOST_BLOCKS))
+    return flux_key_map(double_blocks=double, single_blocks=single)
 
 
 def split(layer: LoraLayer, key_map: KeyMap) -> list[LoraLayer]:

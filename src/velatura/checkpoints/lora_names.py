@@ -89,6 +89,7 @@ _OLD_CLIP = {
     "to_v": "v_proj",
     "to_out": "out_proj",
 }  # diffusers before 0.22
+_MOST_PARTS = 60  # between underscores, of a layer's name: twice what any has
 _UNET_ROOTS = ("down_blocks", "mid_block", "up_blocks", "conv_in", "conv_out", "time_embedding")
 _BFL_ROOTS = {"double_blocks", "single_blocks", *(rule.file.split(".")[0] for rule in OUTER)}
 _SPLIT_ROOTS = {
@@ -163,18 +164,17 @@ def _words() -> frozenset[str]:
 def _dotted(name: str) -> str | None:
     """`double_blocks_0_img_attn_qkv` -> `double_blocks.0.img_attn.qkv`; None when it has an unknown word."""
     parts = name.split("_")
-
-    def rest(start: int) -> list[str] | None:
-        if start == len(parts):
-            return []
-        for stop in range(len(parts), start, -1):  # the longest word first: linear_1, not linear.1
-            word = "_".join(parts[start:stop])
-            if (word in _words() or word.isdecimal()) and (tail := rest(stop)) is not None:
-                return [word, *tail]
+    if len(parts) > _MOST_PARTS:
         return None
-
-    words = rest(0)
-    return None if words is None else ".".join(words)
+    # what is read from each part on; found from the end, so that a name takes no longer the more ways it can be read
+    tails: list[str | None] = [*[None] * len(parts), ""]
+    for start in reversed(range(len(parts))):
+        for stop in range(len(parts), start, -1):  # the longest word first: linear_1, not linear.1
+            word, tail = "_".join(parts[start:stop]), tails[stop]
+            if tail is not None and (word in _words() or word.isdecimal()):
+                tails[start] = f"{word}.{tail}" if tail else word
+                break
+    return tails[0]
 
 
 def layout_of(modules: list[str], name: str) -> Layout | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     and what to give instead.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - which does not raise for a name that is too long
         checkpoint = _open_folder(path)
     elif path.name.endswith(_INDEX):
         checkpoint = _open_index(path)
@@ -106,6 +107,8 @@ def _open_index(index: Path) -> Checkpoint:
         document: Any = json.loads(index.read_text("utf-8"))
         weight_map = document["weight_map"]
         names = sorted(set(weight_map.values()))
+        if not names:
+            raise ValueError("it names no file")
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{index}: not a readable index of shards ({type(error).__name__}: {error})."
@@ -126,7 +129,7 @@ def _open_index(index: Path) -> Checkpoint:
 
 def _open_shards(folder: Path, stem: str) -> Checkpoint:
     index = folder / (stem + _INDEX)
-    if index.is_file():
+    if os.path.isfile(index):  # noqa: PTH113 - as above
         return _open_index(index)
     shards = [shard for file in folder.glob("*.safetensors") if (shard := _SHARD.match(file.name))]
     shards = sorted((shard for shard in shards if shard["stem"] == stem), key=lambda shard: shard["number"])

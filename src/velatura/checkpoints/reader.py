@@ -98,10 +98,10 @@ class TensorFile(Checkpoint):
 
 def open_file(path: Path) -> FileIO:
     """An unbuffered file. Raises CheckpointError for a path that is no regular file, or not readable."""
-    if not path.is_file():
+    try:
+        if path.is_file():
+            return FileIO(path, "rb")
         problem = "this is not a regular file" if path.exists() else "there is no such file"
         raise CheckpointError(f"{path}: {problem}; give the path of a weights file.")
-    try:
-        return FileIO(path, "rb")
-    except OSError as error:
+    except OSError as error:  # also a name that is too long to be looked for
         raise CheckpointError(f"{path}: cannot be opened: {error.strerror}.") from error

@@ -128,15 +128,16 @@ def sd1_unet_config(
     inner, key_map = sd1_unet(checkpoint)
     shape = _file_shape(inner) if "input_blocks.0.0.weight" in inner else _module_shape(inner)
 
-    def dims(name: str) -> tuple[int, ...]:
-        return inner.shape(key_map.file_name(name))
+    def dims(name: str, count: int = 4) -> tuple[int, ...]:
+        return inner.sizes(key_map.file_name(name), count)
 
     levels = len(shape.attention)
     widths = [dims(f"down_blocks.{level}.resnets.0.conv1.weight")[0] for level in range(levels)]
     if any(width % norm_num_groups for width in widths):
         problem = f"its widths {widths} are not multiples of {norm_num_groups} norm groups"
         raise ModelError(f"{checkpoint.name}: {problem}; put its config.json beside it.")
-    text = dims("mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight")[1]
+    text = dims("mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight", 2)[1]
+    projection = key_map.file_name("mid_block.attentions.0.proj_in.weight")
     types = [("CrossAttn" if attention else "") for attention in shape.attention]
     return {
         "in_channels": dims("conv_in.weight")[1],
@@ -147,7 +148,7 @@ def sd1_unet_config(
         "layers_per_block": shape.layers,
         "cross_attention_dim": text,
         "attention_head_dim": [width // 64 for width in widths] if text == 1024 else 8,
-        "use_linear_projection": len(dims("mid_block.attentions.0.proj_in.weight")) == 2,
+        "use_linear_projection": len(inner.shape(projection)) == 2,
         "norm_num_groups": norm_num_groups,
     }
 

@@ -75,29 +75,29 @@ def clip_config(checkpoint: Checkpoint) -> dict[str, int]:
     """
     inner, root = _clip(checkpoint)
     inner = inner.under(root + ".") if root else inner
-    vocabulary, width = inner.shape(_CLIP_ANCHOR)
+    vocabulary, width = inner.sizes(_CLIP_ANCHOR, 2)
     return {
         "vocab_size": vocabulary,
         "hidden_size": width,
-        "intermediate_size": inner.shape("encoder.layers.0.mlp.fc1.weight")[0],
+        "intermediate_size": inner.sizes("encoder.layers.0.mlp.fc1.weight", 2)[0],
         "num_hidden_layers": count_blocks(inner, "encoder.layers"),
         "num_attention_heads": max(width // 64, 1),
-        "max_position_embeddings": inner.shape("embeddings.position_embedding.weight")[0],
+        "max_position_embeddings": inner.sizes("embeddings.position_embedding.weight", 2)[0],
     }
 
 
 def t5_config(checkpoint: Checkpoint) -> dict[str, int]:
     """Arguments of `T5Config` read off the shapes; the number of heads is that of the position bias table."""
     inner, _ = t5_encoder(checkpoint)
-    inside = inner.shape(_T5_ANCHOR)[0]
-    buckets, heads = inner.shape("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight")
+    inside = inner.sizes(_T5_ANCHOR, 2)[0]
+    buckets, heads = inner.sizes("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", 2)
     embedding = "shared.weight" if "shared.weight" in inner else "encoder.embed_tokens.weight"
-    vocabulary, width = inner.shape(embedding)
+    vocabulary, width = inner.sizes(embedding, 2)
     return {
         "vocab_size": vocabulary,
         "d_model": width,
         "d_kv": inside // heads,
-        "d_ff": inner.shape("encoder.block.0.layer.1.DenseReluDense.wo.weight")[1],
+        "d_ff": inner.sizes("encoder.block.0.layer.1.DenseReluDense.wo.weight", 2)[1],
         "num_layers": count_blocks(inner, "encoder.block"),
         "num_heads": heads,
         "relative_attention_num_buckets": buckets,

@@ -106,7 +106,7 @@ def vae_config(
     inner, key_map = autoencoder(checkpoint)
 
     def shape(name: str) -> tuple[int, ...]:
-        return inner.shape(key_map.file_name(name))
+        return inner.sizes(key_map.file_name(name), 4)
 
     ldm = "encoder.down.0.block.0.conv1.weight" in inner
     down, block = ("encoder.down", "block") if ldm else ("encoder.down_blocks", "resnets")

@@ -151,7 +151,8 @@ def payload(tensors: Mapping[str, Tensor | Pending]) -> Iterator[memoryview]:
         if tuple(tensor.shape) != tuple(item.shape) or tensor.dtype != item.dtype:
             made = f"{tensor.dtype} {tuple(tensor.shape)}"
             raise CheckpointError(f"'{name}' was to be {item.dtype} {tuple(item.shape)}, it became {made}.")
-        flat = tensor.detach().contiguous().view(-1)
+        whole = tensor.detach().contiguous()
+        flat = whole.as_strided((whole.numel(),), (1,))  # a single value may have any stride
         step = _CHUNK // tensor.dtype.itemsize
         for begin in range(0, flat.numel(), step):
             yield flat[begin : begin + step].cpu().view(torch.uint8).numpy().data

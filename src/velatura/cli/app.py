@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from velatura import __version__
-from velatura.cli import cache, data, demo, doctor, generate, lora, pocket, recipe, runs, train
+from velatura.cli import cache, data, demo, doctor, generate, lora, plan, pocket, recipe, runs, train
 from velatura.errors import VelaturaError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -36,6 +36,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.add_typer(recipe.app, name="recipe")
+app.command("plan")(plan.plan)
 app.command("train")(train.train)
 app.add_typer(runs.app, name="runs")
 app.add_typer(data.app, name="data")

@@ -94,11 +94,14 @@ def demo(
     loaded = load_recipe(recipe_file)
 
     typer.echo(f"2. velatura train {recipe_file}")
+    from velatura.training.resuming import Resume
     from velatura.training.run import train
 
     resume = (folder / "runs" / CONCEPT / "recipe.toml").exists()
     with progress(sys.stdout) as listener:
-        outcome = train(loaded.recipe, loaded.base, resume=resume, events=Events(listener))
+        outcome = train(
+            loaded.recipe, loaded.base, resume=Resume() if resume else None, events=Events(listener)
+        )
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)
 

@@ -89,14 +89,34 @@ def generate(
         typer.Option("--precision", help="Of the computation; auto: bf16 where it is native, else fp32."),
     ] = "auto",
     weights: Annotated[
-        Literal["full", "fp8"] | None,
+        Literal["full", "fp8", "int8"] | None,
         typer.Option(
             "--weights",
-            metavar="full|fp8",
-            help="Of the denoiser: as --precision says, or in 8 bits, which takes half of bf16's memory.",
+            metavar="full|fp8|int8",
+            help="Of the denoiser: as --precision says, or in 8 bits, which takes half of bf16's memory; int8 also "
+            "multiplies in 8 bits.",
             show_default="full",
         ),
     ] = None,
+    autoencoder: Annotated[
+        Literal["auto", "whole", "sliced", "tiled"] | None,
+        typer.Option(
+            "--autoencoder",
+            metavar="auto|whole|sliced|tiled",
+            help="How pictures are decoded: whole, in strips with the same result, or in tiles with nearly the same.",
+            show_default="auto: whole up to 1280x1280, sliced above",
+        ),
+    ] = None,
+    streamed: Annotated[
+        float,
+        typer.Option(
+            "--streamed",
+            metavar="SHARE",
+            min=0,
+            max=1,
+            help="Share of the denoiser's weights that stay in the machine's memory and visit the GPU when needed.",
+        ),
+    ] = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was painted as JSON.")] = False,
 ) -> None:
     """Paint pictures. The same options give the same bytes on one machine.
@@ -136,6 +156,8 @@ def generate(
         device=device,
         precision=precision,
         weights=weights,
+        autoencoder=autoencoder,
+        streamed=streamed,
         out=out,
     )
     painted: list[Picture] = []

@@ -151,7 +151,7 @@ def _lines(event: Event) -> list[Text]:
         case PhaseFinished():
             return [Text(f"{event.phase}: done in {duration(event.seconds)}", style="dim")]
         case ValidationFinished():
-            return [Text(f"validation loss after step {event.step}: {event.loss:.4f}")]
+            return [Text(f"{event.name} loss after step {event.step}: {event.loss:.4f}")]
         case PreviewSaved():
             return [Text(f"preview after step {event.step}: {event.path}", style="dim")]
         case FileSaved():

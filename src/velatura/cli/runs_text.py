@@ -14,6 +14,7 @@ from velatura.runs.run import Run
 from velatura.runs.text_chart import text_chart
 from velatura.training.figures import duration, speed
 
+LETTERS = "vwxyzabcdefghijklmnpqrstu"  # of the losses of validations in a chart
 WIDEST = 48  # characters of a recipe's value in a table; --json has all of it
 
 
@@ -41,12 +42,11 @@ def show_text(run: Run) -> Iterator[str]:
         yield f"  {facts.message}"
     yield ""
     yield from columns([["folder", f"{facts.folder}, {readable(facts.size)}"], *_facts(run)])
-    curves = {"o": run.smoothed, "v": run.validations} if run.validations else {"o": run.smoothed}
+    letters = dict(zip(run.validations, LETTERS, strict=False))
+    curves = {"o": run.smoothed} | {letter: run.validations[name] for name, letter in letters.items()}
     if chart := text_chart(curves):
         yield ""
-        yield (
-            "loss (o: training, smoothed; v: validation)" if run.validations else "loss (training, smoothed)"
-        )
+        yield f"loss ({'; '.join(['o: training, smoothed', *(f'{a}: {name}' for name, a in letters.items())])})"
         yield from chart
     if run.notices:
         yield ""
@@ -68,10 +68,7 @@ def compare_text(comparison: Comparison) -> Iterator[str]:
         yield from columns([["recipe", *comparison.letters], *table])
     else:
         yield "the recipes differ in nothing but their names"
-    for title, curves in (
-        ("loss (training, smoothed)", [run.smoothed for run in comparison.runs]),
-        ("validation loss", [run.validations for run in comparison.runs]),
-    ):
+    for title, curves in comparison.curves.items():
         if chart := text_chart(dict(zip(comparison.letters, curves, strict=True))):
             yield ""
             yield title
@@ -125,7 +122,7 @@ def _value(value: str | None) -> str:
 def _last_previews(comparison: Comparison) -> Iterator[str]:
     for subject, each in comparison.previews.items():
         yield ""
-        yield f"preview: {subject.prompt or 'no prompt'} (seed {subject.seed}, {subject.width}x{subject.height})"
+        yield f"preview: {subject.prompt or 'no prompt'} ({subject.facts})"
         rows = [
             [f"  {letter}", f"step {max(steps):,}", str(steps[max(steps)])]
             for letter, steps in zip(comparison.letters, each, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,36 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last saved state of this run.")
     ] = False,
+    resume_at: Annotated[
+        int | None,
+        typer.Option(
+            "--resume-at",
+            metavar="STEP",
+            min=0,
+            help="Go on from the state of this step; later ones are removed once the next is saved.",
+            show_default=False,
+        ),
+    ] = None,
+    force_change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--force-change",
+            metavar="KEY",
+            help="Go on although this key of the recipe (or a section, 'data' or 'model') is not what it was when the "
+            "state was saved; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--init-from",
+            metavar="PATH",
+            help="Begin with the weights of a state's folder of another run, an adapter file, or (full training) a "
+            "model; with a fresh optimizer, at step 0. Sets adapter.init_from or full.init_from.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Check everything, load the data, print the plan, train nothing."),
@@ -36,16 +67,42 @@ def train(
     """Train what RECIPE says.
 
     Exit codes: 0 finished; 75 stopped and saved (--resume goes on); 2 a mistake in the recipe, the data or the
-    model's files; 1 anything else. Ctrl-C finishes the step, saves and stops; a second one stops at once.
+    model's files; 1 anything else. Ctrl-C, or a file `stop` in the run's folder, finishes the step, saves and stops;
+    a second Ctrl-C stops at once. SIGUSR1, or a file `save`, saves a state and goes on.
     """
-    from velatura.recipe.toml import load_recipe
+    from velatura.errors import RecipeError
+    from velatura.recipe.dump import toml_value
+    from velatura.recipe.toml import load_recipe, read_recipe
+    from velatura.training.distribution.launch import launched, of_one_voice
 
-    loaded = load_recipe(recipe, sets or [])  # before torch is imported: mistakes are told at once
+    launch = launched()
+    changes = list(sets or [])
+    with of_one_voice(launch):  # before torch is imported: mistakes are told at once
+        loaded = load_recipe(recipe, changes)
+        if init_from is not None:
+            section = "full" if loaded.recipe.adapter is None else "adapter"
+            changes.append(f"{section}.init_from={toml_value(str(init_from.expanduser().absolute()))}")
+            loaded = load_recipe(recipe, changes)
+        going_on = resume or resume_at is not None or loaded.recipe.training.resume is not None
+        if force_change and not going_on:
+            raise RecipeError(
+                "--force-change is for a run that is resumed: with --resume, --resume-at or training.resume"
+            )
 
     from velatura.cli.progress import progress
     from velatura.events import Events
+    from velatura.training.resuming import Resume
     from velatura.training.run import train as run
 
-    with progress(sys.stdout) as listener:
-        outcome = run(loaded.recipe, loaded.base, resume=resume, dry_run=dry_run, events=Events(listener))
+    how = Resume(step=resume_at, forced=tuple(force_change or ())) if going_on else None
+    with progress(sys.stdout) if launch.rank == 0 else nullcontext() as listener:
+        events = Events(listener) if listener else Events()
+        outcome = run(
+            loaded.recipe,
+            loaded.base,
+            resume=how,
+            dry_run=dry_run,
+            events=events,
+            reread=lambda: read_recipe(recipe, changes).recipe,
+        )
     raise typer.Exit(outcome.exit_code)

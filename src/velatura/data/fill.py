@@ -18,6 +18,7 @@ from velatura.data.images import normalise
 from velatura.data.plan import Entry
 from velatura.data.progress import Phase, phase
 from velatura.data.shard_writer import ShardWriter
+from velatura.data.sharing import ALL, Share
 from velatura.data.views import View, views_of
 from velatura.errors import DataError, ModelError
 from velatura.events import Events
@@ -43,22 +44,25 @@ def fill_latents(
     cache: CachedLatents,
     events: Events,
     *,
+    share: Share = ALL,
     batch_size: int = 4,
     workers: int | None = None,
 ) -> Filled:
     """Encode the views of `entries` that the cache lacks; needs the autoencoder only if some are missing.
 
+    Several processes take a `share` each; the room on the disk is checked for all of them.
+
     Raises StorageError when the disk has too little room (before anything is encoded), DataError that lists
     the images that cannot be decoded (after all others were encoded and kept), NumericError for latents that
     are not finite. Interrupted at any point, it goes on from there when called again.
     """
-    views = views_of(entries)
+    views = share.every_of(views_of(entries))
     missing = cache.missing(views)
     if not missing:
         return Filled(encoded=0, reused=len(views), seconds=0.0)
     check_room(
         cache.store.folder,
-        int(cache.size(missing) * _SPARE),
+        int(cache.size(missing) * share.of * _SPARE),
         f"the latents of {counted(len(missing), 'image')}",
     )
     device = _device(parts, "autoencoder")
@@ -82,13 +86,14 @@ def fill_text(
     cache: CachedText,
     events: Events,
     *,
+    share: Share = ALL,
     batch_size: int = 8,
 ) -> Filled:
     """Encode those of `texts` that the cache lacks; needs the text encoders only if some are missing.
 
     Raises as `fill_latents` does; the room on the disk is checked once the first batch has shown the size.
     """
-    different = list(dict.fromkeys(texts))
+    different = share.every_of(list(dict.fromkeys(texts)))
     missing = cache.missing(different)
     if not missing:
         return Filled(encoded=0, reused=len(different), seconds=0.0)
@@ -101,7 +106,7 @@ def fill_text(
             chunk = missing[start : start + batch_size]
             sizes = _encode_texts(chunk, family, parts, cache, writer)
             if start == 0:
-                needed = int(max(sizes) * len(missing) * _SPARE)
+                needed = int(max(sizes) * len(missing) * share.of * _SPARE)
                 check_room(
                     cache.store.folder, needed, f"the embeddings of {counted(len(missing), 'caption')}"
                 )

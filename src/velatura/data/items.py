@@ -16,6 +16,7 @@ from velatura.recipe.data.items import SourceData
 Background = Literal["white", "black", "grey"]
 Filter = Literal["auto", "area", "box", "bilinear", "bicubic", "lanczos", "nearest"]
 Role = Literal["reference", "control", "mask", "depth", "normals"]
+Identity = tuple[object, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,9 +67,12 @@ class Companion:
     height: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Item:
-    """One image with its caption and its companions."""
+    """One image with its caption and its companions; never changed.
+
+    Not frozen: a start makes a hundred thousand of them, and frozen ones take three times as long to make.
+    """
 
     name: str  # path as the recipe's author would write it, for messages
     place: Place
@@ -79,6 +83,11 @@ class Item:
     source: int  # index of the expanded `[[data]]` table
     treatment: Treatment = field(default_factory=Treatment)
     companions: Mapping[Role, Companion] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> Identity:
+        """What tells an item from all others, whatever is done to it: a file may be in several tables or rows."""
+        return self.source, self.name, self.place.key, self.caption.text, self.caption.tags
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from velatura.data.index import Index, ListingRow
-from velatura.data.places import stamp_of
-from velatura.data.remembered import TRUSTED_AFTER
+from velatura.checkpoints.stamps import is_settled, stamp_of
+from velatura.data.index import Index
+from velatura.data.index_tables import ListingRow
 
 Open = Callable[[Path], "Listings"]  # the listings of a source, which goes by its folder or file
 
@@ -48,6 +48,7 @@ class Listings:
 
         Raises OSError, and what `read` does.
         """
+        began = time.time_ns()
         stamp = stamp_of(os.stat(path))  # noqa: PTH116
         self._met.add(path)
         known = self._old.get(path)
@@ -55,6 +56,6 @@ class Listings:
             with suppress(ValueError):  # damage that SQLite does not see
                 return json.loads(known[3])
         listing = read(path)
-        if max(stamp[1:]) < time.time_ns() - TRUSTED_AFTER:  # else it may change again unseen
+        if is_settled(stamp, began):
             self._new[path] = (*stamp, json.dumps(listing))
         return listing

@@ -17,6 +17,7 @@ from velatura.data.decoded import DecodedImages, stack_companions
 from velatura.data.images import normalise, recoloured
 from velatura.data.items import Role
 from velatura.data.order import Placed, Plan
+from velatura.data.sharing import ALL, Share
 from velatura.data.texts import drawn_texts
 from velatura.data.views import View, drawn_views
 from velatura.draws import Draw
@@ -44,7 +45,11 @@ class Loader:
 
     Without `latents` a batch holds images, decoded and kept in memory up to `memory_limit` bytes. Without
     `text` its conditioning is None and the prompts must be encoded. All randomness (flips, dropped captions)
-    is drawn per (seed, step, slot), so neither threads nor resuming matter. Close it, or use it in `with`.
+    is drawn per (seed, step, slot), so neither threads nor resuming nor the number of processes matter. Close it,
+    or use it in `with`.
+
+    Each micro-batch is shared out between the processes of a run. One that is left without an item gets the first
+    one as an idle batch, so that all make the same number of passes.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class Loader:
         caption_dropout: float = 0.0,
         latents: Latents | None = None,
         text: Texts | None = None,
+        share: Share = ALL,
         workers: int | None = None,
         prefetch: int = 2,
         memory_limit: int = 2 * 2**30,
@@ -64,6 +70,7 @@ class Loader:
         self._caption_dropout = caption_dropout
         self._latents = latents
         self._text = text
+        self._share = share
         self._images = DecodedImages(memory_limit)
         self._prefetch = prefetch
         self._lock = threading.Lock()  # the plan keeps its current epoch: one thread at a time
@@ -106,8 +113,10 @@ class Loader:
         uses = [self._use(step, placed) for placed in micro_batches]
         return [self._batch(use) for use in uses]
 
-    def _use(self, step: int, placed: Sequence[Placed]) -> _Use:
-        """What a micro-batch shows; its files begin to be read."""
+    def _use(self, step: int, all_placed: Sequence[Placed]) -> _Use:
+        """What this process's share of a micro-batch shows; its files begin to be read."""
+        mine = self._share.run_of(all_placed)
+        placed = mine or all_placed[:1]
         entries = [at.entry for at in placed]
         draw = Draw.of(self._seed, step=step, slots=[at.slot for at in placed])
         views = drawn_views(entries, draw, cached=self._latents is not None)
@@ -119,7 +128,11 @@ class Loader:
             views=views,
             texts=texts,
             draw=draw,
+            total=float(_weights(all_placed).sum()),
+            weights=_weights(placed) if mine else torch.zeros(1),
+            idle=not mine,
             pixels=pixels,
+            embeddings=None if self._text is None else [submit(self._text.of, text) for text in texts],
             companions=[submit(self._images.companions_of, view) for view in views],
         )
 
@@ -129,11 +142,13 @@ class Loader:
         return Batch(
             names=tuple(item.name for item in items),
             prompts=tuple(Prompt(text=text) for text in use.texts),
-            weights=torch.tensor([item.treatment.weight for item in items], dtype=torch.float32),
+            weights=use.weights,
             slots=use.draw.slots,
+            total=use.total,
+            idle=use.idle,
             latents=None if self._latents is None else _stack_latents(self._latents, use),
             images=None if use.pixels is None else _stack_images(use),
-            conditioning=None if self._text is None else _conditioning(self._text, use.texts),
+            conditioning=None if use.embeddings is None else _conditioning(use.embeddings),
             companions=stack_companions(companions),
         )
 
@@ -145,8 +160,16 @@ class _Use:
     views: Sequence[View]
     texts: Sequence[str]
     draw: Draw
+    weights: Tensor
+    total: float  # of the weights of all processes
+    idle: bool
     pixels: Sequence[Future[Tensor]] | None
+    embeddings: Sequence[Future[Conditioning]] | None
     companions: Sequence[Future[dict[Role, Tensor]]]
+
+
+def _weights(placed: Sequence[Placed]) -> Tensor:
+    return torch.tensor([at.entry.item.treatment.weight for at in placed], dtype=torch.float32)
 
 
 def _stack_latents(latents: Latents, use: _Use) -> Tensor:
@@ -159,8 +182,8 @@ def _stack_latents(latents: Latents, use: _Use) -> Tensor:
     ).sample(use.draw)
 
 
-def _conditioning(text: Texts, texts: Sequence[str]) -> Conditioning:
-    return Conditioning.join([text.of(one) for one in texts])
+def _conditioning(embeddings: Sequence[Future[Conditioning]]) -> Conditioning:
+    return Conditioning.join([future.result() for future in embeddings])
 
 
 def _stack_images(use: _Use) -> Tensor:

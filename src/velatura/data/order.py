@@ -13,6 +13,7 @@ import numpy as np
 from velatura.data.buckets import Bucket
 from velatura.data.cycles import in_cycles
 from velatura.data.epochs import Uses
+from velatura.data.items import Identity
 from velatura.data.lanes import Incomplete, Lanes
 from velatura.data.plan import Entry
 from velatura.data.rated import Fading
@@ -47,7 +48,6 @@ class Plan(Protocol):
 class PlanReport:
     """What an epoch does, for people. Where epochs differ, batches and fillers are those of the first."""
 
-    uses: Mapping[str, float]  # item name -> uses per epoch, on average, fillers included
     buckets: Mapping[Bucket, int]  # entries per bucket, most first
     batches: int  # micro-batches per epoch
     small_batches: int  # of these, with fewer entries than the batch size
@@ -116,16 +116,10 @@ class BatchPlan:
         return batches
 
     def report(self) -> PlanReport:
-        """Uses of each item, bucket sizes, steps per epoch."""
+        """Bucket sizes, batches and steps per epoch."""
         used = self._uses.of(0)
-        shares = np.array([entry.share for entry in self.entries])
-        extra = self._lanes.extra(used, shares)
-        uses: dict[str, float] = {}
-        for entry, more in zip(self.entries, extra.tolist(), strict=True):
-            uses[entry.item.name] = uses.get(entry.item.name, 0) + entry.share + more
         fillers = self._lanes.fillers(used)
         return PlanReport(
-            uses=uses,
             buckets=dict(self.histogram.most_common()),
             batches=self.batches_per_epoch,
             small_batches=self._lanes.small(used),
@@ -133,6 +127,16 @@ class BatchPlan:
             steps=self.steps_per_epoch,
             images=int(used.sum()) + fillers,
         )
+
+    def uses(self) -> dict[Identity, float]:
+        """Uses of each item per epoch by its identity, on average, fillers included."""
+        shares = np.array([entry.share for entry in self.entries])
+        extra = self._lanes.extra(self._uses.of(0), shares)
+        uses: dict[Identity, float] = {}
+        for entry, more in zip(self.entries, extra.tolist(), strict=True):
+            identity = entry.item.identity
+            uses[identity] = uses.get(identity, 0) + entry.share + more
+        return uses
 
     def _start(self, epoch: int) -> int:
         """The number of an epoch's first micro-batch."""

@@ -8,14 +8,8 @@ import stat
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from velatura.checkpoints.stamps import Stamp, stamp_of
 from velatura.data.cells import read_cell
-
-Stamp = tuple[int, int, int]  # size in bytes, modification and change time in ns
-
-
-def stamp_of(status: os.stat_result) -> Stamp:
-    """What tells whether a file was touched."""
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 class Place(ABC):

@@ -19,7 +19,7 @@ _CROPPED = 1 / 3  # share of an image's area whose loss is remarked
 SMALLER = ("image is smaller than its resolution", "images are smaller than their resolution")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)  # never changed; not frozen, as `Item`
 class Entry:
     """One use of an item per epoch: at one size; `repeat` counts from 0."""
 
@@ -32,8 +32,9 @@ class Entry:
     @property
     def lane(self) -> tuple[Bucket, int | None, str, tuple[str, ...]]:
         """What the entries of a batch must have in common."""
-        roles = tuple(sorted(self.item.companions))
-        return self.bucket, self.batch_size, self.item.treatment.group, roles
+        item = self.item
+        roles = tuple(sorted(item.companions)) if item.companions else ()
+        return self.bucket, self.batch_size, item.treatment.group, roles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,20 +67,20 @@ def lay_out(
 
     @cache  # of 100,000 images, most share a few hundred sizes
     def sizes_of(source: int, width: int, height: int) -> list[Bucket]:
-        return allowed[source].of(width, height)
+        small = min(width, height) < (sections[source].min_size or 0)
+        return [] if small else allowed[source].of(width, height)
 
     for item in items:
-        section = sections[item.source]
         sizes = sizes_of(item.source, item.width, item.height)
-        if not sizes or min(item.width, item.height) < (section.min_size or 0):
+        if not sizes:
             left_out.append(item)
-        else:
-            placed += [(item, size) for size in sizes]
+        placed += [(item, size) for size in sizes]
     repeats = balanced_repeats([item for item, _ in placed], sections)
+    batch_sizes = [section.batch_size for section in sections]
     entries = [
-        use
+        Entry(item=item, bucket=size, repeat=repeat, share=share, batch_size=batch_sizes[item.source])
         for (item, size), count in zip(placed, repeats, strict=True)
-        for use in _uses(item, size, count, sections[item.source].batch_size)
+        for repeat, share in _uses(count)
     ]
     unused = [item.name for (item, _), count in zip(placed, repeats, strict=True) if not count]
     notices = _notices(entries, left_out, unused)
@@ -124,14 +125,13 @@ def _larger_than(batch_tokens: int, entries: Sequence[Entry], size_step: int) ->
         )
 
 
-def _uses(item: Item, size: Bucket, repeats: float, batch_size: int | None) -> list[Entry]:
-    """`repeats` entries; the fraction that is left is one more that is used in this share of the epochs."""
+@cache
+def _uses(repeats: float) -> tuple[tuple[int, float], ...]:
+    """Number and share of each use; the fraction that is left is one more, in this share of the epochs."""
     whole = int(repeats + 5e-7)
     fraction = max(round(repeats - whole, 6), 0.0)
-    uses = [Entry(item=item, bucket=size, repeat=i, batch_size=batch_size) for i in range(whole)]
-    if fraction:
-        uses.append(Entry(item=item, bucket=size, repeat=whole, share=fraction, batch_size=batch_size))
-    return uses
+    uses = [(number, 1.0) for number in range(whole)]
+    return (*uses, (whole, fraction)) if fraction else tuple(uses)
 
 
 def _notices(entries: Sequence[Entry], left_out: Sequence[Item], unused: Sequence[str]) -> tuple[str, ...]:
@@ -159,5 +159,8 @@ def _notices(entries: Sequence[Entry], left_out: Sequence[Item], unused: Sequenc
 
 def _names(entries: Sequence[Entry], fits: Callable[[int, int, Bucket], bool]) -> list[str]:
     """The items of which it is true, each once; asked once for all entries of the same sizes."""
-    asked = cache(fits)
-    return list({e.item.name: None for e in entries if asked(e.item.width, e.item.height, e.bucket)})
+    sizes = {(entry.item.width, entry.item.height, entry.bucket) for entry in entries}
+    asked = {size for size in sizes if fits(*size)}
+    if not asked:
+        return []
+    return list({e.item.name: None for e in entries if (e.item.width, e.item.height, e.bucket) in asked})

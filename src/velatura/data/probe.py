@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from velatura.checkpoints.stamps import Stamp
 from velatura.data.images import open_image, orientation
-from velatura.data.places import Place, Stamp
+from velatura.data.places import Place
 
 MAX_BYTES = 2**30
 _TURNED = range(5, 9)  # EXIF orientations that swap width and height

@@ -16,6 +16,8 @@ def balanced_repeats(items: Sequence[Item], sections: Sequence[SourceData]) -> l
     counted out in turn instead, and of more than are needed the last are never used.
     """
     repeats = [item.treatment.repeats for item in items]
+    if not any(item.treatment.regularisation for item in items):
+        return repeats
     datasets: dict[str, list[int]] = {}
     for index, item in enumerate(items):
         datasets.setdefault(sections[item.source].dataset, []).append(index)

@@ -1,7 +1,6 @@
 """What earlier scans found, so that a second start does not read every file again.
 
-A file is taken to be unchanged when its size, its modification time and its change time are; times of the last two
-seconds before the earlier look are not trusted, for a file may change twice within one tick of its clock.
+A file is taken to be unchanged when its size, its modification time and its change time are.
 """
 
 from __future__ import annotations
@@ -11,12 +10,11 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from velatura.checkpoints.stamps import Stamp, is_settled
 from velatura.data.captions import Caption
-from velatura.data.index import Index, Rows
-from velatura.data.places import Stamp
+from velatura.data.index import Index
+from velatura.data.index_tables import Rows
 from velatura.data.probe import Probe
-
-TRUSTED_AFTER = 2_000_000_000  # ns
 
 
 class Remembered:
@@ -64,9 +62,17 @@ class Remembered:
         self._met.add(key)
         return Caption(text=found[3], origin=found[4])
 
+    def stamp(self, key: str) -> Stamp | None:
+        """The stamp of a file that this scan met, as it was looked at; None where that is not remembered."""
+        if key not in self._met:
+            return None
+        new, old = self._new, self._old
+        found = new.images.get(key) or new.captions.get(key) or old.images.get(key) or old.captions.get(key)
+        return None if found is None else found[:3]
+
     def keep(self, key: str, stamp: Stamp, found: Probe | Caption, *, thorough: bool = False) -> None:
         """Remember a file, unless it changed so lately that it may change again unseen."""
-        if max(stamp[1:]) >= self._began - TRUSTED_AFTER:
+        if not is_settled(stamp, self._began):
             return
         self._met.add(key)
         if isinstance(found, Probe):

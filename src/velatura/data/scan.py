@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
+from velatura.data.collection import no_collection
 from velatura.data.index import Index
 from velatura.data.items import Item, Quarantined, Scan, Treatment, check_bad_share
 from velatura.data.listings import Listings
@@ -19,8 +18,9 @@ from velatura.data.looking import Looked, Looker
 from velatura.data.progress import Phase, phase
 from velatura.data.remarks import Found, remarks
 from velatura.data.remembered import Remembered
-from velatura.data.sources.readers import expand, read
-from velatura.data.sources.record import Reading, Record
+from velatura.data.snapshot import Snapshot
+from velatura.data.sources.readers import NAMES, expand, read
+from velatura.data.sources.record import Record
 from velatura.events import Events
 from velatura.recipe.data.items import SourceData
 
@@ -44,7 +44,7 @@ def scan(
     again. Every notice of the result was also sent to `events`.
     Raises DataError for a missing or empty source, and where more than `max_bad` of its images are unusable.
     """
-    with _all_stays():
+    with no_collection():
         found = _scan(sections, base, events, thorough, memory)
     for notice in found.notices:
         events.notice(notice)
@@ -53,72 +53,87 @@ def scan(
     return found
 
 
-@contextmanager
-def _all_stays() -> Iterator[None]:
-    """No garbage is looked for: of a hundred thousand items all stay, and looking takes a third of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 def _scan(
     sections: Sequence[SourceData], base: Path, events: Events, thorough: bool | None, memory: Path | None
 ) -> Scan:
     expansions = [expand(section, base) for section in sections]
     expanded = tuple(one for expansion in expansions for one in expansion.sections)
-    items: list[Item] = []
-    bad: list[Quarantined] = []
     notices = [notice for expansion in expansions for notice in expansion.notices]
     index = None if memory is None else Index(memory, events)
-    listings = partial(Listings, index)
-    readings = [read(section, base, listings) for section in expanded]
-    listed = [list(reading.records) for reading in readings]
-    with phase(events, "scan", sum(len(records) for records in listed)) as progress:
-        for number, (section, reading, records) in enumerate(zip(expanded, readings, listed, strict=True)):
-            with Remembered(index, reading.root) as known:
-                found, unusable = _scan_source(section, reading, records, number, progress, thorough, known)
-            items += [entry.item for entry in found]
-            bad += unusable
-            notices += [*reading.notices, *remarks(reading.source, section, found)]
+    sources = [_Source(section, number, base, index, thorough) for number, section in enumerate(expanded)]
+    items: list[Item] = []
+    bad: list[Quarantined] = []
+    with phase(events, "scan", sum(source.count for source in sources)) as progress:
+        for source in sources:
+            found = source.scan(progress)
+            items += found.items
+            bad += found.quarantined
+            notices += found.notices
     return Scan(sections=expanded, items=tuple(items), quarantined=tuple(bad), notices=tuple(notices))
 
 
-def _scan_source(
-    section: SourceData,
-    reading: Reading,
-    records: Sequence[Record],
-    number: int,
-    progress: Phase,
-    thorough: bool | None,
-    known: Remembered,
-) -> tuple[list[Found], list[Quarantined]]:
-    deep = len(records) <= THOROUGH_UP_TO if thorough is None else thorough
-    treatment = Treatment.of(section)
-    found: list[Found] = []
-    bad = [Quarantined(name=name, reason=reason) for name, reason in reading.unusable]
-    looker = Looker(known=known, thorough=deep, max_pixels=section.max_pixels)
-    for record, looked in _look_at_all(records, looker, progress):
-        if isinstance(looked, str):
-            bad.append(Quarantined(name=record.name, reason=looked))
-            continue
-        item = Item(
-            name=record.name,
-            place=record.image,
-            caption=looked.caption,
-            width=looked.image.width,
-            height=looked.image.height,
-            content=looked.image.content,
-            source=number,
-            treatment=replace(treatment, **record.own) if record.own else treatment,
-            companions=looked.companions,
-        )
-        found.append(Found(item=item, frames=looked.image.frames))
-    check_bad_share(reading.source, bad, len(records) + len(reading.unusable), section.max_bad)
-    return found, bad
+class _Source:
+    """A table of one kind: recalled as a whole where nothing changed, else read. Raises DataError."""
+
+    def __init__(
+        self, section: SourceData, number: int, base: Path, index: Index | None, thorough: bool | None
+    ) -> None:
+        self._section = section
+        self._number = number
+        self._index = index
+        self._thorough = thorough
+        self._snapshot = Snapshot(index, section, base) if index and section.kind in NAMES else None
+        self._recalled = self._snapshot.recall(number, deep=self._deep) if self._snapshot else None
+        if self._recalled is None:
+            self._reading = read(section, base, partial(Listings, index))
+            self._records = list(self._reading.records)
+
+    @property
+    def count(self) -> int:
+        """Images, sound or not."""
+        return len(self._records if self._recalled is None else self._recalled.items)
+
+    def scan(self, progress: Phase) -> Scan:
+        """All that is in the source. Raises DataError for too much that is bad."""
+        if self._recalled is not None:
+            progress.advance(self.count)
+            return Scan(sections=(self._section,), items=self._recalled.items, notices=self._recalled.notices)
+        with Remembered(self._index, self._reading.root) as known:
+            found, bad = self._look(known, progress)
+        items = tuple(entry.item for entry in found)
+        notices = (*self._reading.notices, *remarks(self._reading.source, self._section, found))
+        if self._snapshot is not None and items and not bad:
+            self._snapshot.keep(self._records, items, notices, known, thorough=self._deep(self.count))
+        return Scan(sections=(self._section,), items=items, quarantined=tuple(bad), notices=notices)
+
+    def _deep(self, count: int) -> bool:
+        """Whether every pixel of so many images is decoded."""
+        return count <= THOROUGH_UP_TO if self._thorough is None else self._thorough
+
+    def _look(self, known: Remembered, progress: Phase) -> tuple[list[Found], list[Quarantined]]:
+        section, reading, records = self._section, self._reading, self._records
+        treatment = Treatment.of(section)
+        found: list[Found] = []
+        bad = [Quarantined(name=name, reason=reason) for name, reason in reading.unusable]
+        looker = Looker(known=known, thorough=self._deep(len(records)), max_pixels=section.max_pixels)
+        for record, looked in _look_at_all(records, looker, progress):
+            if isinstance(looked, str):
+                bad.append(Quarantined(name=record.name, reason=looked))
+                continue
+            item = Item(
+                name=record.name,
+                place=record.image,
+                caption=looked.caption,
+                width=looked.image.width,
+                height=looked.image.height,
+                content=looked.image.content,
+                source=self._number,
+                treatment=replace(treatment, **record.own) if record.own else treatment,
+                companions=looked.companions,
+            )
+            found.append(Found(item=item, frames=looked.image.frames))
+        check_bad_share(reading.source, bad, len(records) + len(reading.unusable), section.max_bad)
+        return found, bad
 
 
 def _look_at_all(

@@ -1,16 +1,17 @@
-"""Held-out images: the same content is never on both sides."""
+"""What validation looks at: held-out images, of which none is in training, and a share of those in training."""
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from velatura.data.items import Item
+from velatura.data.plan import Entry
 from velatura.errors import DataError
 from velatura.recipe.data.items import SourceData
-from velatura.recipe.training.loop import Validation
+from velatura.recipe.training.validation import Validation
 
 
 def split(
@@ -24,12 +25,27 @@ def split(
     more than 0 and less than 1, at least one image is on each side. Regularisation images are never held out. Held-out
     items are used as `still` says. Raises DataError when there is but one image to share out.
     """
+    if not validation.share and not any(section.validation_share for section in sections):
+        return tuple(items), ()
     held_out: set[str] = set()
     for pool in _pools(items, sections, validation, seed):
         held_out |= pool.held_out()
     training = tuple(item for item in items if item.content not in held_out)
     apart = [item for item in items if item.content in held_out and not item.treatment.regularisation]
     return training, still(apart)
+
+
+def watched(entries: Sequence[Entry], share: float, seed: int) -> tuple[Entry, ...]:
+    """Of the images in training, a share, but at least one: each once in each of its sizes, as `still` says.
+
+    Which ones depends on their content and the seed alone. Regularisation images are not among them.
+    """
+    firsts = [one for one in entries if not one.repeat and not one.item.treatment.regularisation]
+    different = _ranked((one.item.content for one in firsts), f"{seed}/training")
+    chosen = set(different[: max(round(share * len(different)), 1)])
+    kept = [one for one in firsts if one.item.content in chosen]
+    items = still([one.item for one in kept])
+    return tuple(replace(one, item=item, share=1.0) for one, item in zip(kept, items, strict=True))
 
 
 def still(items: Sequence[Item]) -> tuple[Item, ...]:
@@ -75,7 +91,7 @@ class _Pool:
             return set(self.contents)
         if self._in_order:
             return _as_sd_scripts(self.contents, self._share, self._seed)
-        different = sorted(set(self.contents), key=self._rank)
+        different = _ranked(self.contents, f"{self._seed}/validation")
         if len(different) < 2:
             raise DataError(
                 f"a share of {self._share:g} for validation needs at least 2 different images, "
@@ -84,8 +100,12 @@ class _Pool:
         count = min(max(round(self._share * len(different)), 1), len(different) - 1)
         return set(different[:count])
 
-    def _rank(self, content: str) -> bytes:
-        return hashlib.blake2b(f"{self._seed}/validation/{content}".encode(), digest_size=16).digest()
+
+def _ranked(contents: Iterable[str], word: str) -> list[str]:
+    """The different contents in an order that depends on nothing but them and `word`."""
+    return sorted(
+        set(contents), key=lambda one: hashlib.blake2b(f"{word}/{one}".encode(), digest_size=16).digest()
+    )
 
 
 def _pools(

@@ -54,7 +54,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"no config file {path}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"cannot read the config {path}: {error}") from None
     if not isinstance(content, dict):
         raise ModelError(f"the config {path} is no JSON object")

@@ -9,7 +9,7 @@ from velatura.errors import RecipeError
 from velatura.events import Events
 from velatura.families.latent_family import loaded
 from velatura.interfaces import Family, ModelFiles
-from velatura.placement.quantised import quantise_blocks
+from velatura.placement.quantised import Weights, quantise_blocks
 from velatura.plural import counted
 
 
@@ -18,18 +18,21 @@ def load_in_8_bits(
     files: ModelFiles,
     events: Events,
     *,
+    weights: Weights,
     device: torch.device,
     dtype: torch.dtype | None,
     seed: int = 0,
 ) -> nn.Module:
-    """The denoiser with the linear layers of its blocks in fp8, all else in `dtype`.
+    """The denoiser with the linear layers of its blocks in fp8 or int8, all else in `dtype`.
 
     Raises as `Family.load` does, and RecipeError for a device that has no such numbers.
     """
-    if device.type == "mps":
-        raise RecipeError("weights in fp8 cannot be held on mps; choose full weights, or the device cpu")
+    if weights == "fp8" and device.type == "mps":
+        raise RecipeError(
+            "weights in fp8 cannot be held on mps; choose int8 or full weights, or the device cpu"
+        )
     parts = family.load(files, ["denoiser"], device=torch.device("cpu"), dtype=dtype, seed=seed)
     denoiser = loaded(parts.denoiser, "denoiser")
-    count = quantise_blocks(family.blocks(denoiser))
-    events.notice(f"{counted(count, 'linear layer is', 'linear layers are')} held in fp8")
+    count = quantise_blocks(family.blocks(denoiser), weights)
+    events.notice(f"{counted(count, 'linear layer is', 'linear layers are')} held in {weights}")
     return denoiser.to(device)

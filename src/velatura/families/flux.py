@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from velatura.errors import ModelError
 from velatura.families.configs import check_fit, sampling_defaults, scheduler_config
+from velatura.families.flux_blocks import feed_forwards, modulations
 from velatura.families.flux_files import FLUX, flow_scheduler
 from velatura.families.flux_forward import FluxInputs, flux_forward
 from velatura.families.latent_family import LatentFamily, loaded
@@ -72,7 +73,10 @@ class FluxFamily(LatentFamily):
 
     def inspect(self, files: ModelFiles) -> ModelInfo:
         """See `Family.inspect`."""
-        found = read_headers(FLUX, files, self.text_length)
+        return self.described(read_headers(FLUX, files, self.text_length), files)
+
+    def described(self, found: Headers, files: ModelFiles) -> ModelInfo:
+        """See `LatentFamily.described`."""
         _check_parts(found)
         guided = shifted = bool(found.denoiser["guidance_embeds"])
         if found.scheduler is not None:
@@ -129,6 +133,14 @@ class FluxFamily(LatentFamily):
     def blocks(self, denoiser: nn.Module) -> Sequence[nn.Module]:
         """Double-stream blocks, then single-stream blocks."""
         return [*denoiser.transformer_blocks, *denoiser.single_transformer_blocks]  # type: ignore[misc]
+
+    def ahead(self, denoiser: nn.Module) -> Sequence[nn.Module]:
+        """The modulation of every block, 27 % of FLUX's weights: it reads t, guidance and pooled text alone."""
+        return [layer for block in self.blocks(denoiser) for layer in modulations(block)]
+
+    def feed_forwards(self, denoiser: nn.Module) -> Sequence[tuple[nn.Module, str]]:
+        """The MLPs; of single blocks without their first layer, with the projection shared with the attention."""
+        return [part for block in self.blocks(denoiser) for part in feed_forwards(block)]
 
     def targets(self, denoiser: nn.Module) -> Sequence[Target]:
         """Linears of the blocks in three groups, and the `embedders` around them."""

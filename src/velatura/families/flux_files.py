@@ -9,14 +9,10 @@ from torch import nn
 
 from velatura.checkpoints.flux_keys import flux_config, flux_denoiser
 from velatura.families.autoencoder import kl_autoencoder
-from velatura.families.flux_forward import use_our_attention
+from velatura.families.flux_blocks import use_our_blocks
 from velatura.families.listing import Listing
 from velatura.families.network import DiffusersNetwork, Place
 from velatura.families.text import CLIP, T5, TextPlace
-
-
-def _set_our_attention(module: Any) -> None:
-    use_our_attention([*module.transformer_blocks, *module.single_transformer_blocks])
 
 
 def _close_gates(module: FluxTransformer2DModel) -> None:
@@ -34,7 +30,8 @@ DENOISER = DiffusersNetwork(
     model=FluxTransformer2DModel,
     find=flux_denoiser,
     shapes=flux_config,
-    prepare=_set_our_attention,
+    usual="flux-dev-transformer",
+    prepare=use_our_blocks,
     start=_close_gates,
 )
 FLUX = Listing(

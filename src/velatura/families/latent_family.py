@@ -15,7 +15,7 @@ from velatura.errors import ModelError
 from velatura.families.autoencoder import decode_latents, encode_image, posterior
 from velatura.families.configs import DEFAULTS, SCHEDULER, own_defaults
 from velatura.families.folder import SavedModel, save_folder
-from velatura.families.listing import Listing
+from velatura.families.listing import Headers, Listing
 from velatura.families.tokenizers import (
     check_vocabulary,
     given_folders,
@@ -31,10 +31,14 @@ PartT = TypeVar("PartT")
 class LatentFamily(Family):
     """Loading, saving, tokenizing and the autoencoder, by the family's `listing`.
 
-    A family adds `inspect`, `encode`, `predict`, `blocks`, `targets`, `tokens` and `scheduler`.
+    A family adds `inspect`, `described`, `encode`, `predict`, `blocks`, `targets`, `tokens` and `scheduler`.
     """
 
     listing: Listing
+
+    @abstractmethod
+    def described(self, found: Headers, files: ModelFiles) -> ModelInfo:
+        """What headers say of a model, as `inspect` tells it. Raises ModelError for parts that do not fit."""
 
     @abstractmethod
     def scheduler(self, files: ModelFiles, info: ModelInfo) -> dict[str, Any]:
@@ -135,15 +139,15 @@ class LatentFamily(Family):
 
     def encode_image(self, parts: Parts, images: Tensor, draw: Draw | None = None) -> Tensor:
         """See `Family.encode_image`."""
-        return encode_image(loaded(parts.autoencoder, "autoencoder"), images, draw)
+        return encode_image(loaded(parts.autoencoder, "autoencoder"), images, draw, parts.pieces)
 
     def posterior(self, parts: Parts, images: Tensor) -> Posterior:
         """See `Family.posterior`."""
-        return posterior(loaded(parts.autoencoder, "autoencoder"), images)
+        return posterior(loaded(parts.autoencoder, "autoencoder"), images, parts.pieces)
 
     def decode_latents(self, parts: Parts, latents: Tensor) -> Tensor:
         """See `Family.decode_latents`."""
-        return decode_latents(loaded(parts.autoencoder, "autoencoder"), latents)
+        return decode_latents(loaded(parts.autoencoder, "autoencoder"), latents, parts.pieces)
 
 
 def loaded(part: PartT | None, what: str) -> PartT:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from velatura.checkpoints.detect import contents
+from velatura.checkpoints.fingerprint import fingerprint
 from velatura.checkpoints.opening import open_checkpoint
 from velatura.families.configs import scheduler_config
 from velatura.families.locate import part_path, weights_identity
@@ -117,14 +118,16 @@ def read_headers(listing: Listing, files: ModelFiles, *options: object) -> Heade
 
 
 def _fingerprints(listing: Listing, files: ModelFiles) -> dict[str, str]:
-    """Identities of the parts' weights and configs; empty for those that start from scratch."""
+    """Identities of the parts' weights and configs; of those that start from scratch, their configs alone."""
 
     def identity(part: PartName) -> str:
         places = list(zip(listing.places(part), listing.paths(files, part), strict=True))
         configs = [place.network.config(path) for place, path in places]
+        if part in files.from_scratch:
+            return fingerprint([], configs)
         return weights_identity([path for _, path in places], configs)
 
-    found: dict[str, str] = {part: "" if part in files.from_scratch else identity(part) for part in PARTS}
+    found: dict[str, str] = {part: identity(part) for part in PARTS}
     return {**found, "tokenizers": tokenizers_fingerprint(files, listing.tokenizers)}
 
 

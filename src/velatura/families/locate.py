@@ -11,7 +11,8 @@ from velatura.checkpoints.fingerprint import fingerprint
 from velatura.checkpoints.opening import WEIGHTS
 from velatura.errors import ModelError
 from velatura.interfaces import ModelFiles
-from velatura.recipe.paths import is_hub_id
+from velatura.recipe.path_keys import sound_path
+from velatura.recipe.paths import is_hub_id, resolve
 
 POCKET = Path(__file__).parent.parent / "pocket" / "models"
 OTHER_VARIANTS = ("*.fp16.*", "*.non_ema.*", "*.msgpack", "*.onnx*")  # of a hub repository: not what is read
@@ -22,9 +23,13 @@ def locate(source: str, base: Path, *, patterns: Sequence[str] = ()) -> Path:
 
     Relative paths start at `base`. Raises ModelError when nothing is there, or the hub cannot be reached.
     """
+    try:
+        sound_path(source)
+    except ValueError as error:
+        raise ModelError(f"no model can be there: {error}.") from None
     if source.startswith("pocket/"):
         return _pocket(source)
-    path = (base / Path(source).expanduser()).resolve()
+    path = resolve(source, base)
     if path.exists():
         return path
     if is_hub_id(source):

@@ -40,6 +40,7 @@ class Network(ABC):
     find: Callable[[Checkpoint], tuple[Checkpoint, KeyMap]]  # it within a file, and the map that reads it
     shapes: Callable[[Checkpoint], Mapping[str, Any]]  # the config, as far as a file's shapes tell it
     published: str | None = None  # the shipped config that tells the rest
+    usual: str | None = None  # the shipped config of the best-known model, where `published` names none
     ignore: tuple[str, ...] = ()  # patterns of names that may be left over in a file
     start: Callable[[Any], None] = _as_it_is  # done to a module of random weights
 

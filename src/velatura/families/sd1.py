@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 
 from velatura.checkpoints.published import load_config
@@ -43,7 +44,10 @@ class Sd1Family(LatentFamily):
 
     def inspect(self, files: ModelFiles) -> ModelInfo:
         """See `Family.inspect`."""
-        found = read_headers(SD1, files, self.prediction)
+        return self.described(read_headers(SD1, files, self.prediction), files)
+
+    def described(self, found: Headers, files: ModelFiles) -> ModelInfo:
+        """See `LatentFamily.described`."""
         _check_parts(found)
         scheduler = found.scheduler or load_config(SCHEDULER)
         self.schedule = NoiseSchedule.from_config(scheduler)
@@ -91,6 +95,10 @@ class Sd1Family(LatentFamily):
     def blocks(self, denoiser: nn.Module) -> Sequence[nn.Module]:
         """The stages of the UNet: down, middle, up."""
         return unet_blocks(denoiser)
+
+    def feed_forwards(self, denoiser: nn.Module) -> Sequence[tuple[nn.Module, str]]:
+        """Of the transformer blocks."""
+        return [(module, "forward") for module in denoiser.modules() if isinstance(module, FeedForward)]
 
     def targets(self, denoiser: nn.Module) -> Sequence[Target]:
         """Linears of the transformer blocks in two groups, `projection` where it is linear, and the `embedders`."""

@@ -31,7 +31,7 @@ class Diffusion(Denoising):
         if self.config.min_snr_gamma is not None:
             alpha, sigma = family.schedule.alpha(t), family.schedule.sigma(t)
             per_item = per_item * min_snr(alpha, sigma, self.config.min_snr_gamma, parts.info.prediction)
-        yield Loss(per_item=per_item, weight=batch.weights)
+        yield Loss(per_item=per_item, weight=batch.weights, t=t)
 
     def errors(
         self, family: Family, parts: Parts, batch: Batch, draw: Draw, latents: Tensor, t: Tensor

@@ -26,7 +26,7 @@ class Flow(Denoising):
         latents = latents_of(family, parts, batch, draw)
         t = self.times(family, latents, draw).to(latents.device)
         per_item = self.errors(family, parts, batch, draw, latents, t)
-        yield Loss(per_item=per_item * flow_weight(t, self.config.weighting), weight=batch.weights)
+        yield Loss(per_item=per_item * flow_weight(t, self.config.weighting), weight=batch.weights, t=t)
 
     def errors(
         self, family: Family, parts: Parts, batch: Batch, draw: Draw, latents: Tensor, t: Tensor

@@ -32,11 +32,14 @@ def decide(wanted: Literal["auto"] | bool, *, flops: float, device: torch.device
 
 
 def compile_blocks(blocks: Sequence[nn.Module], sizes: int) -> None:
-    """Compile each block in place; `sizes`: how many token counts the run will see."""
+    """Compile the forward of each block; `sizes`: how many token counts the run will see.
+
+    Before the blocks are recomputed or streamed: both go round the compiled forward.
+    """
     torch._dynamo.config.recompile_limit = max(2 * GRAPHS, 16)
     dynamic = True if sizes > GRAPHS else None
     for block in blocks:
-        block.compile(dynamic=dynamic)
+        block.forward = torch.compile(block.forward, dynamic=dynamic)
 
 
 def training_flops(blocks: Sequence[nn.Module], tokens: int, images: int) -> float:

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 
 from velatura.errors import RecipeError
 from velatura.recipe.data_consistency import data_problems
+from velatura.recipe.optimizer_consistency import optimizer_problems
 from velatura.recipe.problems import Inconsistent, Problem
 from velatura.recipe.sampling.request import line_values, out_of_range
 from velatura.recipe.schema import listing
+from velatura.recipe.training.ema import DECAY
+from velatura.recipe.training.validation import TAKEN
 
 if TYPE_CHECKING:
     from velatura.recipe.recipe import Recipe
@@ -22,12 +25,16 @@ def require_consistent(recipe: Recipe) -> None:
         _objective_fits,
         _parts_have_a_source,
         _from_scratch,
-        _one_validation,
+        _validation,
         _formats,
-        _fp8,
+        _eight_bits,
+        _autoencoder_pieces,
+        _streamed,
         _previews,
         _one_batch_size,
+        _ema,
         _data,
+        optimizer_problems,
         _preview_values,
     )
     if problems := [problem for check in checks for problem in check(recipe)]:
@@ -86,10 +93,16 @@ def _from_scratch(recipe: Recipe) -> Iterator[Problem]:
             )
 
 
-def _one_validation(recipe: Recipe) -> Iterator[Problem]:
+def _validation(recipe: Recipe) -> Iterator[Problem]:
     if recipe.validation.share and recipe.validation.folder:
         what = "received both share and folder; allowed: a share of the training images, or a folder of their own"
         yield Problem(path=("validation", "share"), what=what)
+    names: set[str] = set(TAKEN)
+    for index, one in enumerate(recipe.validation_sets):
+        if one.name in names:
+            what = f'received "{one.name}", which is the name of another loss; allowed: a name of its own'
+            yield Problem(path=("validation_sets", index, "name"), what=what)
+        names.add(one.name)
 
 
 def _formats(recipe: Recipe) -> Iterator[Problem]:
@@ -100,10 +113,29 @@ def _formats(recipe: Recipe) -> Iterator[Problem]:
             yield Problem(path=("output", "formats", index), what=what)
 
 
-def _fp8(recipe: Recipe) -> Iterator[Problem]:
-    if recipe.memory.weights == "fp8" and recipe.adapter is None:
-        what = 'received "fp8" with [full]; 8-bit weights are frozen, and only an [adapter] can be trained over them'
+def _eight_bits(recipe: Recipe) -> Iterator[Problem]:
+    weights = recipe.memory.weights
+    if weights != "full" and recipe.adapter is None:
+        what = f'received "{weights}" with [full]; 8-bit weights are frozen: only an [adapter] can be trained over them'
         yield Problem(path=("memory", "weights"), what=what)
+
+
+def _autoencoder_pieces(recipe: Recipe) -> Iterator[Problem]:
+    pieces = recipe.memory.autoencoder
+    if pieces in ("sliced", "tiled") and recipe.objective.kind == "autoencoder":
+        what = f'received "{pieces}", and an autoencoder that is trained is run whole'
+        yield Problem(
+            path=("memory", "autoencoder"), what=what, hint="crop in [objective] keeps images small"
+        )
+
+
+def _streamed(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.memory.streamed and recipe.adapter is None:
+        what = (
+            f"received {recipe.memory.streamed:g} with [full]; frozen weights are streamed, and there the blocks are "
+            "trained; allowed with an [adapter]"
+        )
+        yield Problem(path=("memory", "streamed"), what=what)
 
 
 def _previews(recipe: Recipe) -> Iterator[Problem]:
@@ -119,6 +151,18 @@ def _one_batch_size(recipe: Recipe) -> Iterator[Problem]:
             f"received {training.batch_tokens} and batch_size = {training.batch_size}; allowed: one of them"
         )
         yield Problem(path=("training", "batch_tokens"), what=what)
+
+
+def _ema(recipe: Recipe) -> Iterator[Problem]:
+    ema = recipe.ema
+    if ema is None:
+        return
+    if ema.strength is not None and ema.decay != DECAY:
+        what = f"received {ema.strength:g} and decay = {ema.decay:g}; allowed: one of them"
+        yield Problem(path=("ema", "strength"), what=what)
+    if ema.every > recipe.training.steps:
+        what = f"received {ema.every}, and training.steps = {recipe.training.steps}: no update would be made"
+        yield Problem(path=("ema", "every"), what=what)
 
 
 def _data(recipe: Recipe) -> Iterator[Problem]:

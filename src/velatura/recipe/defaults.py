@@ -11,6 +11,7 @@ from velatura.recipe.data.items import SourceData
 from velatura.recipe.families.files import ModelSection
 from velatura.recipe.families.flux import FluxModel
 from velatura.recipe.families.sd1 import Sd1Model
+from velatura.recipe.path_keys import sound_path
 from velatura.recipe.problems import Problem
 from velatura.recipe.schema import listing
 
@@ -51,14 +52,15 @@ def family_of(model: str, base: Path) -> str | None:
     if model.startswith("pocket/"):
         name = model.removeprefix("pocket/")
         return name if name in FAMILIES else None
-    pipeline = _pipeline_class(base / Path(model).expanduser()) if model else None
+    pipeline = _pipeline_class(model, base) if model else None
     return next((name for name, section in FAMILIES.items() if pipeline in section.pipelines), None)
 
 
-def _pipeline_class(folder: Path) -> str | None:
+def _pipeline_class(model: str, base: Path) -> str | None:
     try:
+        folder = base / Path(sound_path(model)).expanduser()
         return str(json.loads((folder / "model_index.json").read_text("utf-8"))["_class_name"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -31,7 +32,7 @@ def dump_recipe(recipe: Recipe, *, comments: bool = False) -> str:
 
 
 def toml_value(value: Any) -> str:
-    """A bool, number, text or list of these as TOML."""
+    """A bool, number, text, or a list or table of these as TOML."""
     match value:
         case bool():
             return "true" if value else "false"
@@ -43,6 +44,9 @@ def toml_value(value: Any) -> str:
             return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
         case list():
             return _list([toml_value(entry) for entry in value])
+        case dict():
+            entries = (f"{_key(key)} = {toml_value(entry)}" for key, entry in value.items())
+            return f"{{ {', '.join(entries)} }}" if value else "{}"
         case _:
             raise TypeError(f"no TOML for {type(value).__name__}")
 
@@ -61,6 +65,10 @@ def _keys(section: Section, names: list[str], comments: bool) -> Iterator[str]:
             field = type(section).model_fields[name]
             yield from _comment(f"{field.description or name} ({allowed(field)})")
         yield f"{name} = {toml_value(value)}"
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else toml_value(key)
 
 
 def _list(entries: list[str]) -> str:

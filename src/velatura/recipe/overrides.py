@@ -9,6 +9,7 @@ from datetime import date, datetime, time
 from typing import Any
 
 from velatura.recipe.lines import KeyPath
+from velatura.recipe.plain_toml import read_toml
 from velatura.recipe.problems import Problem
 
 
@@ -39,7 +40,7 @@ def parse_override(option: str) -> Override:
             f'received --set "{option}"; allowed: section.key=value, for example optimizer.learning_rate=2e-4'
         )
         raise BadOverride(Problem(path=(), what=what))
-    path = tuple(int(part) if part.isdecimal() else part for part in parts)
+    path = tuple(int(part) if part.isdecimal() and len(part) < 10 else part for part in parts)
     return Override(path=path, value=_value(path, typed.strip()), typed=typed.strip(), option=option)
 
 
@@ -72,12 +73,15 @@ def apply_texts(table: dict[str, Any], overrides: Sequence[Override], texts: set
 
 def _value(path: KeyPath, typed: str) -> Any:
     try:
-        value = tomllib.loads(f"value = {typed}")["value"]
+        value = read_toml(f"value = {typed}")["value"]
     except tomllib.TOMLDecodeError as error:
         if typed[:1] in ("[", "{", '"', "'"):
             what = f"received {typed}, which is not a TOML value: {error}"
             raise BadOverride(Problem(path=path, what=what)) from error
         return typed
+    except ValueError as error:
+        what = f"received {typed[:60]}…, which is no value of a recipe: {error}"
+        raise BadOverride(Problem(path=path, what=what)) from error
     return typed if isinstance(value, date | time | datetime) else value
 
 

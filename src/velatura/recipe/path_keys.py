@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.fields import FieldInfo
 
 from velatura.recipe.lines import KeyPath
 from velatura.recipe.section import Section
+
+LONGEST_NAME, LONGEST_PATH = (
+    255,
+    2048,
+)  # bytes; systems allow no longer names, and paths of twice that with their base
 
 
 @dataclass(frozen=True)
@@ -24,12 +31,46 @@ class Names:
     what: Literal["file", "folder", "either", "pattern", "model", "new"]
 
 
-FilePath = Annotated[str, Field(min_length=1), Names("file")]
-FileOrFolder = Annotated[str, Field(min_length=1), Names("either")]
-FolderPath = Annotated[str, Field(min_length=1), Names("folder")]
-FilesPattern = Annotated[str, Field(min_length=1), Names("pattern")]
-ModelPath = Annotated[str, Field(min_length=1), Names("model")]
-NewFolder = Annotated[str, Field(min_length=1), Names("new")]
+def sound_path(text: str) -> str:
+    """The text, if it can be a path. Raises ValueError that says why not, before any call to the system does."""
+    if len(_encoded(text)) > LONGEST_PATH or any(
+        len(_encoded(name)) > LONGEST_NAME for name in Path(text).parts
+    ):
+        raise ValueError(
+            f"received a path of {len(text):,} characters; allowed: at most {LONGEST_PATH:,} bytes, and {LONGEST_NAME} "
+            "between two slashes"
+        )
+    return sound_pattern(text)
+
+
+def sound_pattern(text: str) -> str:
+    """As `sound_path`, for what stands for several files and may be longer than each of them."""
+    _encoded(text)
+    if "\0" in text:
+        raise ValueError("received a path with a NUL in it; allowed: a path of this machine")
+    try:
+        Path(text).expanduser()
+    except RuntimeError:
+        user = Path(text).parts[0]
+        raise ValueError(
+            f'received "{text}"; there is no user {user[1:]} whose home folder {user} could be'
+        ) from None
+    return text
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return os.fsencode(text)
+    except UnicodeEncodeError:
+        raise ValueError(f"received {ascii(text)[:100]}, which is no Unicode text; allowed: a path") from None
+
+
+FilePath = Annotated[str, Field(min_length=1), AfterValidator(sound_path), Names("file")]
+FileOrFolder = Annotated[str, Field(min_length=1), AfterValidator(sound_path), Names("either")]
+FolderPath = Annotated[str, Field(min_length=1), AfterValidator(sound_path), Names("folder")]
+FilesPattern = Annotated[str, Field(min_length=1), AfterValidator(sound_pattern), Names("pattern")]
+ModelPath = Annotated[str, Field(min_length=1), AfterValidator(sound_path), Names("model")]
+NewFolder = Annotated[str, Field(min_length=1), AfterValidator(sound_path), Names("new")]
 
 
 @dataclass(frozen=True, kw_only=True)

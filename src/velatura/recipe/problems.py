@@ -10,6 +10,8 @@ from velatura.errors import RecipeError
 from velatura.plural import counted
 from velatura.recipe.lines import KeyPath, nearest_line
 
+SHOWN = 100  # mistakes in a message
+
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
@@ -66,7 +68,8 @@ class InvalidRecipe(RecipeError):
     def __init__(self, problems: Sequence[Problem], source: Source) -> None:
         ordered = sorted(problems, key=lambda problem: _order(problem, source))
         head = f"{source.name} has {counted(len(ordered), 'mistake')}"
-        super().__init__("\n".join([head, *(_entry(p, source) for p in ordered)]))
+        more = [f"  and {len(ordered) - SHOWN} more"] if len(ordered) > SHOWN else []
+        super().__init__("\n".join([head, *(_entry(p, source) for p in ordered[:SHOWN]), *more]))
         self.problems = tuple(ordered)
         self.source = source
 

@@ -25,8 +25,10 @@ from velatura.recipe.objectives.flow import FlowObjective
 from velatura.recipe.sampling.previews import Output, Previews
 from velatura.recipe.schema import sections_in
 from velatura.recipe.section import Section
-from velatura.recipe.training.loop import Ema, Full, Memory, Training, Validation
+from velatura.recipe.training.ema import Ema
+from velatura.recipe.training.loop import Full, Memory, Training
 from velatura.recipe.training.optimizer import Optimizer
+from velatura.recipe.training.validation import Validation, ValidationSet
 
 # the kinds of [[data]]; the first is what a table is that neither names its kind nor tells it by its keys
 Data = Annotated[
@@ -56,6 +58,9 @@ class Recipe(Section):
     training: Training = Training()
     ema: Ema | None = None
     validation: Validation = Validation()
+    validation_sets: list[ValidationSet] = Field(
+        [], description="Validation images with losses of their own."
+    )
     memory: Memory = Memory()
     previews: Previews = Previews()
     output: Output = Output()

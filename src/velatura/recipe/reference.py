@@ -71,7 +71,7 @@ def _about(variant: Variant) -> Iterator[str]:
     yield (variant.section.__doc__ or "").strip().split("\n")[0]
     yield ""
     field = Recipe.model_fields[variant.name]
-    if not field.is_required() and field.default is None:
+    if not field.is_required() and not field.default:
         yield "Optional."
         yield ""
 

@@ -126,6 +126,8 @@ def _phrase(annotation: Any, metadata: Sequence[Any], *, plural: bool) -> str:
         return ", or ".join(_phrase(part, metadata, plural=plural) for part in parts)
     if origin is list:
         return f"a list of {_entries(args[0])}{_length(metadata)}"
+    if origin is dict:
+        return "a table of values"
     if annotation is bool:
         return "true or false"
     if sections_in(annotation):

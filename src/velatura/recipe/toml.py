@@ -19,6 +19,7 @@ from velatura.recipe.lines import key_lines
 from velatura.recipe.overrides import BadOverride, Override, apply_override, apply_texts, parse_override
 from velatura.recipe.paintable import unpaintable
 from velatura.recipe.paths import missing_files
+from velatura.recipe.plain_toml import read_toml
 from velatura.recipe.problems import InvalidRecipe, Problem, Source
 from velatura.recipe.recipe import Recipe
 from velatura.recipe.schema import variants
@@ -120,11 +121,11 @@ def _text(path: Path) -> str:
 
 def _table(text: str, source: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
+        return read_toml(text)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(_syntax_message(str(error), text, source)) from None
-    except RecursionError:
-        raise RecipeError(f"{source} is nested too deeply for a recipe") from None
+    except ValueError as error:
+        raise RecipeError(f"{source} is no recipe: {error}") from None
 
 
 def _syntax_message(message: str, text: str, source: str) -> str:

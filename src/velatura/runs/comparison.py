@@ -9,20 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from velatura.errors import RecipeError
-from velatura.runs.recipes import LOSS_SECTIONS, Difference, differences
+from velatura.runs.recipes import LOSS_KEYS, Difference, differences
 from velatura.runs.run import Run, read_run
+from velatura.training.curves import Point
 
 LETTERS = string.ascii_uppercase[:8]  # more curves than these cannot be told apart
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What previews must share to be set side by side: the words and the noise."""
+    """What previews must share to be set side by side: the words, the noise, and whether averages paint them."""
 
     prompt: str
     seed: int
     width: int | None
     height: int | None
+    average: bool = False
+
+    @property
+    def facts(self) -> str:
+        """What it is besides its prompt, for people."""
+        return f"seed {self.seed}, {self.width}x{self.height}" + ", average" * self.average
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +52,19 @@ class Comparison:
         return names if len(set(names)) == len(names) else [run.overview.folder for run in self.runs]
 
     @property
+    def curves(self) -> dict[str, list[Sequence[Point]]]:
+        """What is drawn in one frame, by its title: a curve of each run, empty where a run has none."""
+        found: dict[str, list[Sequence[Point]]] = {
+            "loss (training, smoothed)": [run.smoothed for run in self.runs]
+        }
+        for name in dict.fromkeys(name for run in self.runs for name in run.validations):
+            found[f"{name} loss"] = [run.validations.get(name, []) for run in self.runs]
+        return found
+
+    @property
     def caution(self) -> str:
         """Why the losses say little beside each other; empty where nothing speaks against it."""
-        keys = [row.key for row in self.differences if row.key.startswith(LOSS_SECTIONS)]
+        keys = [row.key for row in self.differences if row.key.startswith(LOSS_KEYS)]
         if not keys:
             return ""
         return f"losses of unlike tasks say little beside each other; these runs differ in {', '.join(keys)}"
@@ -87,7 +104,11 @@ def _previews(runs: Sequence[Run]) -> dict[Subject, list[dict[int, Path]]]:
         for picture in run.pictures:
             request = picture.request
             subject = Subject(
-                prompt=request.prompt, seed=request.seed, width=request.width, height=request.height
+                prompt=request.prompt,
+                seed=request.seed,
+                width=request.width,
+                height=request.height,
+                average=picture.average,
             )
             each = found.setdefault(subject, [{} for _ in runs])
             each[number].setdefault(picture.step, picture.path)

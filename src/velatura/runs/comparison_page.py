@@ -34,9 +34,9 @@ def _runs(comparison: Comparison) -> str:
         facts = run.overview
         ended = f"{state_text(facts)}: {facts.message}" if facts.message else state_text(facts)
         loss = "" if facts.loss is None else f"{facts.loss:.4f}"
-        held_out = f"{run.validations[-1][1]:.4f}" if run.validations else ""
-        rows.append([name, ended, steps_text(facts), loss, held_out])
-    return _table(["run", "state", "steps", "loss", "validation loss"], rows)
+        last = ", ".join(f"{which} {curve[-1][1]:.4f}" for which, curve in run.validations.items())
+        rows.append([name, ended, steps_text(facts), loss, last])
+    return _table(["run", "state", "steps", "loss", "last validation"], rows)
 
 
 def _differences(comparison: Comparison) -> str:
@@ -51,17 +51,14 @@ def _differences(comparison: Comparison) -> str:
 
 def _losses(comparison: Comparison) -> str:
     parts = []
-    for title, curves in (
-        ("Loss", [run.smoothed for run in comparison.runs]),
-        ("Validation loss", [run.validations for run in comparison.runs]),
-    ):
+    for title, curves in comparison.curves.items():
         picture = svg(zip(curves, COLOURS, strict=False))
         words = [
             f"<b style='color:{colour}'>{html.escape(name)}</b> {curve[0][1]:.4f} to {curve[-1][1]:.4f}"
             for name, curve, colour in zip(comparison.names, curves, COLOURS, strict=False)
             if curve
         ]
-        parts += [f"<h2>{title}</h2>{picture}<p>{'; '.join(words)}</p>"] if picture else []
+        parts += [f"<h2>{html.escape(title)}</h2>{picture}<p>{'; '.join(words)}</p>"] if picture else []
     caution = f"<p class='warning'>{html.escape(comparison.caution)}</p>" if comparison.caution else ""
     return "".join(parts) + (caution if parts else "")
 
@@ -75,10 +72,9 @@ def _subject(comparison: Comparison, subject: Subject, each: Sequence[Mapping[in
         + "</tr>"
         for step in sorted({step for steps in each for step in steps})
     )
-    facts = f"seed {subject.seed}, {subject.width}x{subject.height}"
     words = html.escape(subject.prompt) or "no prompt"
     return (
-        f"<p>{words} <small>({facts})</small></p>"
+        f"<p>{words} <small>({subject.facts})</small></p>"
         f"<div class='scroll'><table><tr><th></th>{head}</tr>{rows}</table></div>"
     )
 

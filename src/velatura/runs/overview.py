@@ -14,10 +14,10 @@ from typing import Literal
 from velatura.errors import RecipeError
 from velatura.events import StepFinished
 from velatura.training.event_log import losses, read_log
-from velatura.training.folder import RunFolder, is_alive
+from velatura.training.folder import RunFolder
 from velatura.training.heartbeat import Status, read_status
+from velatura.training.lock import SILENT, is_alive
 
-SILENT = 600.0  # seconds without a word after which a run on another machine is called silent
 TAIL = 2**16  # bytes of a log that are looked at where there is no status.json
 MEANT = 50  # steps whose mean is shown as the loss, as in the progress line
 
@@ -74,7 +74,7 @@ def _progress(folder: RunFolder, status: Status | None) -> tuple[int | None, int
     made = [event for event in read_log(folder.events, tail=TAIL) if isinstance(event, StepFinished)]
     if not made:
         return None, None, None
-    recent = [loss for _, loss in losses(made, StepFinished)][-MEANT:]
+    recent = [loss for _, loss in losses(made)][-MEANT:]
     return made[-1].step, made[-1].steps, sum(recent) / len(recent) if recent else None
 
 
@@ -85,7 +85,7 @@ def state_of(status: Status | None) -> State:
     if status.state != "running":
         return status.state
     if status.host != socket.gethostname():
-        return "running" if time.time() - status.updated < SILENT else "silent"
+        return "running" if abs(time.time() - status.updated) < SILENT else "silent"
     with suppress(ValueError, OverflowError):
         if is_alive(status.pid, status.process_started):
             return "running"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from velatura.recipe.plain_toml import read_toml
 
 PLACES = (
     ".folder",
@@ -18,12 +19,17 @@ PLACES = (
     ".shards",
 )  # keys that say where images are
 NO_BRACKETS = str.maketrans("", "", '[]"')
-LOSS_SECTIONS = (
+LOSS_KEYS = (  # keys begin like this where a difference makes losses hard to compare
     "model.",
     "data[",
     "objective.",
-    "validation.",
-)  # what differs here makes losses hard to compare
+    "validation.folder",
+    "validation.seed",
+    "validation.share",
+    "validation.times",
+    "validation.training_share",
+    "validation_sets[",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +43,8 @@ class Difference:
 def read_recipe_table(path: Path) -> dict[str, Any]:
     """The recipe as plain tables; empty where it is missing or damaged."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_toml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
 
 

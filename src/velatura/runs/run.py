@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from velatura.events import Event, Notice, PhaseFinished, StepFinished, ValidationFinished
+from velatura.events import Event, Notice, PhaseFinished, StepFinished
 from velatura.runs.overview import Overview, overview, size_of
 from velatura.runs.recipes import read_recipe_table
 from velatura.sampling.request import Request
 from velatura.training.curves import Point, running_means, window_of
-from velatura.training.event_log import losses, read_log
+from velatura.training.event_log import losses, read_log, validation_losses
 from velatura.training.folder import RunFolder
-from velatura.training.pictures import pictures
+from velatura.training.pictures import is_of_average, pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,7 @@ class Picture:
     step: int
     path: Path
     request: Request
+    average: bool  # painted by the moving average of the weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class Run:
     recipe: dict[str, Any]
     phases: Sequence[Phase]
     losses: Sequence[Point]
-    validations: Sequence[Point]
+    validations: Mapping[str, Sequence[Point]]  # by their names
     images_per_second: float | None
     memory: int | None  # bytes, at most
     pictures: Sequence[Picture]
@@ -67,7 +68,12 @@ class Run:
             "losses": self.losses,
             "validation_losses": self.validations,
             "previews": [
-                {"step": one.step, "path": str(one.path), "request": asdict(one.request)}
+                {
+                    "step": one.step,
+                    "path": str(one.path),
+                    "request": asdict(one.request),
+                    "average": one.average,
+                }
                 for one in self.pictures
             ],
             "states": self.states,
@@ -88,12 +94,12 @@ def read_run(root: Path) -> Run:
         overview=overview(root),
         recipe=read_recipe_table(folder.recipe),
         phases=_phases(events),
-        losses=losses(events, StepFinished),
-        validations=losses(events, ValidationFinished),
+        losses=losses(events),
+        validations=validation_losses(events),
         images_per_second=sum(step.images for step in steps) / seconds if seconds > 0 else None,
         memory=max((step.memory for step in steps), default=None),
         pictures=[
-            Picture(step=step, path=path, request=request)
+            Picture(step=step, path=path, request=request, average=is_of_average(path))
             for step, path, request in pictures(folder.previews_page.parent)
         ],
         states=states,

@@ -14,10 +14,11 @@ from PIL import Image
 import velatura
 from velatura.errors import RecipeError
 from velatura.events import Events, PhaseFinished, PhaseProgress, PhaseStarted
+from velatura.interfaces import Pieces
+from velatura.placement.quantised import Weights
 from velatura.plural import counted
 from velatura.recipe.families.files import ModelSection
 from velatura.sampling.history import History, check_same, differences, history_in, part_hashes, used
-from velatura.sampling.memory import Weights
 from velatura.sampling.pipeline import Pipeline
 from velatura.sampling.png import check_place, read_record, save_png
 from velatura.sampling.request import Request
@@ -53,6 +54,8 @@ class Order:
     device: str = "auto"
     precision: str = "auto"
     weights: Weights | None = None
+    autoencoder: Pieces | None = None
+    streamed: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +94,8 @@ def generate(order: Order, events: Events) -> Iterator[Picture]:
         device=order.device,
         precision=order.precision,
         weights=order.weights or "full",
+        autoencoder=order.autoencoder or "auto",
+        streamed=order.streamed,
         events=events,
     )
     request = pipeline.complete(request)
@@ -199,6 +204,7 @@ def _completed(order: Order, past: History) -> Order:
         image=order.image or (Path(past.image) if past.image else None),
         precision=past.precision if order.precision == "auto" else order.precision,
         weights=order.weights or past.weights,
+        autoencoder=order.autoencoder or past.autoencoder,
     )
 
 
@@ -212,6 +218,7 @@ def _history(pipeline: Pipeline, order: Order, start: StartPicture | None) -> Hi
         sampler=SAMPLERS[pipeline.info.prediction],
         precision=PRECISIONS[pipeline.dtype],
         weights=pipeline.weights,
+        autoencoder=pipeline.autoencoder,
         device=pipeline.device.type,
         loras=used(order.loras),
         image=None if start is None else str(start.path),

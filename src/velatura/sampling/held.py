@@ -13,8 +13,10 @@ from velatura.adapters.merging import Lora, put_on_part
 from velatura.errors import CheckpointError
 from velatura.events import Events
 from velatura.families.eight_bits import load_in_8_bits
-from velatura.interfaces import PARTS, Family, ModelFiles, ModelInfo, PartName, Parts
-from velatura.sampling.memory import Weights, enough_to, fits_whole
+from velatura.interfaces import PARTS, Family, ModelFiles, ModelInfo, PartName, Parts, Pieces
+from velatura.placement.place import NO_USE, place
+from velatura.placement.quantised import Weights
+from velatura.sampling.memory import enough_to, fits_whole
 
 
 class HeldParts:
@@ -29,6 +31,8 @@ class HeldParts:
         device: torch.device,
         dtype: torch.dtype,
         weights: Weights,
+        pieces: Pieces,
+        streamed: float,
         events: Events,
     ) -> None:
         self.family = family
@@ -36,21 +40,22 @@ class HeldParts:
         self.device = device
         self.dtype = dtype
         self.weights = weights
+        self.streamed = streamed
         self.events = events
-        self.parts = Parts(info=info)
+        self.parts = Parts(info=info, pieces=pieces)
         self._loras: list[tuple[Lora, float]] = []
         self._adapters: list[Adapter] = []
 
     @cached_property
     def keeps_all(self) -> bool:
         """Whether all parts stay loaded."""
-        return fits_whole(self.family, self.files, self.device, self.dtype, self.weights)
+        return fits_whole(self.family, self.files, self.device, self.dtype, self.weights, self.streamed)
 
     def need(self, name: PartName) -> None:
         """Load a part with its LoRAs, unless it is there. Raises CheckpointError, MemoryShortage, without the part."""
         if self.parts.modules(name):
             return
-        less = "another device, or weights in fp8"
+        less = "another device, weights in int8 or fp8, or streamed ones"
         with enough_to(f"load the {name.replace('_', ' ')}", self.device, instead=less):
             self._load(name)
         try:
@@ -84,11 +89,27 @@ class HeldParts:
         self._loras.clear()
         self._take_off(0)
 
-    def _load(self, name: PartName) -> None:
-        if name == "denoiser" and self.weights == "fp8":
-            self.parts.denoiser = load_in_8_bits(
-                self.family, self.files, self.events, device=self.device, dtype=self.dtype
+    def _load_denoiser(self) -> None:
+        device = torch.device("cpu") if self.streamed else self.device
+        if self.weights == "full":
+            loaded = self.family.load(self.files, ["denoiser"], device=device, dtype=self.dtype)
+            denoiser = loaded.denoiser
+        else:
+            denoiser = load_in_8_bits(
+                self.family, self.files, self.events, weights=self.weights, device=device, dtype=self.dtype
             )
+        assert denoiser is not None
+        if self.streamed:
+            blocks, ahead = self.family.blocks(denoiser), self.family.ahead(denoiser)
+            placed = place(denoiser, blocks, ahead, share=self.streamed, device=self.device)
+            self.events.notice(placed.report())
+            if self.device.type == "cpu":
+                self.events.warn(NO_USE)
+        self.parts.denoiser = denoiser
+
+    def _load(self, name: PartName) -> None:
+        if name == "denoiser":
+            self._load_denoiser()
             return
         crowded = name == "text_encoders" and self.parts.denoiser is not None and not self.keeps_all
         device = torch.device("cpu") if crowded else self.device
@@ -107,6 +128,8 @@ class HeldParts:
         """On the modules of a part, as far as it is loaded."""
         for adapter in put_on_part(self.parts, part, lora):
             adapter.set_strength(weight)
+            if part == "denoiser":  # a streamed layer, beside which it was made, lies elsewhere
+                adapter.move(self.device)
             self._adapters.append(adapter)
 
     def _take_off(self, keep: int) -> None:

@@ -11,8 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from velatura.checkpoints.fingerprint import fingerprint
 from velatura.errors import ModelError, RecipeError
-from velatura.interfaces import ModelInfo
-from velatura.sampling.memory import Weights
+from velatura.interfaces import ModelInfo, Pieces
+from velatura.placement.quantised import Weights
 
 SHOWN = 12  # digits of a hash
 NAMES = {"text_encoders": "text encoders", "settings": "settings (scheduler, and options of [model])"}
@@ -38,6 +38,7 @@ class History:
     precision: str
     weights: Weights
     device: str  # its kind: "cpu", "cuda"
+    autoencoder: Pieces = "auto"
     loras: tuple[UsedLora, ...] = ()
     image: str | None = None  # the picture that was changed
     image_hash: str | None = None
@@ -53,7 +54,7 @@ def history_in(facts: Mapping[str, object], file: Path, batch: int) -> History:
     try:
         history = TypeAdapter(History).validate_python(dict(facts))
     except ValidationError as error:
-        missing = ", ".join(str(problem["loc"][0]) for problem in error.errors())
+        missing = ", ".join(str(name) for problem in error.errors() for name in problem["loc"][:1])
         raise RecipeError(
             f"{file} does not say all that is needed to repeat it ({missing}): is it a preview of a training? Only "
             "pictures painted by `velatura generate` can be repeated; give its prompt and the trained file instead."
@@ -114,5 +115,6 @@ def differences(past: History, now: History) -> list[str]:
         ("the device", past.device, now.device),
         ("the precision", past.precision, now.precision),
         ("the weights", past.weights, now.weights),
+        ("the autoencoder", past.autoencoder, now.autoencoder),
     )
     return [f"{what} was {before} and is {here} now" for what, before, here in pairs if before != here]

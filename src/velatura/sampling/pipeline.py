@@ -12,14 +12,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from velatura.errors import RecipeError
+from velatura.errors import NumericError, RecipeError
 from velatura.events import Event, Events, Notice
 from velatura.families.registry import family_for, family_named, files_of
-from velatura.interfaces import Conditioning, Family, ModelFiles, ModelInfo, Parts
+from velatura.interfaces import Conditioning, Family, ModelFiles, ModelInfo, Parts, Pieces
 from velatura.placement.device import choose_device, choose_dtype
+from velatura.placement.quantised import Weights
 from velatura.recipe.families.files import ModelSection
 from velatura.sampling.held import HeldParts
-from velatura.sampling.memory import Weights, enough_to
+from velatura.sampling.memory import enough_to
 from velatura.sampling.painter import (
     as_tensor,
     encode_request,
@@ -54,6 +55,8 @@ class Pipeline:
         device: torch.device,
         dtype: torch.dtype,
         weights: Weights = "full",
+        autoencoder: Pieces = "auto",
+        streamed: float = 0.0,
         events: Events | None = None,
     ) -> None:
         self.family = family
@@ -62,9 +65,18 @@ class Pipeline:
         self.device = device
         self.dtype = dtype
         self.weights = weights
+        self.autoencoder = autoencoder
         self.events = events or Events(as_warning)
         self._held = HeldParts(
-            family, files, info, device=device, dtype=dtype, weights=weights, events=self.events
+            family,
+            files,
+            info,
+            device=device,
+            dtype=dtype,
+            weights=weights,
+            pieces=autoencoder,
+            streamed=streamed,
+            events=self.events,
         )
         self._encoded: tuple[tuple[object, ...], Conditioning] | None = None
 
@@ -77,23 +89,41 @@ class Pipeline:
         device: str = "auto",
         precision: str = "auto",
         weights: Weights = "full",
+        autoencoder: Pieces = "auto",
+        streamed: float = 0.0,
         events: Events | None = None,
     ) -> Pipeline:
         """Open a model: 'pocket/flux', a diffusers folder, a hub id, or a recipe's `[model]` section.
 
-        `weights`: of the denoiser's blocks; "fp8" holds them in 8 bits, half of bf16, a little less exact.
+        `weights`: of the denoiser's blocks; "fp8" and "int8" hold them in 8 bits, half of bf16, a little less exact;
+        "int8" multiplies in 8 bits too. `autoencoder`: in which pieces it runs, "auto", "whole", "sliced" or "tiled".
+        `streamed`: share of the denoiser's block weights that visit the device only when they are computed with.
         Relative paths start at `base`, default: the working folder. Remarks go to `events`, by default they become
         Python warnings. Raises ModelError, RecipeError.
         """
         if weights not in get_args(Weights):
             raise RecipeError(f"received weights '{weights}'; allowed: {', '.join(get_args(Weights))}")
+        if autoencoder not in get_args(Pieces):
+            raise RecipeError(f"received autoencoder '{autoencoder}'; allowed: {', '.join(get_args(Pieces))}")
+        if not 0 <= streamed <= 1:
+            raise RecipeError(f"received streamed = {streamed:g}; allowed: a share from 0 to 1")
         start = base or Path.cwd()
         section = family_named(model, start) if isinstance(model, str) else model
         family, files = family_for(section), files_of(section, start)
         where = choose_device(device)
         dtype = choose_dtype(precision, where)
         info = family.inspect(files)
-        return cls(family, files, info, device=where, dtype=dtype, weights=weights, events=events)
+        return cls(
+            family,
+            files,
+            info,
+            device=where,
+            dtype=dtype,
+            weights=weights,
+            autoencoder=autoencoder,
+            streamed=streamed,
+            events=events,
+        )
 
     def add_lora(self, file: Path | str, weight: float = 1.0) -> None:
         """Put a LoRA file on the model, on top of those added before.
@@ -158,7 +188,7 @@ class Pipeline:
         image: Image.Image | None = None,
         progress: Progress = lambda done, total: None,
     ) -> list[Image.Image]:
-        """Paint what a request says; unset values are the model's defaults."""
+        """Paint what a request says; unset values are the model's defaults. Raises RecipeError, NumericError."""
         request = self.complete(request)
         if image is None and request.strength != 1:
             raise RecipeError(
@@ -170,7 +200,7 @@ class Pipeline:
                 "resize the image, or ask for its size"
             )
         what = f"paint {request.width}x{request.height} in a batch of {request.batch}"
-        less = "a smaller size or batch, another device, or weights in fp8"
+        less = "a smaller size or batch, another device, or weights in int8 or fp8"
         with enough_to(what, self.device, instead=less):
             conditioning = self._condition(request)
             start = None if image is None else self._start(image)
@@ -184,8 +214,20 @@ class Pipeline:
                 start=start,
                 progress=progress,
             )
+            self._check_finite(latents)
             self._held.need("autoencoder")
+        what = f"decode {request.width}x{request.height} with the autoencoder {self.autoencoder}"
+        with enough_to(what, self.device, instead="the autoencoder sliced, or tiled, which needs the least"):
             return to_images(self.family, self.parts, latents)
+
+    def _check_finite(self, latents: Tensor) -> None:
+        """Nothing that is NaN becomes a black picture without a word. Raises NumericError."""
+        if not latents.isfinite().all():
+            raise NumericError(
+                f"the denoiser gave NaN or infinity in {self.dtype}, which makes no picture. fp16 overflows in some "
+                "models: paint with precision bf16 or fp32. If that does not help, a weight of the model or of a LoRA "
+                "is NaN, or a LoRA's strength too high: get their files again, or lower it."
+            )
 
     def complete(self, request: Request) -> Request:
         """The request with the model's defaults where it is silent. Raises RecipeError for values out of range."""

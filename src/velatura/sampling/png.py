@@ -61,14 +61,15 @@ def read_record(path: Path) -> tuple[Request, dict[str, object]]:
         raise RecipeError(f"{path} is no regular file; give a PNG that `velatura generate` wrote")
     try:
         with Image.open(path, formats=["PNG"]) as image:
-            text = getattr(image, "text", {})
-        record = json.loads(text[KEY])
+            record = json.loads(image.info[KEY])  # what stands before the pixels: they are not decoded
         known = {field.name for field in fields(Request)}
         given = {name: value for name, value in record.pop("request").items() if name in known}
         request = TypeAdapter(Request).validate_python(given)
     except FileNotFoundError:
         raise RecipeError(f"no such file: {path}") from None
-    except (KeyError, TypeError, ValueError, AttributeError, OSError, Image.DecompressionBombError) as error:
+    except (
+        KeyError, TypeError, ValueError, AttributeError, RecursionError, OSError, Image.DecompressionBombError
+    ) as error:  # fmt: skip
         raise RecipeError(
             f"{path} holds no velatura metadata ({type(error).__name__}): only PNGs written by "
             "`velatura generate` and not edited since can be repeated"

@@ -46,12 +46,14 @@ def build_caches(recipe: Recipe, base: Path, events: Events) -> list[Built]:
     if setup.caches_text:
         texts = texts_to_encode(setup)
         missing = len(text_cache(setup, events, memory_limit=0).missing(texts))
-        cache = fill_text_cache(setup, Parts(info=setup.info), events)
+        cache = fill_text_cache(setup, Parts(info=setup.info, pieces=setup.recipe.memory.autoencoder), events)
         built.append(Built(kind="text", needed=len(texts), encoded=missing, folder=cache.store.folder))
     if setup.caches_latents:
-        views = views_of((*setup.dataset.entries, *setup.dataset.held_out))
+        views = views_of(setup.dataset.everything)
         missing = len(latents_cache(setup, events, memory_limit=0).missing(views))
-        latents = fill_latents_cache(setup, Parts(info=setup.info), events)
+        latents = fill_latents_cache(
+            setup, Parts(info=setup.info, pieces=setup.recipe.memory.autoencoder), events
+        )
         built.append(Built(kind="latents", needed=len(views), encoded=missing, folder=latents.store.folder))
     return built
 
@@ -71,5 +73,5 @@ def _text_keys(setup: Setup) -> set[str]:
 def _latents_keys(setup: Setup) -> set[str]:
     if not setup.caches_latents:
         return set()
-    views = views_of((*setup.dataset.entries, *setup.dataset.held_out))
+    views = views_of(setup.dataset.everything)
     return latents_cache(setup, Events(), memory_limit=0).keys(views)

@@ -39,7 +39,7 @@ def prepare(setup: Setup, events: Events) -> Prepared:
     """Fill the caches; what is in them already is not encoded again, and then no encoder is loaded for it."""
     for line in setup.encoded_at_every_step():
         events.notice(line)
-    parts = Parts(info=setup.info)
+    parts = Parts(info=setup.info, pieces=setup.recipe.memory.autoencoder)
     requests = plan_previews(setup.recipe.previews, setup.info, size=setup.preview_size)
     remark_texts(setup, requests, events)
     text = fill_text_cache(setup, parts, events) if setup.caches_text else None
@@ -66,12 +66,15 @@ def load_part(setup: Setup, parts: Parts, name: PartName, events: Events) -> Non
         return
     events.notice(f"loading the {name.replace('_', ' ')}")
     family, files, seed = setup.family, setup.files, setup.recipe.seed
-    if name == "denoiser" and setup.recipe.memory.weights == "fp8":
+    placed_later = name == "denoiser" and (setup.recipe.memory.streamed > 0 or setup.sharded)
+    device = torch.device("cpu") if placed_later else setup.device
+    weights = setup.recipe.memory.weights
+    if name == "denoiser" and weights != "full":
         parts.denoiser = load_in_8_bits(
-            family, files, events, device=setup.device, dtype=setup.dtype, seed=seed
+            family, files, events, weights=weights, device=device, dtype=setup.dtype, seed=seed
         )
         return
-    loaded = family.load(files, [name], device=setup.device, dtype=setup.dtype, seed=seed)
+    loaded = family.load(files, [name], device=device, dtype=setup.dtype, seed=seed)
     if name == "text_encoders":
         parts.text_encoders, parts.tokenizers = loaded.text_encoders, loaded.tokenizers
     elif name == "autoencoder":
@@ -109,7 +112,7 @@ def texts_to_encode(setup: Setup) -> list[str]:
     """All captions of training and validation, and all prompts of the previews."""
     requests = plan_previews(setup.recipe.previews, setup.info, size=setup.preview_size)
     wanted = [text for request in requests for text in request_texts(request)]
-    return texts_of((*setup.dataset.entries, *setup.dataset.held_out), setup.caption_dropout, wanted)
+    return texts_of(setup.dataset.everything, setup.caption_dropout, wanted)
 
 
 def remark_texts(setup: Setup, requests: Sequence[Request], events: Events) -> None:
@@ -119,7 +122,7 @@ def remark_texts(setup: Setup, requests: Sequence[Request], events: Events) -> N
     if not setup.conditioned:
         return
     parts = sketch_parts(setup, ["text_encoders"])
-    entries = (*setup.dataset.entries, *setup.dataset.held_out)
+    entries = setup.dataset.everything
     captions = typical_texts(entries, LOOKED_AT)
     if len({entry.item.name for entry in entries}) > LOOKED_AT:
         events.notice(f"of the captions, the tokens of the first {LOOKED_AT:,} were counted")
@@ -136,24 +139,30 @@ def fill_text_cache(setup: Setup, parts: Parts, events: Events) -> CachedText:
     """Encode the texts that the cache lacks; the encoders are loaded for that, and released."""
     cache = text_cache(setup, events)
     texts = texts_to_encode(setup)
-    if cache.missing(texts):
+    share = setup.team.share
+    if cache.missing(share.every_of(texts)):  # by this process; the others see to the rest
         load_part(setup, parts, "text_encoders", events)
-        fill_text(texts, setup.family, parts, cache, events)
+        fill_text(texts, setup.family, parts, cache, events, share=share)
         parts.text_encoders = parts.tokenizers = None  # released before the denoiser comes
         _empty_cache(setup.device)
+    setup.team.wait()
+    cache.store.refresh()
     return cache
 
 
 def fill_latents_cache(setup: Setup, parts: Parts, events: Events) -> CachedLatents:
     """Encode the images that the cache lacks; the autoencoder is loaded for that."""
     cache = latents_cache(setup, events)
-    entries = (*setup.dataset.entries, *setup.dataset.held_out)
-    if cache.missing(views_of(entries)):
+    entries = setup.dataset.everything
+    share = setup.team.share
+    if cache.missing(share.every_of(views_of(entries))):
         load_part(setup, parts, "autoencoder", events)
-        fill_latents(entries, setup.family, parts, cache, events)
+        fill_latents(entries, setup.family, parts, cache, events, share=share)
         if "autoencoder" not in setup.stays_loaded:
             parts.autoencoder = None
             _empty_cache(setup.device)
+    setup.team.wait()
+    cache.store.refresh()
     return cache
 
 

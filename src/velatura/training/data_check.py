@@ -66,7 +66,7 @@ def check_data(recipe: Recipe, base: Path, events: Events) -> Checked:
             images_per_epoch=report.images,
             epochs=recipe.training.steps / report.steps,
             small_batches=report.small_batches,
-            of_item=report.uses,
+            of_item=dataset.plan.uses(),
         ),
         counter=counter,
         seed=recipe.seed,

@@ -57,7 +57,7 @@ def _trained(rehearsed: Rehearsed) -> str:
 
 def _latents(setup: Setup) -> str:
     cache = latents_cache(setup, Events(), memory_limit=0)
-    views = views_of((*setup.dataset.entries, *setup.dataset.held_out))
+    views = views_of(setup.dataset.everything)
     missing = cache.missing(views)
     size = cache.size(missing)
     check_room(cache.store.folder, size, f"the latents of {counted(len(missing), 'image')}")

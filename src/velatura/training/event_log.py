@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from velatura.events import Event, StepFinished, ValidationFinished
+from velatura.events import Event, StepFinished, StepLeftOut, ValidationFinished
+from velatura.training.curves import Point
 
 KINDS = {kind.__name__: kind for kind in Event.__subclasses__()}
 
@@ -26,22 +27,45 @@ def read_log(path: Path, *, tail: int | None = None) -> list[Event]:
     if not path.is_file():
         return []
     events: list[Event] = []
-    newest: dict[type, int] = {}
+    newest: dict[str, int] = {}
     for event in _events(_lines(path, tail)):
-        if isinstance(event, StepFinished | ValidationFinished):
-            kind, step = type(event), event.step
+        kind, step = _repeatable(event)
+        if kind:
             if step <= newest.get(kind, -1):
-                events = [known for known in events if not (isinstance(known, kind) and known.step >= step)]
+                events = [known for known in events if not _is_again(known, kind, step)]
             newest[kind] = step
         events.append(event)
     return events
 
 
-def losses(events: Sequence[Event], kind: type[StepFinished | ValidationFinished]) -> list[tuple[int, float]]:
-    """(step, loss) of the events of one kind, where the loss is a finite number."""
-    return [
-        (event.step, event.loss) for event in events if isinstance(event, kind) and math.isfinite(event.loss)
-    ]
+def losses(events: Sequence[Event]) -> list[Point]:
+    """The losses of the steps that are finite numbers."""
+    steps = (event for event in events if isinstance(event, StepFinished))
+    return [(event.step, event.loss) for event in steps if math.isfinite(event.loss)]
+
+
+def validation_losses(events: Sequence[Event]) -> dict[str, list[Point]]:
+    """The losses of the validations that are finite numbers, by their names."""
+    found: dict[str, list[Point]] = {}
+    for event in events:
+        if isinstance(event, ValidationFinished) and math.isfinite(event.loss):
+            found.setdefault(event.name, []).append((event.step, event.loss))
+    return found
+
+
+def _repeatable(event: Event) -> tuple[str, int]:
+    """What a resumed run tells again, each validation by itself, and of which step; "" for what it does not."""
+    match event:
+        case StepFinished() | StepLeftOut():
+            return type(event).__name__, event.step
+        case ValidationFinished():
+            return f"{type(event).__name__} {event.name}", event.step
+    return "", 0
+
+
+def _is_again(known: Event, kind: str, step: int) -> bool:
+    known_kind, known_step = _repeatable(known)
+    return known_kind == kind and known_step >= step
 
 
 def _lines(path: Path, tail: int | None) -> Iterator[str]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from velatura.interfaces import PARTS, Parts
 from velatura.plural import counted
+from velatura.training.distribution.sharding import local
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
@@ -16,7 +17,8 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
 
     Values whose square float32 cannot hold (above 1e19) count as infinite.
     """
-    filled = [tensor for tensor in tensors if tensor.numel()]
+    held = map(local, tensors)
+    filled = [tensor for tensor in held if tensor.numel()]
     return not filled or bool(torch.stack(torch._foreach_norm(filled)).isfinite().all())
 
 
@@ -44,5 +46,6 @@ def _weights(parts: Parts, part: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def _finite(tensor: Tensor) -> bool:
+    tensor = local(tensor)
     eight_bits = tensor.itemsize == 1  # for which torch has no isfinite
     return bool((tensor.float() if eight_bits else tensor).isfinite().all())

@@ -1,17 +1,14 @@
-"""A run's folder: where everything is, and the lock that keeps a second run out."""
+"""A run's folder: where everything is, and whether a run may begin in it."""
 
 from __future__ import annotations
 
 import os
-import time
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
-
 from velatura.errors import RecipeError, StorageError
+from velatura.training.lock import RunLock
 
-WRITING_SECONDS = 5.0  # more than it takes to write a line
+OF_AVERAGE = "-ema"  # ends the names of what the moving average of the weights is saved as, or painted
 
 
 class RunFolder:
@@ -56,6 +53,10 @@ class RunFolder:
         """Exact states, one folder per saved step."""
         return self.root / "state"
 
+    def request(self, name: str) -> Path:
+        """A file that asks something of the run while it is on: `stop` or `save`."""
+        return self.root / name
+
     def state(self, step: int) -> Path:
         """The state after a step."""
         return self.states / f"{step:06d}"
@@ -70,12 +71,12 @@ class RunFolder:
         return self.root / "previews" / f"{step:06d}"
 
     def adapter(self, step: int, label: str) -> Path:
-        """An adapter file; `label` sets further formats apart."""
+        """An adapter file; `label` sets averages and further formats apart."""
         return self.root / "adapters" / f"{self.name}-{step:06d}{label}.safetensors"
 
-    def model(self, step: int) -> Path:
-        """A model folder, for runs that train whole parts."""
-        return self.root / f"model-{step:06d}"
+    def model(self, step: int, label: str = "") -> Path:
+        """A model folder, for runs that train whole parts; `label` sets averages apart."""
+        return self.root / f"model-{step:06d}{label}"
 
     def check(self, *, resume: bool) -> None:
         """Refuse what `create` and `lock` would refuse; nothing is written."""
@@ -110,69 +111,4 @@ class RunFolder:
 
     def lock(self) -> RunLock:
         """Hold this while the run is on."""
-        return RunLock(self.root / ".lock")
-
-
-class RunLock:
-    """A file that holds the owner's process id; a lock whose owner is gone is taken over."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> RunLock:
-        try:
-            self._take()
-        except FileExistsError:
-            self.refuse_running()
-            self.path.unlink(missing_ok=True)
-            self._take()
-        except OSError as error:
-            self.path.unlink(missing_ok=True)
-            raise StorageError(
-                f"cannot write {self.path}: {error.strerror}; make room on the disk."
-            ) from None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.path.unlink(missing_ok=True)
-
-    def refuse_running(self) -> None:
-        """Raise RecipeError while another run holds the lock."""
-        owner = self._owner() if self.path.exists() else None
-        if owner is not None:
-            who = f"process {owner}" if owner else "another process"
-            raise RecipeError(
-                f"{who} is already running in {self.path.parent}; wait for it, or choose another name"
-            )
-
-    def _take(self) -> None:
-        with open(self.path, "x") as file:
-            file.write(f"{os.getpid()} {psutil.Process().create_time()}")
-
-    def _owner(self) -> int | None:
-        """The running owner's process id."""
-        try:
-            pid, started = self.path.read_text().split()
-            return int(pid) if is_alive(int(pid), float(started)) else None
-        except ValueError:
-            return self._just_taken()
-        except OSError:
-            return None
-
-    def _just_taken(self) -> int | None:
-        """A lock that says nothing yet: its owner is about to write it, unless it was killed then."""
-        with suppress(OSError):
-            if time.time() - self.path.stat().st_mtime < WRITING_SECONDS:
-                return 0
-        return None
-
-
-def is_alive(pid: int, started: float) -> bool:
-    """Whether a process of this machine still runs; process ids are reused, so its start must match too.
-
-    Raises ValueError or OverflowError for a number that is no process id.
-    """
-    try:
-        return abs(psutil.Process(pid).create_time() - started) < 1
-    except psutil.Error:
-        return False
+        return RunLock(self.root / ".lock", alive=self.status)

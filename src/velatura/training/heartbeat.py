@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import psutil
-
 from velatura.events import (
     Event,
     LeftAtOnce,
@@ -25,6 +23,7 @@ from velatura.events import (
     StepFinished,
 )
 from velatura.training.figures import TrainingFigures
+from velatura.training.lock import process_start
 
 EVERY = 1.0  # seconds between two writings, at least
 
@@ -46,7 +45,7 @@ class Status:
     seconds_left: float | None = None  # until the last step, previews and validation not counted
     memory: int | None = None  # bytes, at most so far
     pid: int
-    process_started: float  # a process id is used again; with its start it is not
+    process_started: float  # as `lock.process_start`: a process id is used again, with its start it is not
     host: str
     started: float
     updated: float
@@ -68,7 +67,7 @@ class Heartbeat:
         self._status = Status(
             state="running",
             pid=os.getpid(),
-            process_started=psutil.Process().create_time(),
+            process_started=process_start(),
             host=socket.gethostname(),
             started=time.time(),
             updated=time.time(),

@@ -17,9 +17,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from velatura.events import Event, Events, PhaseProgress, StepFinished, ValidationFinished
+from velatura.events import Event, Events, PhaseProgress
 from velatura.training.folder import RunFolder
 from velatura.training.heartbeat import Heartbeat
+from velatura.training.scalars import scalars_of
 
 
 class Log(Protocol):
@@ -35,9 +36,12 @@ class Log(Protocol):
 
 
 class Logs:
-    """All logs of a run as one listener, which no full disk can stop; `events` gets the warnings."""
+    """All logs of a run as one listener, which no full disk can stop; `events` gets the warnings.
 
-    def __init__(self, folder: RunFolder, events: Events) -> None:
+    `more`: logs besides those that every run has, each with the place that it writes to.
+    """
+
+    def __init__(self, folder: RunFolder, events: Events, more: Mapping[Path, Log] | None = None) -> None:
         self._events = events
         self._refused: set[Path] = set()
         self._logs: dict[Path, Log] = {}
@@ -49,6 +53,7 @@ class Logs:
         for path, kind in kinds.items():
             with self._forgiven(path):
                 self._logs[path] = kind(path)
+        self._logs.update(more or {})
 
     def __call__(self, event: Event) -> None:
         """Write the event to each log that can take it."""
@@ -95,7 +100,7 @@ class JsonLog:
 
 
 class TensorBoardLog:
-    """Loss, gradient norm, learning rate, images per second and validation loss, as TensorBoard reads them.
+    """Loss, gradient norm, learning rate, images per second and validation losses, as TensorBoard reads them.
 
     torch's SummaryWriter writes from a thread of its own, whose errors reach nobody in time.
     """
@@ -108,17 +113,8 @@ class TensorBoardLog:
 
     def __call__(self, event: Event) -> None:
         """Write the scalars of a step or a validation."""
-        if isinstance(event, StepFinished):
-            scalars = {
-                "loss/train": event.loss,
-                "grad_norm": event.grad_norm,
-                "learning_rate": event.learning_rate,
-                "images_per_second": event.images / max(event.seconds, 1e-9),
-                **{f"terms/{name}": value for name, value in event.terms.items()},
-            }
-            self._scalars(scalars, event.step)
-        elif isinstance(event, ValidationFinished):
-            self._scalars({"loss/validation": event.loss}, event.step)
+        if values := scalars_of(event):
+            self._scalars(values, int(values.pop("step")))
 
     def close(self) -> None:
         """Close the file."""

@@ -3,37 +3,44 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
+from velatura.checkpoints.writing import write_bytes
 from velatura.data.loader import Loader
-from velatura.data.plan import tokens_of
-from velatura.errors import NumericError
+from velatura.data.sharing import ALL, Share
+from velatura.errors import CheckpointError, MemoryShortage, NumericError, StorageError
 from velatura.events import Events, FileSaved, PhaseFinished, PhaseStarted, StepFinished
-from velatura.placement.compiling import compile_blocks, decide, training_flops
 from velatura.placement.device import memory_used
-from velatura.placement.recompute import recompute
-from velatura.plural import counted
+from velatura.recipe.recipe import Recipe
+from velatura.recipe.toml import dump_recipe
 from velatura.training.caching import Prepared, load_part
-from velatura.training.ema import Ema
-from velatura.training.export import export
+from velatura.training.distribution.sharding import shard
+from velatura.training.ema import Ema, Weights, chosen
+from velatura.training.export import export, whole_parts
 from velatura.training.finite import all_finite
-from velatura.training.identity import Identity
-from velatura.training.optimizer import learning_rate, make_optimizer, set_learning_rate
+from velatura.training.guard import Guard
+from velatura.training.identity import Identity, flat
+from velatura.training.learning_rate import learning_rate, set_learning_rate
+from velatura.training.live import Live, ends_epoch, learned, with_values
+from velatura.training.optimizer import make_optimizer
+from velatura.training.optimizers.by_path import usable_weights
+from velatura.training.optimizers.saving import optimizer_tensors, set_optimizer_tensors
+from velatura.training.placing import place_blocks
+from velatura.training.resuming import Resume
+from velatura.training.retention import prune_exports
+from velatura.training.saver import Saver
 from velatura.training.setup import Setup
 from velatura.training.showing import Showing
-from velatura.training.state import (
-    RunState,
-    load_latest,
-    optimizer_tensors,
-    record_shown,
-    save_state,
-    set_optimizer_tensors,
-)
-from velatura.training.step import FP16_REMEDY, Stepper, StepResult
+from velatura.training.splitting import Splitter
+from velatura.training.starting import take_values
+from velatura.training.state import RunState
+from velatura.training.step import Stepper, StepResult
 from velatura.training.stop import StopRequest
 from velatura.training.trainables import make_trainables
 
+KINDS = ("optimizer.kind", "full.weights")  # moments of one kind mean nothing to another
 FINISHING_BATCHES = 16  # micro-batches that an objective's last touches may look at
 
 
@@ -41,25 +48,41 @@ class Loop:
     """One run's loop. `step` counts finished optimizer steps."""
 
     def __init__(
-        self, setup: Setup, identity: Identity, prepared: Prepared, events: Events, stop: StopRequest
+        self,
+        setup: Setup,
+        identity: Identity,
+        prepared: Prepared,
+        events: Events,
+        stop: StopRequest,
+        live: Live | None = None,
     ) -> None:
         self.setup = setup
+        self.live = live
+        self.team = setup.team
         self.identity = identity
         self.prepared = prepared
         self.events = events
         self.stop = stop
         self.parts = prepared.parts
         self.step = 0
-        self.skipped = 0
-        self.saved: Path | None = None  # the newest state, once there is one
-        self.saved_step = -1
+        self.saver = Saver(setup, events)
         self.exported: list[Path] = []
+        self.exported_now = False  # after this step
         for name in setup.stays_loaded:
             load_part(setup, self.parts, name, events)
         self.trainables = make_trainables(setup.recipe, setup.family, self.parts)
+        take_values(self.trainables, setup.recipe)
         events.notice(self.trainables.report)
-        self.optimizer = make_optimizer(setup.recipe.optimizer, self.trainables.parameters)
-        self.ema = Ema(self.trainables, setup.recipe.ema.decay) if setup.recipe.ema else None
+        place_blocks(setup, self.parts, events)
+        if setup.sharded:
+            assert self.parts.denoiser is not None
+            shard(setup.family, self.parts.denoiser, setup.device, self.team)
+            self.trainables = self.trainables.renewed(self.parts)
+        self.optimizer = make_optimizer(
+            setup.recipe.optimizer, self.trainables.parameters, seed=setup.recipe.seed
+        )
+        self.ema = Ema(self.trainables, setup.recipe.ema) if setup.recipe.ema else None
+        self.splitter = Splitter(events=events, scale=setup.info.latent_scale)
         self.stepper = Stepper(
             family=setup.family,
             parts=self.parts,
@@ -69,33 +92,43 @@ class Loop:
             clip=setup.recipe.optimizer.clip,
             device=setup.device,
             dtype=setup.dtype,
-            autocast=self.trainables.adapter is None,
+            autocast=self.trainables.autocast,
+            splitter=self.splitter if setup.recipe.training.retry_on_oom else None,
+            team=self.team,
         )
-        self.showing = Showing(setup, prepared, self.stepper, self._shown, events, stop)
-        self._place_blocks()
+        self.guard = Guard(setup.recipe, self.stepper, self.ema, events)
+        self.showing = Showing(setup, prepared, self.stepper, self._holding, events, stop)
 
     def run(self) -> bool:
         """Train to the last step, or to a stop request (then False: what there is is saved, and the run can go on).
 
-        Raises NumericError, saying which state was saved last, and StorageError.
+        Raises NumericError, StorageError and MemoryShortage, saying which state was saved last.
         """
         try:
             return self._run()
-        except NumericError as error:
-            kept = f"The last state saved is {self.saved}." if self.saved else "No state was saved yet."
-            raise NumericError(f"{error} {kept}") from None
+        except (NumericError, StorageError, MemoryShortage) as error:
+            newest = self.saver.newest
+            kept = f"The last state saved is {newest}." if newest else "No state was saved yet."
+            kind = next(k for k in (NumericError, StorageError, MemoryShortage) if isinstance(error, k))
+            raise kind(f"{error} {kept}") from error
 
     def _run(self) -> bool:
         steps = self.setup.recipe.training.steps
-        if self.step < steps:
-            self._show()  # the baseline, or what a stop left out
+        if self.step < steps:  # the baseline, or what a stop or a kill left out
+            if not self.exported_now and self._save_is_due(steps):
+                self._export()
+            self._show()
+        self.guard.watch(self.trainables.adapter, steps - self.step)
         started = time.perf_counter()
         self.events(PhaseStarted(phase="train", total=steps, unit="steps"))
-        with self._loader() as loader:
-            while self.step < steps and not self.stop.asked:
+        with self._loader(self.team.share) as loader:
+            while self.step < steps and not self.team.any(self.stop.asked):
                 self._one_step(loader, steps)
+                self._reread()
+                steps = self.setup.recipe.training.steps
                 if self.step < steps:
                     self._save_where_due(steps)
+                    self._save_where_asked()
                     self._show()
         self.events(PhaseFinished(phase="train", seconds=time.perf_counter() - started))
         if self.step < steps:
@@ -104,140 +137,173 @@ class Loop:
             return False
         return self._finish()
 
+    def _reread(self) -> None:
+        """At the end of an epoch, what changed in the recipe's file counts from the next step on."""
+        if self.live is None or not ends_epoch(self.setup.dataset.plan, self.step):
+            return
+        recipe = self.live.look(self.setup.recipe, self.step)
+        if recipe is not self.setup.recipe:
+            self._take_settings(recipe)
+
+    def _take_settings(self, recipe: Recipe) -> None:
+        self.setup = self.showing.setup = self.saver.setup = replace(self.setup, recipe=recipe)
+        self.stepper.clip = recipe.optimizer.clip
+        now = learned(dict(flat(recipe.model_dump(mode="json"))))
+        self.identity = replace(self.identity, recipe={**self.identity.recipe, **now})
+        if self.team.leads:
+            write_bytes(self.setup.folder.recipe, dump_recipe(recipe).encode())
+
     def _one_step(self, loader: Loader, steps: int) -> None:
         started = time.perf_counter()
         set_learning_rate(
             self.optimizer, rate := learning_rate(self.setup.recipe.optimizer, self.step + 1, steps)
         )
         batches = loader.batches(self.step)
-        result = self.stepper(batches, self.setup.recipe.seed, self.step)
+        result = self.guard.step(batches, self.step)
         self.step += 1
+        self.exported_now = False
         self.showing.begin_step()
-        if result.skipped:
-            self.skipped += 1
-        elif self.ema is not None:
-            self.ema.update(self.step)
-        self._tell(
-            result, rate, sum(len(batch.names) for batch in batches), time.perf_counter() - started, steps
-        )
+        if self.ema is not None:
+            self.ema.update(self.step, steps)
+        if result is not None:
+            self._tell(result, rate, time.perf_counter() - started, steps)
 
     def _save_where_due(self, steps: int) -> None:
-        if self.step % (self.setup.recipe.training.save_every or max(50, steps // 4)) == 0:
+        if self._save_is_due(steps):
             self._save_state()
             self._export()
+
+    def _save_is_due(self, steps: int) -> bool:
+        every = self.setup.recipe.training.save_every or max(50, steps // 4)
+        return self.step > 0 and self.step % every == 0
+
+    def _save_where_asked(self) -> None:
+        if self.team.any(self.stop.save_asked()):
+            self._save_state()
 
     def _show(self) -> bool:
         """Validation and previews, as far as they are due; a state of this step remembers how far they came."""
         done = self.showing.show(self.step)
-        if self.saved is not None and self.saved_step == self.step:
-            record_shown(self.saved, validated=self.showing.validated, painted=self.showing.painted)
+        self._note()
         return done
+
+    def _note(self) -> None:
+        """In the state of this step, if there is one: what need not be made again when a run goes on from it."""
+        self.saver.note(
+            self.step,
+            exported=self.exported_now,
+            validated=self.showing.validated,
+            painted=self.showing.painted,
+        )
 
     def _finish(self) -> bool:
         """All steps are made. Whether what is due after the last one could be shown."""
-        if self.skipped == self.step:
-            raise NumericError(
-                f"fp16 overflowed in {'each of the ' * (self.step > 1)}{counted(self.step, 'step')}, which were all "
-                f"skipped: nothing was learned. {FP16_REMEDY}"
-            )
+        self.guard.require_learned(self.step)
         self._save_state()
-        with self._loader() as loader, self._shown():
-            few = (batch for step in range(FINISHING_BATCHES) for batch in loader.batches(step))
-            moved = (batch.to(self.setup.device, self.setup.dtype) for batch in few)
-            with self.stepper.precision():
-                self.setup.objective.finish(self.setup.family, self.parts, moved)
-        self._export()
+        self._export(finish=True)
         if done := self._show():
             return done
         self.events.notice("stopped after the last step; --resume shows what is left out")
         return False
 
-    def _place_blocks(self) -> None:
-        training = self.setup.recipe.training
-        if self.parts.denoiser is None:
-            return
-        blocks = self.setup.family.blocks(self.parts.denoiser)
-        if training.checkpoint_blocks:
-            recompute(blocks)
-        sizes = self.setup.dataset.sizes
-        tokens = max(tokens_of(size, self.setup.info.size_step) for size in sizes)
-        each = (
-            training.batch_size if training.batch_tokens is None else max(1, training.batch_tokens // tokens)
-        )
-        images = training.steps * each * training.accumulate
-        flops = training_flops(blocks, tokens, images)
-        if decide(training.compile, flops=flops, device=self.setup.device):
-            self.events.notice(
-                f"compiling {counted(len(blocks), 'block')}; the first step of each size takes longer"
-            )
-            compile_blocks(blocks, len(sizes))
-
-    def _loader(self) -> Loader:
+    def _loader(self, share: Share) -> Loader:
         return Loader(
             self.setup.dataset.plan,
             seed=self.setup.recipe.seed,
             caption_dropout=self.setup.caption_dropout,
             latents=self.prepared.latents,
             text=self.prepared.text,
+            share=share,
         )
 
-    def _shown(self) -> AbstractContextManager[None]:
-        """The weights that are saved and shown: averages where the recipe asks for them."""
-        return nullcontext() if self.ema is None else self.ema.in_place()
+    def _holding(self, weights: Weights) -> AbstractContextManager[None]:
+        return usable_weights(self.optimizer) if self.ema is None or weights == "raw" else self.ema.in_place()
 
-    def _export(self) -> None:
-        self._require_finite()
-        with self._shown():
-            self.exported = export(self.setup, self.parts, self.trainables, self.step)
+    def _last_touches(self) -> None:
+        with self._loader(ALL) as loader, self.stepper.precision():
+            few = (batch for step in range(FINISHING_BATCHES) for batch in loader.batches(step))
+            moved = (batch.to(self.setup.device, self.setup.dtype) for batch in few)
+            self.setup.objective.finish(self.setup.family, self.parts, moved)
+
+    def _export(self, *, finish: bool = False) -> None:
+        """Write what a user takes away; `finish`: after the objective's last touches."""
+        self.exported = []
+        for weights in chosen("raw" if self.ema is None else self.ema.recipe.saved):
+            with self._holding(weights):
+                if finish:
+                    self._last_touches()
+                parts = whole_parts(self.setup, self.parts)
+                if self.team.leads:
+                    self.exported += export(self.setup, parts, self.trainables, self.step, weights)
         for path in self.exported:
             self.events(
                 FileSaved(step=self.step, what="model" if path.is_dir() else "adapter", path=str(path))
             )
+        if self.team.leads:
+            prune_exports(self.setup, self.step, self.events)
+        self.exported_now = True
+        self._note()
+        self.team.wait()
 
     def _save_state(self) -> None:
-        if self.saved_step == self.step:
-            return
-        self._require_finite()
-        state = RunState(
+        if self.saver.step != self.step:
+            self._require_finite()
+            self.saver.save(self._state())
+
+    def _state(self) -> RunState:
+        return RunState(
             step=self.step,
             identity=self.identity,
             values=self.trainables.values(),
             average=None if self.ema is None else self.ema.average,
-            optimizer=optimizer_tensors(self.optimizer, self.trainables.parameters),
+            optimizer=optimizer_tensors(
+                self.optimizer, self.trainables.parameters, groups=self.setup.recipe.optimizer.by_path
+            ),
             scaler=self.stepper.scaler.state_dict(),
-            skipped=self.skipped,
+            skipped=self.guard.skipped,
+            left_out=self.guard.left_out,
+            fitting=self.splitter.most,
+            exported=self.exported_now,
             validated=self.showing.validated,
             painted=self.showing.painted,
         )
-        self.saved = save_state(self.setup.folder.states, state, keep=self.setup.recipe.output.keep_states)
-        self.saved_step = self.step
-        self.events(FileSaved(step=self.step, what="state", path=str(self.saved)))
 
     def _require_finite(self) -> None:
         average = {} if self.ema is None else self.ema.average
         if not all_finite([*self.trainables.values().values(), *average.values()]):
             raise NumericError(f"after step {self.step}: trained weights are not finite, and are not saved.")
 
-    def resume(self) -> None:
-        """Take over the newest whole state, which is of this run (`identity.require_same`)."""
-        state = load_latest(self.setup.folder.states, self.events)
+    def resume(self, how: Resume) -> None:
+        """Take over the state to go on from, if there is one."""
+        state = how.load(self.setup, self.identity, self.events)
         if state is None:
-            self.events.notice("no saved state yet: starting at step 0")
             return
-        self.trainables.set_values(state.values)
-        set_optimizer_tensors(self.optimizer, self.trainables.parameters, state.optimizer)
-        if self.ema is not None and state.average is not None:
-            self.ema.load(state.average)
+        if self.live is not None:
+            self._take_settings(with_values(self.setup.recipe, learned(state.identity.recipe)))
+        try:
+            self.trainables.set_values(state.values)
+        except CheckpointError as error:  # the model was insisted on
+            raise CheckpointError(
+                f"the state of step {state.step} does not fit: {error}. Take back what was insisted on, or start a run "
+                "with another name."
+            ) from error
+        if all(
+            state.identity.recipe.get(k) == self.identity.recipe.get(k) for k in KINDS
+        ):  # else insisted on
+            set_optimizer_tensors(self.optimizer, self.trainables.parameters, state.optimizer)
+        if self.ema is not None:
+            self.ema.load(state.values if state.average is None else state.average)
         if state.scaler:
             self.stepper.scaler.load_state_dict(dict(state.scaler))
-        self.step, self.skipped = state.step, state.skipped
-        self.saved, self.saved_step = self.setup.folder.state(state.step), state.step
+        self.step, self.guard.skipped, self.guard.left_out = state.step, state.skipped, state.left_out
+        self.splitter.most.update(state.fitting)
+        self.saver.found(state.step)
+        self.exported_now = state.exported
         self.showing.validated, self.showing.painted = state.validated, state.painted
-        self.events.notice(f"going on after step {self.step}")
         if self.step > (steps := self.setup.recipe.training.steps):
             self.events.warn(f"training.steps = {steps}: more are made already, and they stay")
 
-    def _tell(self, result: StepResult, rate: float, images: int, seconds: float, steps: int) -> None:
+    def _tell(self, result: StepResult, rate: float, seconds: float, steps: int) -> None:
         self.events(
             StepFinished(
                 step=self.step,
@@ -246,9 +312,9 @@ class Loop:
                 grad_norm=result.grad_norm,
                 learning_rate=rate,
                 seconds=seconds,
-                images=images,
+                images=result.images,
                 memory=memory_used(self.setup.device),
-                skipped=self.skipped,
+                skipped=self.guard.skipped,
                 terms=result.terms,
             )
         )

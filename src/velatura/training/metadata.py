@@ -22,7 +22,8 @@ from velatura.recipe.adapters.lora import LoraAdapter
 from velatura.recipe.data.items import SourceData
 from velatura.recipe.objectives.diffusion import DiffusionObjective
 from velatura.recipe.objectives.flow import FlowObjective
-from velatura.training.muon import Muon
+from velatura.training.ema import Weights
+from velatura.training.optimizer import optimizer_name
 from velatura.training.setup import Setup
 
 Value = TypeVar("Value")
@@ -31,10 +32,9 @@ Facts = dict[str, object]
 TAGS = 100  # of each folder, the most frequent: captions in sentences would fill the header
 _PREDICTION = {"noise": "epsilon", "v": "v"}
 _PRECISION = {torch.bfloat16: "bf16", torch.float16: "fp16"}
-_OPTIMIZERS: dict[str, type] = {"adamw": torch.optim.AdamW, "muon": Muon}
 
 
-def training_metadata(setup: Setup, step: int, adapter: Adapter) -> dict[str, str]:
+def training_metadata(setup: Setup, step: int, adapter: Adapter, weights: Weights = "raw") -> dict[str, str]:
     """`ss_*` and `modelspec.*` keys.
 
     What has no one value, because layers or sources differ, is left out; so are dates: equal runs give equal files.
@@ -47,7 +47,7 @@ def training_metadata(setup: Setup, step: int, adapter: Adapter) -> dict[str, st
     targets = section.targets if isinstance(section.targets, str) else ",".join(section.targets)
     return lora_metadata(
         architecture=setup.info.architecture,
-        title=recipe.name,
+        title=recipe.name if weights == "raw" else f"{recipe.name} ({weights})",
         rank=_single(layer.rank for layer in adapter.layers.values()),
         alpha=_single(layer.alpha for layer in adapter.layers.values()),
         resolution=(width, height),
@@ -70,9 +70,6 @@ def _run(setup: Setup, step: int, report: PlanReport) -> Facts:
     recipe, optimizer = setup.recipe, setup.recipe.optimizer
     per_epoch = report.steps
     schedule = "constant_with_warmup" if optimizer.warmup_steps else "constant"
-    kind = _OPTIMIZERS[optimizer.kind]
-    betas = tuple(optimizer.betas)
-    settings = f"(weight_decay={optimizer.weight_decay},betas={betas},eps={optimizer.eps})"
     return {
         "output_name": recipe.name,
         "seed": recipe.seed,
@@ -84,10 +81,10 @@ def _run(setup: Setup, step: int, report: PlanReport) -> Facts:
         "unet_lr": optimizer.learning_rate,
         "lr_scheduler": schedule if optimizer.schedule == "constant" else optimizer.schedule,
         "lr_warmup_steps": optimizer.warmup_steps,
-        "optimizer": f"{kind.__module__}.{kind.__name__}{settings}",
+        "optimizer": optimizer_name(optimizer),
         "max_grad_norm": optimizer.clip,
         "gradient_accumulation_steps": recipe.training.accumulate,
-        "gradient_checkpointing": recipe.training.checkpoint_blocks,
+        "gradient_checkpointing": bool(recipe.training.checkpoint_blocks),
         "mixed_precision": _PRECISION.get(setup.dtype, "no"),
         "fp8_base": recipe.memory.weights == "fp8",
         "cache_latents": setup.caches_latents,

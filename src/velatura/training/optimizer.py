@@ -1,8 +1,7 @@
-"""The optimizer and its learning rate over time."""
+"""The recipe's optimizer."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,44 +9,68 @@ import torch
 from torch import nn
 
 from velatura.recipe.training.optimizer import Optimizer
-from velatura.training.muon import Muon
+from velatura.training.optimizers.adafactor import Adafactor
+from velatura.training.optimizers.adam import Adam, Adam8bit
+from velatura.training.optimizers.by_path import make_by_path, optimizer_class
+from velatura.training.optimizers.by_tensor import ByTensor, Rule, decayed
+from velatura.training.optimizers.in_backward import InBackward
+from velatura.training.optimizers.muon import Muon
 
 FUSED = ("cpu", "cuda")  # devices on which AdamW is one kernel
+_CLASSES: dict[str, type] = {
+    "adamw": torch.optim.AdamW,
+    "adamw8bit": Adam8bit,
+    "adafactor": Adafactor,
+    "muon": Muon,
+}
 
 
-def make_optimizer(section: Optimizer, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
-    """The recipe's optimizer over named parameters. Biases, norms and other vectors get no weight decay."""
-    fused = next(iter(parameters.values())).device.type in FUSED
-    adamw: dict[str, Any] = {
-        "betas": (section.betas[0], section.betas[1]),
-        "eps": section.eps,
-        "fused": fused,
-    }
+def make_optimizer(
+    section: Optimizer, parameters: Mapping[str, nn.Parameter], *, seed: int = 0
+) -> torch.optim.Optimizer:
+    """Over named parameters, in float32 or bf16. Biases, norms and other vectors get no weight decay.
+
+    `seed`: of the roundings of bf16 weights. Raises RecipeError for a class by import path that cannot be used.
+    """
+    if section.fused_backward:
+        return InBackward(parameters, lambda named: _make(section, named, seed))
+    return _make(section, parameters, seed)
+
+
+def optimizer_name(section: Optimizer) -> str:
+    """The class and what it is given, as sd-scripts writes it: `torch.optim.adamw.AdamW(weight_decay=0.01,...)`."""
+    made = optimizer_class(section.kind) if section.by_path else _CLASSES[section.kind]
+    options: dict[str, object] = {"weight_decay": section.weight_decay}
+    if section.by_path:
+        options = dict(section.options)
+    elif section.kind != "adafactor":
+        options |= {"betas": tuple(section.betas), "eps": section.eps}
+    settings = ",".join(f"{key}={value}" for key, value in options.items())
+    return f"{made.__module__}.{made.__name__}({settings})"
+
+
+def _make(section: Optimizer, parameters: Mapping[str, nn.Parameter], seed: int) -> torch.optim.Optimizer:
+    rate, decay = section.learning_rate, section.weight_decay
+    if section.by_path:
+        return make_by_path(section, parameters)
     if section.kind == "muon":
-        return Muon(parameters, lr=section.learning_rate, weight_decay=section.weight_decay, adamw=adamw)
-    matrices = [p for p in parameters.values() if p.ndim >= 2]
-    vectors = [p for p in parameters.values() if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": section.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=section.learning_rate, **adamw
-    )
+        return Muon(parameters, lr=rate, weight_decay=decay, adamw=_adamw(section, parameters))
+    if (rule := _rule(section, parameters)) is not None:
+        return ByTensor(parameters, rule, lr=rate, weight_decay=decay, seed=seed)
+    return torch.optim.AdamW(decayed(parameters, decay), lr=rate, **_adamw(section, parameters))
 
 
-def learning_rate(section: Optimizer, step: int, steps: int) -> float:
-    """Of optimizer step `step` (counted from 1) of `steps`: linear warm-up, then constant or a half cosine."""
-    if step <= section.warmup_steps:
-        return section.learning_rate * step / section.warmup_steps
-    if section.schedule == "constant":
-        return section.learning_rate
-    progress = (step - section.warmup_steps - 1) / max(1, steps - section.warmup_steps)
-    share = section.min_share + (1 - section.min_share) * 0.5 * (1 + math.cos(math.pi * progress))
-    return section.learning_rate * share
+def _rule(section: Optimizer, parameters: Mapping[str, nn.Parameter]) -> Rule | None:
+    """None for AdamW over float32 weights, for which torch has a kernel."""
+    betas = section.betas[0], section.betas[1]
+    if section.kind == "adafactor":
+        return Adafactor()
+    if section.kind == "adamw8bit":
+        return Adam8bit(betas, section.eps)
+    narrow = any(parameter.dtype == torch.bfloat16 for parameter in parameters.values())
+    return Adam(betas, section.eps) if narrow else None
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Of all groups."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+def _adamw(section: Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Any]:
+    fused = next(iter(parameters.values())).device.type in FUSED
+    return {"betas": (section.betas[0], section.betas[1]), "eps": section.eps, "fused": fused}

@@ -8,6 +8,7 @@ from pathlib import Path
 from velatura.errors import RecipeError
 from velatura.sampling.png import read_record
 from velatura.sampling.request import Request
+from velatura.training.folder import OF_AVERAGE
 
 
 def pictures(folder: Path) -> Iterator[tuple[int, Path, Request]]:
@@ -19,3 +20,8 @@ def pictures(folder: Path) -> Iterator[tuple[int, Path, Request]]:
             except RecipeError:
                 continue
             yield int(path.parent.name), path, request
+
+
+def is_of_average(path: Path) -> bool:
+    """Whether a preview was painted by the moving average of the weights; its name says so."""
+    return path.stem.endswith(OF_AVERAGE)

@@ -55,14 +55,14 @@ def paint_preview(
     family: Family,
     parts: Parts,
     *,
-    path: Path,
+    path: Path | None,
     step: int,
     device: torch.device,
     dtype: torch.dtype,
     events: Events,
     advance: Callable[[], None],
 ) -> None:
-    """Paint one into a PNG; `advance` is called after each sampling step. Raises StorageError."""
+    """Paint one, into a PNG where there is a `path`; `advance` is called after each step. Raises StorageError."""
     conditioning = preview.conditioning or encode_request(family, parts, preview.request)
     latents = paint(
         family,
@@ -72,6 +72,8 @@ def paint_preview(
         device=device,
         progress=lambda done, total: advance(),
     )
+    if path is None:
+        return
     facts = {"step": str(step), "sampler": SAMPLERS[parts.info.prediction]}
     save_png(to_images(family, parts, latents)[0], path, preview.request, facts)
     events(PreviewSaved(step=step, prompt=preview.request.prompt, path=str(path)))

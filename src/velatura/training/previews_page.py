@@ -13,7 +13,7 @@ from velatura.checkpoints.writing import write_bytes
 from velatura.plural import counted
 from velatura.sampling.request import Request
 from velatura.training.folder import RunFolder
-from velatura.training.pictures import pictures
+from velatura.training.pictures import is_of_average, pictures
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem; color: #222 } h1 { font-size: 1.5rem }
@@ -26,10 +26,10 @@ img { display: block; width: 256px; height: auto } small { color: #666 } .none {
 
 def write_previews_page(folder: RunFolder) -> None:
     """Write the page anew, once there are pictures. Raises StorageError."""
-    rows: dict[int, dict[Request, str]] = {}
+    rows: dict[tuple[int, bool], dict[Request, str]] = {}  # of a step, raw weights and then averages
     places: dict[Request, tuple[str, int]] = {}  # columns in the order of the pictures' numbers
     for step, path, request in pictures(folder.previews_page.parent):
-        rows.setdefault(step, {})[request] = f"{path.parent.name}/{path.name}"
+        rows.setdefault((step, is_of_average(path)), {})[request] = f"{path.parent.name}/{path.name}"
         places.setdefault(request, (path.name, step))
     if not rows:
         return
@@ -42,7 +42,7 @@ def write_previews_page(folder: RunFolder) -> None:
         "too: what differs was learned. A click shows a picture in full size. The page is written anew after each "
         "round of previews; <a href='../report.html'>the run's report</a> is written when the run ends.</p>"
         f"<div class='scroll'><table><thead><tr><th></th>{''.join(map(_head, columns))}</tr></thead><tbody>"
-        f"{''.join(_row(step, columns, rows[step]) for step in sorted(rows))}</tbody></table></div></body></html>\n"
+        f"{''.join(_row(*row, columns, rows[row]) for row in sorted(rows))}</tbody></table></div></body></html>\n"
     )
     data = page.encode()
     write_bytes(folder.previews_page, data)
@@ -59,8 +59,8 @@ def _head(request: Request) -> str:
     return f"<th>{words}<br><small>{html.escape(', '.join(facts))}</small></th>"
 
 
-def _row(step: int, columns: list[Request], pictures: Mapping[Request, str]) -> str:
-    name = "before training" if step == 0 else f"step {step:,}"
+def _row(step: int, of_average: bool, columns: list[Request], pictures: Mapping[Request, str]) -> str:
+    name = "before training" if step == 0 else f"step {step:,}" + ", average" * of_average
     cells = "".join(f"<td>{_picture(pictures.get(request), name)}</td>" for request in columns)
     return f"<tr><th>{name}</th>{cells}</tr>"
 

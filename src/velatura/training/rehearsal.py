@@ -16,6 +16,7 @@ from torch import nn
 from velatura.interfaces import PartName, Parts
 from velatura.placement.quantised import quantise_blocks
 from velatura.training.setup import Setup
+from velatura.training.starting import take_values
 from velatura.training.trainables import Trainables, make_trainables
 
 META = torch.device("meta")
@@ -58,12 +59,13 @@ def rehearse(setup: Setup) -> Rehearsed:
     if parts.denoiser is not None and setup.recipe.adapter is not None:
         weights = _count(parts.denoiser)
         size = weights * setup.dtype.itemsize
-        if setup.recipe.memory.weights == "fp8":
+        if setup.recipe.memory.weights != "full":
             blocks = setup.family.blocks(parts.denoiser)
             before = sum(map(_count, blocks))
-            quantise_blocks(blocks)
+            quantise_blocks(blocks, setup.recipe.memory.weights)
             size -= (before - sum(map(_count, blocks))) * (setup.dtype.itemsize - 1)  # a byte each
     trainables = make_trainables(setup.recipe, setup.family, parts)
+    take_values(trainables, setup.recipe)
     return Rehearsed(trainables=trainables, frozen=weights, frozen_bytes=size)
 
 

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
+from torch import nn
+
 from velatura.errors import RecipeError
 from velatura.plural import agreeing, counted
+from velatura.training.optimizers.by_path import averages, make_by_path, try_out
 from velatura.training.setup import Setup
+from velatura.training.wandb_log import import_wandb
+
+LITTLE = 0.1  # learning rates up to this are none for an optimizer that finds its own
 
 
 def remarks(setup: Setup) -> Iterator[str]:
     """Warnings for the user. Raises RecipeError for a key that would have no effect at all."""
     _require_guided(setup)
+    if setup.recipe.output.wandb is not None:
+        import_wandb()
+    _require_alone(setup)
     yield from _warmup(setup)
+    yield from _foreign_optimizer(setup)
     yield from _trained_on_too(setup)
 
 
@@ -26,6 +37,37 @@ def _require_guided(setup: Setup) -> None:
         f"model.guidance = {guidance:g} was received, and this model ({info.family} {info.variant}) has no distilled "
         "guidance: it would have no effect. Leave it out."
     )
+
+
+def _require_alone(setup: Setup) -> None:
+    if setup.recipe.optimizer.fused_backward and not setup.team.alone:
+        raise RecipeError(
+            f"optimizer.fused_backward = true with {setup.team.size} processes: their gradients are added up before an "
+            "update. Leave it out, or train with one process."
+        )
+
+
+def _foreign_optimizer(setup: Setup) -> Iterator[str]:
+    """A class by import path: what it does to a small tensor tells whether it can be used at all."""
+    section = setup.recipe.optimizer
+    if not section.by_path:
+        return
+    if not try_out(section, setup.device):
+        yield (
+            f'optimizer.kind = "{section.kind}" keeps something that a state cannot hold: a run that is stopped and '
+            "resumed will not be exactly the run that was never stopped"
+        )
+    optimizer = make_by_path(section, {"x": nn.Parameter(torch.zeros(1))})
+    if any("d0" in group for group in optimizer.param_groups) and section.learning_rate <= LITTLE:
+        yield (
+            f'optimizer.kind = "{section.kind}" finds the size of its steps by itself, and '
+            f"learning_rate = {section.learning_rate:g} is a factor of it; it is meant to be 1"
+        )
+    if averages(optimizer) and section.schedule != "constant":
+        yield (
+            f'optimizer.kind = "{section.kind}" averages weights in place of a falling learning rate, and '
+            f'schedule = "{section.schedule}" lowers it all the same; it is meant to go with schedule = "constant"'
+        )
 
 
 def _warmup(setup: Setup) -> Iterator[str]:

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 from velatura.checkpoints.writing import write_bytes
-from velatura.events import FileSaved, Notice, PreviewSaved, StepFinished, ValidationFinished
+from velatura.events import FileSaved, Notice, PreviewSaved, StepFinished, StepLeftOut
 from velatura.plural import counted
 from velatura.training.curves import Point, running_means, svg, window_of
-from velatura.training.event_log import losses, read_log
+from velatura.training.ema import LABELS
+from velatura.training.event_log import losses, read_log, validation_losses
 from velatura.training.folder import RunFolder
 from velatura.training.page import inline_picture, page
 from velatura.training.setup import Setup
+
+COLOURS = {
+    "orange": "#c63",
+    "green": "#393",
+    "purple": "#939",
+    "teal": "#0aa",
+    "brown": "#a80",
+    "red": "#c22",
+}
 
 
 def write_report(setup: Setup, folder: RunFolder) -> None:
@@ -25,8 +36,8 @@ def write_report(setup: Setup, folder: RunFolder) -> None:
     steps = [event for event in log if isinstance(event, StepFinished)]
     body = [
         f"<h1>{html.escape(setup.recipe.name)}</h1>",
-        _summary(setup, steps),
-        _losses(losses(log, StepFinished), losses(log, ValidationFinished)),
+        _summary(setup, steps, sum(isinstance(event, StepLeftOut) for event in log)),
+        _losses(losses(log), validation_losses(log)),
         _previews([event for event in log if isinstance(event, PreviewSaved)], folder.previews_page),
         _quarantine(setup),
         _notices([event for event in log if isinstance(event, Notice)]),
@@ -36,22 +47,24 @@ def write_report(setup: Setup, folder: RunFolder) -> None:
     write_bytes(folder.report, data)
 
 
-def _summary(setup: Setup, steps: Sequence[StepFinished]) -> str:
+def _summary(setup: Setup, steps: Sequence[StepFinished], left_out: int) -> str:
     plan = setup.dataset.plan.report()
     seconds = sum(step.seconds for step in steps)
     images = sum(step.images for step in steps)
     sizes = ", ".join(f"{width}x{height}: {count}" for (width, height), count in plan.buckets.items())
+    data = f"{counted(setup.dataset.images, 'image')}, {counted(plan.steps, 'step')} per epoch"
     rows = [
         ("model", f"{setup.info.family} {setup.info.variant} ({setup.files.model or setup.files.denoiser})"),
+        ("data", f"{data}; uses per size: {sizes}"),
         (
-            "data",
-            f"{counted(len(plan.uses), 'image')}, {counted(plan.steps, 'step')} per epoch; uses per size: {sizes}",
+            "steps",
+            f"{steps[-1].step} of {steps[-1].steps}" if steps else f"0 of {setup.recipe.training.steps}",
         ),
-        ("steps", f"{steps[-1].step if steps else 0} of {setup.recipe.training.steps}"),
         ("time", f"{seconds:.1f} s in steps, {images / seconds if seconds else 0:.2f} images per second"),
         ("memory", f"{max((step.memory for step in steps), default=0) / 2**30:.2f} GiB at most"),
         ("computed in", f"{str(setup.dtype).removeprefix('torch.')} on {setup.device}"),
         ("steps skipped by fp16", str(steps[-1].skipped if steps else 0)),
+        ("steps left out, not finite", str(left_out)),
     ]
     cells = "".join(f"<tr><th>{name}</th><td>{html.escape(text)}</td></tr>" for name, text in rows)
     return (
@@ -59,15 +72,16 @@ def _summary(setup: Setup, steps: Sequence[StepFinished]) -> str:
     )
 
 
-def _losses(points: Sequence[Point], held_out: Sequence[Point]) -> str:
-    """Training loss smoothed over about 5 % of the run, and validation loss, as one SVG."""
+def _losses(points: Sequence[Point], validations: Mapping[str, Sequence[Point]]) -> str:
+    """Training loss smoothed over about 5 % of the run, and the losses of validations, as one SVG."""
     if len(points) < 2:
         return ""
     smooth = running_means(points, window := window_of(points))
-    picture = svg([(smooth, "#36c"), (held_out, "#c63")])
+    coloured = list(zip(validations.items(), cycle(COLOURS.items())))
+    picture = svg([(smooth, "#36c"), *((curve, colour) for (_, curve), (_, colour) in coloured)])
     words = f"training (blue, mean of {counted(window, 'step')}): {smooth[0][1]:.4f} to {smooth[-1][1]:.4f}"
-    if held_out:
-        words += f"; validation (orange): {held_out[0][1]:.4f} to {held_out[-1][1]:.4f}"
+    for (name, curve), (word, _) in coloured:
+        words += f"; {name} ({word}): {curve[0][1]:.4f} to {curve[-1][1]:.4f}"
     return f"<h2>Loss</h2>{picture}<p>{words}</p>"
 
 
@@ -78,7 +92,8 @@ def _previews(saved: Sequence[PreviewSaved], larger: Path) -> str:
     steps = sorted({event.step for event in saved})
     rows: dict[str, dict[int, Path]] = {}
     for event in saved:
-        rows.setdefault(f"{Path(event.path).stem} {event.prompt}", {})[event.step] = Path(event.path)
+        name = event.prompt + " (average)" * Path(event.path).stem.endswith(LABELS["average"])
+        rows.setdefault(f"{Path(event.path).stem} {name}", {})[event.step] = Path(event.path)
     head = "".join(f"<th>{'before' if step == 0 else f'step {step}'}</th>" for step in steps)
     body = "".join(
         f"<tr><td>{html.escape(name.split(' ', 1)[1])}</td>"

@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from velatura.checkpoints.writing import write_bytes
-from velatura.errors import MemoryShortage, StorageError, VelaturaError
+from velatura.errors import MemoryShortage, RecipeError, StorageError, VelaturaError
 from velatura.events import Event, Events, RunEnded
 from velatura.families.registry import family_for, files_of
 from velatura.objectives.registry import objective_for
-from velatura.placement.device import choose_device, choose_dtype
-from velatura.placement.shortage import is_shortage
+from velatura.placement.device import choose_dtype
+from velatura.placement.shortage import first_line, is_shortage
 from velatura.recipe.paths import with_absolute_paths
 from velatura.recipe.recipe import Recipe
 from velatura.recipe.toml import dump_recipe
 from velatura.training.caching import prepare
+from velatura.training.changes import write_items
 from velatura.training.dataset import prepare_dataset
+from velatura.training.distribution.joining import device_for, failing_together, joined
+from velatura.training.distribution.launch import Launch, launched
+from velatura.training.distribution.sharding import is_sharded
+from velatura.training.distribution.team import Team
 from velatura.training.dry_run import plan_lines
 from velatura.training.folder import RunFolder
-from velatura.training.identity import Identity, identity_of, require_same, write_items
+from velatura.training.identity import Identity, identity_of
+from velatura.training.live import Live, Reread
 from velatura.training.logs import Logs
 from velatura.training.loop import Loop
 from velatura.training.remarks import remarks
 from velatura.training.report import write_report
+from velatura.training.resuming import Resume
+from velatura.training.saved_states import Saved
 from velatura.training.setup import Setup
-from velatura.training.state import saved_identity
-from velatura.training.stop import EXIT_STOPPED, Interrupted, listening
+from velatura.training.starting import files_to_begin_with, identity_of_start
+from velatura.training.stop import EXIT_STOPPED, Interrupted, StopRequest, listening
+from velatura.training.wandb_log import WandbLog
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,28 +53,44 @@ class Outcome:
 
 
 def train(
-    recipe: Recipe, base: Path, *, resume: bool = False, dry_run: bool = False, events: Events
+    recipe: Recipe,
+    base: Path,
+    *,
+    resume: Resume | None = None,
+    dry_run: bool = False,
+    events: Events,
+    reread: Reread | None = None,
 ) -> Outcome:
     """Train what the recipe says; paths in it start at `base`, results go to output.folder under the working folder.
 
+    `reread` gives the recipe as its file is now, for training.live.
     Raises RecipeError, DataError, ModelError, NumericError, StorageError or MemoryShortage, each with what to do.
     """
     recipe = with_absolute_paths(recipe, base)
+    if resume is None and recipe.training.resume == "latest":
+        resume = Resume()
     early: list[Event] = []  # what happens before the run's folder is there is logged when it is
-    with _shortage_told():
+    launch = Launch() if dry_run else launched()
+    with (
+        listening(events, launch.echo) as stop,
+        joined(launch, recipe.training.device) as team,
+        _shortage_told(),
+    ):
         events.listeners.append(early.append)
         try:
-            setup = settle(recipe, base, events)
-            for line in remarks(setup):
-                events.warn(line)
+            with stop.preparing(), team.in_turn():
+                setup = settle(recipe, base, events, team)
+                for line in remarks(setup):
+                    events.warn(line)
+                identity = identity_of(setup, identity_of_start(recipe))
+                saved = resume.check(setup, identity) if resume else None
+                if dry_run:
+                    return _dry_run(setup, events, resume, saved)
         finally:
             events.listeners.remove(early.append)
-        identity = identity_of(setup)
-        if resume and (saved := saved_identity(setup.folder.states)) is not None:
-            require_same(saved, identity, setup.dataset, setup.folder.data)
-        if dry_run:
-            return _dry_run(setup, events, resume=resume)
-        return _run(setup, identity, events, early, resume=resume)
+        live = _live(setup, reread, base, events)
+        begun = saved.step if saved else 0
+        return _run(setup, identity, events, early, stop, resume, live, begun)
 
 
 @contextmanager
@@ -78,18 +103,21 @@ def _shortage_told() -> Iterator[None]:
             raise
         where = "the device" if isinstance(error, torch.OutOfMemoryError) else "this machine"
         raise MemoryShortage(
-            f"the memory of {where} is not enough ({str(error).splitlines()[0] if str(error) else 'MemoryError'}). "
+            f"the memory of {where} is not enough ({first_line(error)}). "
             "What needs less: a smaller resolution or batch_size (with accumulate for larger steps), "
             'training.checkpoint_blocks = true, memory.weights = "fp8", a smaller rank.'
         ) from error
 
 
-def settle(recipe: Recipe, base: Path, events: Events) -> Setup:
+def settle(recipe: Recipe, base: Path, events: Events, team: Team | None = None) -> Setup:
     """Find the model, read the data; `recipe` has absolute paths. Raises as `train` does."""
     family = family_for(recipe.model)
-    files = files_of(recipe.model, base)
+    files = files_to_begin_with(files_of(recipe.model, base), recipe)
     info = family.inspect(files)
-    dataset = prepare_dataset(recipe, base, info.size_step, events)
+    team = team or Team()
+    is_sharded(recipe, team)  # refuses what does not go together, before anything is read
+    dataset = prepare_dataset(recipe, base, info.size_step, events, processes=team.size)
+    device = device_for(team.launch, recipe.training.device)
     folder = RunFolder(Path(recipe.output.folder) / recipe.name, recipe.name)
     setup = Setup(
         recipe=recipe,
@@ -99,48 +127,83 @@ def settle(recipe: Recipe, base: Path, events: Events) -> Setup:
         objective=objective_for(recipe),
         dataset=dataset,
         folder=folder,
-        device=choose_device(recipe.training.device),
-        dtype=choose_dtype(recipe.training.precision, choose_device(recipe.training.device)),
+        device=device,
+        dtype=choose_dtype(recipe.training.precision, device),
+        team=team,
     )
     events.notice(dataset.report())
     return setup
 
 
+def _live(setup: Setup, reread: Reread | None, base: Path, events: Events) -> Live | None:
+    if not setup.recipe.training.live:
+        return None
+    if reread is None:
+        raise RecipeError(
+            "training.live = true: this recipe has no file that could be read again; pass `reread`"
+        )
+    return Live(reread=lambda: with_absolute_paths(reread(), base), team=setup.team, events=events)
+
+
 def _run(
-    setup: Setup, identity: Identity, events: Events, early: Sequence[Event], *, resume: bool
+    setup: Setup,
+    identity: Identity,
+    events: Events,
+    early: Sequence[Event],
+    stop: StopRequest,
+    resume: Resume | None,
+    live: Live | None,
+    begun: int,
 ) -> Outcome:
-    """Train, with everything logged in the run's folder."""
-    folder = setup.folder
-    folder.create(resume=resume)
-    with folder.lock(), listening(events) as stop:
-        logs = Logs(folder, events)
-        for event in early:
-            logs(event)
-        events.listeners.append(logs)
+    """Train, with everything logged in the run's folder. `begun`: so many steps are made already."""
+    folder, leads = setup.folder, setup.team.leads
+    with _kept(setup, events, early, stop, resume=resume is not None) if leads else nullcontext():
         try:
-            with _failure_told(events):
+            with _failure_told(events), failing_together(setup.team), _shortage_told():
                 with stop.preparing():
-                    loop = Loop(setup, identity, prepare(setup, events), events, stop)
-                if resume:
-                    loop.resume()
-                write_bytes(folder.recipe, dump_recipe(setup.recipe).encode())
-                write_items(setup.dataset, folder.data)
+                    setup.team.wait()  # the leader has the folder
+                    loop = Loop(setup, identity, prepare(setup, events), events, stop, live)
+                if resume is not None:
+                    loop.resume(resume)
+                if leads:
+                    write_bytes(folder.recipe, dump_recipe(loop.setup.recipe).encode())
+                    write_items(setup.dataset, folder.data)
                 finished = loop.run()
             events(RunEnded(how="finished" if finished else "stopped"))
         except Interrupted:
-            events.notice("stopped before a step was made; what was encoded is kept; go on with --resume")
+            before = f"another step was made after step {begun}" if begun else "a step was made"
+            events.notice(f"stopped before {before}; what was encoded is kept; go on with --resume")
             events(RunEnded(how="stopped"))
-            return Outcome(exit_code=EXIT_STOPPED, step=0, folder=folder.root)
-        finally:
-            events.listeners.remove(logs)
-            logs.close()
-            _report(setup, events)
+            return Outcome(exit_code=EXIT_STOPPED, step=begun, folder=folder.root)
     return Outcome(
         exit_code=0 if finished else EXIT_STOPPED,
         step=loop.step,
         folder=folder.root,
         files=tuple(loop.exported),
     )
+
+
+@contextmanager
+def _kept(
+    setup: Setup, events: Events, early: Sequence[Event], stop: StopRequest, *, resume: bool
+) -> Iterator[None]:
+    """The run's folder, held: everything that goes on is logged in it, and at the end there is a report."""
+    folder = setup.folder
+    folder.create(resume=resume)
+    with folder.lock():
+        stop.watch(folder)
+        project = setup.recipe.output.wandb
+        more = {folder.root / "wandb": WandbLog(project, setup.recipe, folder)} if project else None
+        logs = Logs(folder, events, more)
+        for event in early:
+            logs(event)
+        events.listeners.append(logs)
+        try:
+            yield
+        finally:
+            events.listeners.remove(logs)
+            logs.close()
+            _report(setup, events)
 
 
 @contextmanager
@@ -161,13 +224,17 @@ def _report(setup: Setup, events: Events) -> None:
     """The report never hides how a run ended: that it cannot be written is a warning."""
     try:
         write_report(setup, setup.folder)
+        events.notice(f"report: {setup.folder.report}")
     except (StorageError, OSError) as error:
         events.warn(f"report.html could not be written: {error}")
 
 
-def _dry_run(setup: Setup, events: Events, *, resume: bool) -> Outcome:
+def _dry_run(setup: Setup, events: Events, resume: Resume | None, saved: Saved | None) -> Outcome:
     """Say what a run would do, and refuse what its set-up would refuse; no weights are read, nothing is written."""
-    setup.folder.check(resume=resume)
+    setup.folder.check(resume=resume is not None)
     for line in plan_lines(setup, events):
         events.notice(line)
+    if resume is not None:
+        begins = f"after step {saved.step}" if saved else "no saved state yet: it would start at step 0"
+        events.notice(f"resume: {begins}")
     return Outcome(exit_code=0, step=0, folder=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -13,6 +13,8 @@ from velatura.interfaces import Family, ModelFiles, ModelInfo, Objective, PartNa
 from velatura.plural import counted
 from velatura.recipe.recipe import Recipe
 from velatura.training.dataset import Dataset
+from velatura.training.distribution.sharding import is_sharded
+from velatura.training.distribution.team import Team
 from velatura.training.folder import RunFolder
 
 
@@ -29,6 +31,12 @@ class Setup:
     folder: RunFolder
     device: torch.device
     dtype: torch.dtype
+    team: Team = field(default_factory=Team)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the denoiser's weights are shared out between processes. Raises RecipeError."""
+        return is_sharded(self.recipe, self.team)
 
     @property
     def trained(self) -> tuple[PartName, ...]:
@@ -57,7 +65,7 @@ class Setup:
             return "the text encoders are trained"
         if not self.recipe.memory.cache:
             return "memory.cache = false"
-        return why_texts_change((*self.dataset.entries, *self.dataset.held_out))
+        return why_texts_change(self.dataset.everything)
 
     @cached_property
     def why_images_at_every_step(self) -> str | None:

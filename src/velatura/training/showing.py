@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import itemgetter
+
 from velatura.data.loader import Loader
+from velatura.data.order import OrderedPlan
 from velatura.data.progress import phase
 from velatura.errors import NumericError
 from velatura.events import Events, ValidationFinished
 from velatura.plural import counted
 from velatura.training.caching import Prepared
-from velatura.training.ema import Shown
-from velatura.training.previews import paint_preview
+from velatura.training.ema import LABELS, Holding, Weights, chosen
+from velatura.training.previews import PlannedPreview, paint_preview
 from velatura.training.previews_page import write_previews_page
 from velatura.training.setup import Setup
 from velatura.training.step import Stepper
@@ -25,14 +30,14 @@ class Showing:
         setup: Setup,
         prepared: Prepared,
         stepper: Stepper,
-        shown: Shown,
+        holding: Holding,
         events: Events,
         stop: StopRequest,
     ) -> None:
         self.setup = setup
         self.prepared = prepared
         self.stepper = stepper
-        self.shown = shown
+        self.holding = holding
         self.events = events
         self.stop = stop
         self.validated = False
@@ -47,61 +52,86 @@ class Showing:
 
         Whether all is made. Raises NumericError for a validation loss that is not finite, StorageError.
         """
-        if self._validation_is_due(step) and not self.validated and not self.stop.asked:
+        if self._validation_is_due(step) and not self.validated and not self._asked_to_stop():
             self._validate(step)
-        previews = len(self.prepared.previews) if self._previews_are_due(step) else 0
-        if self.painted < previews and not self.stop.asked:
+        previews = self._previews(step)
+        if self.painted < len(previews) and not self._asked_to_stop():
             self._preview(step, previews)
-        return self.painted >= previews and (self.validated or not self._validation_is_due(step))
+        return self.painted >= len(previews) and (self.validated or not self._validation_is_due(step))
+
+    def _asked_to_stop(self) -> bool:
+        """Any process: what is shown is computed by all of them together."""
+        return self.setup.team.any(self.stop.asked)
 
     def _validation_is_due(self, step: int) -> bool:
         last = step == self.setup.recipe.training.steps
-        held_out = self.setup.dataset.held_out
-        return bool(held_out) and step > 0 and (last or step % self.setup.recipe.validation.every == 0)
+        validations = self.setup.dataset.validations
+        return bool(validations) and step > 0 and (last or step % self.setup.recipe.validation.every == 0)
 
-    def _previews_are_due(self, step: int) -> bool:
-        section, steps = self.setup.recipe.previews, self.setup.recipe.training.steps
-        if step == 0:
-            return section.baseline
-        return step == steps or step % (section.every or max(1, steps // 10)) == 0
+    def _previews(self, step: int) -> list[tuple[Weights, PlannedPreview]]:
+        """What is to be painted after a step, in this order; an average that is at its start looks like the start."""
+        section, ema, steps = (
+            self.setup.recipe.previews,
+            self.setup.recipe.ema,
+            self.setup.recipe.training.steps,
+        )
+        if not (
+            section.baseline
+            if step == 0
+            else step == steps or step % (section.every or max(1, steps // 10)) == 0
+        ):
+            return []
+        kinds = chosen(ema.previewed) if ema is not None and step > 0 else chosen("raw")
+        return [(weights, preview) for weights in kinds for preview in self.prepared.previews]
 
     def _validate(self, step: int) -> None:
-        plan = self.setup.dataset.validation
-        assert plan is not None
-        loader = Loader(plan, latents=self.prepared.latents, text=self.prepared.text)
-        with self.shown(), loader:
+        with self.holding("raw" if self.setup.recipe.ema is None else "average"):
+            losses = {
+                name: self._loss(plan, step) for name, plan in self.setup.dataset.validation_plans().items()
+            }
+        self.validated = True
+        for name, loss in losses.items():
+            self.events(ValidationFinished(step=step, loss=loss, name=name))
+
+    def _loss(self, plan: OrderedPlan, step: int) -> float:
+        share, prepared = self.setup.team.share, self.prepared
+        with Loader(plan, latents=prepared.latents, text=prepared.text, share=share) as loader:
             batches = (batch for number in range(plan.steps) for batch in loader.batches(number))
             try:
-                loss = validation_loss(self.stepper, batches, self.setup.recipe.validation.times)
+                return validation_loss(self.stepper, batches, self.setup.recipe.validation.times)
             except NumericError as error:
                 raise NumericError(f"after step {step}: {error}") from None
-        self.validated = True
-        self.events(ValidationFinished(step=step, loss=loss))
 
-    def _preview(self, step: int, count: int) -> None:
-        planned = self.prepared.previews[self.painted : count]
-        folder = self.setup.folder.previews(step)
-        steps = sum(preview.request.steps or 0 for preview in planned)
-        with (
-            self.shown(),
-            self.stepper.precision(),
-            phase(self.events, "previews", steps, "steps") as current,
-        ):
-            for preview in planned:
-                if self.stop.asked:
-                    left = counted(count - self.painted, "preview")
-                    self.events.notice(f"{left} of step {step} left out; --resume paints what is missing")
-                    break
-                paint_preview(
-                    preview,
-                    self.setup.family,
-                    self.stepper.parts,
-                    path=folder / f"{self.painted:02d}.png",
-                    step=step,
-                    device=self.setup.device,
-                    dtype=self.setup.dtype,
-                    events=self.events,
-                    advance=current.advance,
-                )
-                self.painted += 1
-        write_previews_page(self.setup.folder)
+    def _preview(self, step: int, previews: Sequence[tuple[Weights, PlannedPreview]]) -> None:
+        steps = sum(preview.request.steps or 0 for _, preview in previews[self.painted :])
+        with self.stepper.precision(), phase(self.events, "previews", steps, "steps") as current:
+            for weights, group in groupby(previews[self.painted :], key=itemgetter(0)):
+                with self.holding(weights):
+                    for _, preview in group:
+                        if self._asked_to_stop():
+                            break
+                        self._paint(step, weights, preview, current.advance)
+        if left := len(previews) - self.painted:
+            self.events.notice(
+                f"{counted(left, 'preview')} of step {step} left out; --resume paints what is missing"
+            )
+        if self.setup.team.leads:
+            write_previews_page(self.setup.folder)
+
+    def _paint(
+        self, step: int, weights: Weights, preview: PlannedPreview, advance: Callable[[], None]
+    ) -> None:
+        number = self.painted % len(self.prepared.previews)
+        path = self.setup.folder.previews(step) / f"{number:02d}{LABELS[weights]}.png"
+        paint_preview(
+            preview,
+            self.setup.family,
+            self.stepper.parts,
+            path=path if self.setup.team.leads else None,
+            step=step,
+            device=self.setup.device,
+            dtype=self.setup.dtype,
+            events=self.events,
+            advance=advance,
+        )
+        self.painted += 1

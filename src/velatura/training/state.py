@@ -10,23 +10,37 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from velatura.checkpoints.reader import TensorFile
-from velatura.checkpoints.writing import sync_folder, write_atomically, write_safetensors
+from velatura.checkpoints.writing import (
+    header_bytes,
+    payload_size,
+    sync_folder,
+    write_atomically,
+    write_safetensors,
+)
 from velatura.errors import CheckpointError, RecipeError, StorageError
-from velatura.events import Events
+from velatura.training.distribution.part_files import PartFiles
 from velatura.training.identity import Identity
-from velatura.training.optimizer import FUSED
+from velatura.training.retention import prune_states
 
 MANIFEST = "manifest.json"
-FORMAT = 2  # of states; they are read by versions that write the same
+GROUPS = ("values", "average", "optimizer")  # of tensors: a file each, or a folder of files
+VALUES = "values.safetensors"
+MANIFEST_ROOM = 64 * 1024  # bytes, more than it takes
+FORMAT = 4  # of states; they are read by versions that write the same
+# what a state raises that is not as it was written, whoever wrote it
+DAMAGE = (CheckpointError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+
+
+Groups = Mapping[str, Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,46 +54,44 @@ class RunState:
     optimizer: Mapping[str, Tensor]  # "<parameter>/<moment>"
     scaler: Mapping[str, Any]
     skipped: int = 0
+    left_out: int = 0
+    fitting: Mapping[str, int] = field(default_factory=dict)  # "1024x768": so many at once fit in memory
+    exported: bool = False  # whether what a user takes away was written after this step
     validated: bool = False  # whether the validation that is due after this step was made
     painted: int = 0  # so many of the previews that are due after this step
 
 
-def optimizer_tensors(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
-) -> dict[str, Tensor]:
-    """The optimizer's state under the parameters' names."""
-    return {
-        f"{name}/{moment}": value
-        for name, parameter in parameters.items()
-        for moment, value in optimizer.state.get(parameter, {}).items()
-    }
+def staging(folder: Path, step: int) -> Path:
+    """Where a state is written before it is renamed into place."""
+    return folder / f".{step:06d}.staged"
 
 
-def set_optimizer_tensors(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
-) -> None:
-    """The inverse of `optimizer_tensors`."""
-    for key, value in tensors.items():
-        name, _, moment = key.rpartition("/")
-        parameter = parameters[name]
-        stays = (
-            moment == "step" and parameter.device.type not in FUSED
-        )  # only fused kernels count on the device
-        optimizer.state[parameter][moment] = value if stays else value.to(parameter.device)
+def write_whole(staged: Path, groups: Groups) -> None:
+    """Each group of tensors as one file."""
+    for name, tensors in groups.items():
+        write_safetensors(staged / f"{name}.safetensors", {k: v.cpu() for k, v in tensors.items()}, {})
 
 
-def save_state(folder: Path, state: RunState, *, keep: int) -> Path:
+def save_state(
+    folder: Path,
+    state: RunState,
+    *,
+    keep: int,
+    keep_every: int | None = None,
+    write: Callable[[Path, Groups], None] = write_whole,
+) -> Path:
     """Write `folder/<step>` completely or not at all, then remove all but the newest `keep` states.
 
-    Where this run has a whole state of the step already, that one stays: a run passes each step in one way only.
-    Raises StorageError.
+    `write` puts the tensors into the staged folder, each group as a file or a folder of its name. States whose step is
+    a multiple of `keep_every` stay. A state of this step that is there already is one that the run went back behind:
+    it is replaced. Raises StorageError.
     """
     final = folder / f"{state.step:06d}"
-    staged = folder / f".{final.name}.staged"
+    staged = staging(folder, state.step)
     try:
-        if not _is_whole(final, state.identity):
-            _write(staged, final, state)
-        _prune(folder, state.step, keep)
+        _check_room(folder, state)
+        _write(staged, final, state, write)
+        prune_states(folder, newest=state.step, keep=keep, every=keep_every)
     except (OSError, StorageError) as error:
         shutil.rmtree(staged, ignore_errors=True)
         what = f"{error.strerror or error}." if isinstance(error, OSError) else str(error)
@@ -90,101 +102,132 @@ def save_state(folder: Path, state: RunState, *, keep: int) -> Path:
     return final
 
 
-def record_shown(path: Path, *, validated: bool, painted: int) -> None:
-    """Note in a saved state what was made of the validation and the previews after its step.
+def record_made(path: Path, *, exported: bool, validated: bool, painted: int) -> None:
+    """Note in a saved state what was made of the files, the validation and the previews that follow its step.
 
     Where someone removed the state meanwhile, there is nothing to note. Raises StorageError.
     """
     if not (path / MANIFEST).exists():
         return
-    facts = _read_facts(path)
-    if (facts["validated"], facts["painted"]) != (validated, painted):
-        _write_facts(path, {**facts, "validated": validated, "painted": painted})
+    try:
+        with _damage_told():
+            facts = _read_facts(path)
+    except CheckpointError as error:
+        raise StorageError(f"{path / MANIFEST} cannot be read any more: {error}") from error
+    made = {"exported": exported, "validated": validated, "painted": painted}
+    if any(facts[name] != value for name, value in made.items()):
+        _write_facts(path, {**facts, **made})
 
 
-def _write(staged: Path, final: Path, state: RunState) -> None:
+def is_state(path: Path) -> bool:
+    """Whether a folder is meant to be a state."""
+    return (path / MANIFEST).is_file()
+
+
+def read_state(path: Path) -> RunState:
+    """A whole state. Raises CheckpointError where it is damaged, RecipeError where another version wrote it."""
+    with _damage_told():
+        facts = _checked_facts(path)
+        groups = {name: _read(path, name) for name in GROUPS}
+        return RunState(
+            step=facts["step"],
+            identity=Identity(**facts["identity"]),
+            values=groups["values"],
+            average=groups["average"] or None,
+            optimizer=groups["optimizer"],
+            scaler=facts["scaler"],
+            skipped=facts["skipped"],
+            left_out=facts["left_out"],
+            fitting=facts["fitting"],
+            exported=facts["exported"],
+            validated=facts["validated"],
+            painted=facts["painted"],
+        )
+
+
+def read_identity(path: Path) -> Identity:
+    """That of a state, by its manifest; no tensor is looked at. Raises as `read_state`."""
+    with _damage_told():
+        return Identity(**_read_facts(path)["identity"])
+
+
+def values_files(path: Path) -> list[Path]:
+    """The files of a state that hold the trained values."""
+    return [path / name for name in _tensor_files(path) if name.split("/")[0] in ("values", VALUES)]
+
+
+def read_values(path: Path) -> Mapping[str, Tensor]:
+    """The trained values of a state, and nothing else of it. Raises as `read_state`."""
+    with _damage_told():
+        _checked_facts(path)
+        return _read(path, "values")
+
+
+def groups_of(state: RunState) -> dict[str, Mapping[str, Tensor]]:
+    """The tensors of a state by the file that they are in."""
+    return {"values": state.values, "average": state.average or {}, "optimizer": state.optimizer}
+
+
+def _check_room(folder: Path, state: RunState) -> None:
+    """Before anything is written, so that a disk is not filled to its last byte. Raises StorageError, OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    size = sum(len(header_bytes(tensors)) + payload_size(tensors) for tensors in groups_of(state).values())
+    if (free := shutil.disk_usage(folder).free) < size + MANIFEST_ROOM:
+        raise StorageError(f"it takes {size:,} bytes, and {folder} has {free:,} free.")
+
+
+def _write(staged: Path, final: Path, state: RunState, write: Callable[[Path, Groups], None]) -> None:
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
-    groups = {"values": state.values, "average": state.average or {}, "optimizer": state.optimizer}
-    for name, tensors in groups.items():
-        write_safetensors(staged / f"{name}.safetensors", {k: v.cpu() for k, v in tensors.items()}, {})
+    write(staged, groups_of(state))
     facts: dict[str, Any] = {
         "format": FORMAT,
         "step": state.step,
         "identity": state.identity.record(),
         "scaler": dict(state.scaler),
         "skipped": state.skipped,
+        "left_out": state.left_out,
+        "fitting": dict(state.fitting),
+        "exported": state.exported,
         "validated": state.validated,
         "painted": state.painted,
-        "checksums": {f"{name}.safetensors": _checksum(staged / f"{name}.safetensors") for name in groups},
+        "checksums": {name: _checksum(staged / name) for name in _tensor_files(staged)},
     }
     _write_facts(staged, facts)
     sync_folder(staged)
-    shutil.rmtree(final, ignore_errors=True)  # it was damaged, else it would have stayed
+    shutil.rmtree(final, ignore_errors=True)  # the one behind which the run went back is still there
     os.replace(staged, final)
     sync_folder(final.parent)
 
 
-def _prune(folder: Path, newest: int, keep: int) -> None:
-    """Remove old states, later ones (damaged: the run went back behind them), and what a kill left half written."""
-    kept = [step for step in _steps(folder) if step <= newest][-keep:]
-    for step in _steps(folder):
-        if step not in kept:
-            shutil.rmtree(folder / f"{step:06d}", ignore_errors=True)
-    for staged in folder.glob(".*.staged"):
-        shutil.rmtree(staged, ignore_errors=True)
-
-
-def load_latest(folder: Path, events: Events) -> RunState | None:
-    """The newest state that is whole; damaged ones are skipped with a warning. None when there is no state."""
-    for step in reversed(_steps(folder)):
-        try:
-            return _load(folder / f"{step:06d}")
-        except (CheckpointError, OSError, ValueError) as error:
-            events.warn(f"state {step} is damaged and is skipped: {error}")
-    return None
-
-
-def saved_identity(folder: Path) -> Identity | None:
-    """Of the newest state whose manifest can be read; no tensor is looked at. None without a state."""
-    for step in reversed(_steps(folder)):
-        try:
-            return Identity(**_read_facts(folder / f"{step:06d}")["identity"])
-        except (CheckpointError, OSError, ValueError):
-            continue
-    return None
-
-
-def _load(path: Path) -> RunState:
-    facts = _checked_facts(path)
-    groups = {name: _read(path / f"{name}.safetensors") for name in ("values", "average", "optimizer")}
-    return RunState(
-        step=facts["step"],
-        identity=Identity(**facts["identity"]),
-        values=groups["values"],
-        average=groups["average"] or None,
-        optimizer=groups["optimizer"],
-        scaler=facts["scaler"],
-        skipped=facts["skipped"],
-        validated=facts["validated"],
-        painted=facts["painted"],
-    )
-
-
-def _is_whole(path: Path, identity: Identity) -> bool:
+@contextmanager
+def _damage_told() -> Iterator[None]:
+    """Turn all that a state which is not as it was written may raise into CheckpointError."""
     try:
-        return bool(Identity(**_checked_facts(path)["identity"]) == identity)
-    except (CheckpointError, OSError, ValueError):
-        return False
+        yield
+    except DAMAGE as error:
+        if isinstance(error, CheckpointError | OSError):
+            raise CheckpointError(str(error)) from error
+        what = f"its {MANIFEST} is not one of a state ({type(error).__name__}: {error})"
+        raise CheckpointError(what) from error
 
 
 def _checked_facts(path: Path) -> dict[str, Any]:
     """The manifest, once all that it speaks of and itself are as they were written. Raises CheckpointError."""
     facts = _read_facts(path)
-    for name, checksum in facts["checksums"].items():
-        if _checksum(path / name) != checksum:
+    if (there := _tensor_files(path)) != sorted(facts["checksums"]):
+        raise CheckpointError(
+            f"{path} holds other files than it was saved with: {', '.join(there) or 'none'}"
+        )
+    for name in there:
+        if _checksum(path / name) != facts["checksums"][name]:
             raise CheckpointError(f"{path / name} does not match its checksum")
     return facts
+
+
+def _tensor_files(path: Path) -> list[str]:
+    """A file per group, or the files of a folder per group."""
+    return sorted(file.relative_to(path).as_posix() for file in path.rglob("*.safetensors"))
 
 
 def _read_facts(path: Path) -> dict[str, Any]:
@@ -197,7 +240,7 @@ def _read_facts(path: Path) -> dict[str, Any]:
             f"{path} was saved by another version of velatura (format {found}, this one reads {FORMAT}): "
             "go on with that version, or start a run with another name."
         )
-    if facts["step"] != int(path.name):
+    if path.name.isdigit() and facts["step"] != int(path.name):
         raise CheckpointError(f"{path / MANIFEST} is of step {facts['step']}")
     return facts
 
@@ -212,15 +255,11 @@ def _own_checksum(facts: Mapping[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(rest, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    with TensorFile(path) as file:
+def _read(path: Path, group: str) -> Mapping[str, Tensor]:
+    if (path / group).is_dir():
+        return PartFiles(path / group)
+    with TensorFile(path / f"{group}.safetensors") as file:
         return {key: file.read(key) for key in file}
-
-
-def _steps(folder: Path) -> list[int]:
-    if not folder.is_dir():
-        return []
-    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit() and entry.is_dir())
 
 
 def _checksum(path: Path) -> str:

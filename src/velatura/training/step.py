@@ -1,22 +1,43 @@
-"""One optimizer step: micro-batches, backward, clipping, update; it stops at the first number that is not finite."""
+"""One optimizer step: micro-batches, backward, clipping, update; none is made from numbers that are not finite."""
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from velatura.draws import Draw
-from velatura.errors import NumericError
+from velatura.errors import NumericError, RecipeError
 from velatura.interfaces import Batch, Family, Objective, Parts
+from velatura.placement.shortage import is_shortage
+from velatura.plural import counted
+from velatura.training.distribution.sharding import clip_sharded
+from velatura.training.distribution.team import Team
 from velatura.training.finite import all_finite, broken_weights
+from velatura.training.item_losses import ItemLoss, item_losses, named, not_finite
+from velatura.training.optimizers.in_backward import GradientNotFinite, in_backward
+from velatura.training.splitting import Splitter
 
 LEAST_SCALE = torch.finfo(torch.float16).tiny  # of the loss: 30 steps in a row overflowed to get there
-FP16_REMEDY = 'Use precision = "bf16" or "fp32", or lower the learning rate.'
+WIDER = {  # precisions that hold larger numbers, or more exact ones
+    torch.float16: 'Use precision = "bf16" or "fp32", or lower the learning rate.',
+    torch.bfloat16: 'Lower the learning rate, or use precision = "fp32".',
+}
+
+
+def remedy_for(dtype: torch.dtype) -> str:
+    """What helps against numbers that are not finite in a precision."""
+    return WIDER.get(dtype, "Lower the learning rate.")
+
+
+class NotFiniteStep(NumericError):
+    """A loss or gradient that is not finite, while all weights are: nothing was updated, and a run could go on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +48,40 @@ class StepResult:
     grad_norm: float
     skipped: bool
     terms: dict[str, float]
+    items: Sequence[ItemLoss]
+    images: int
+
+
+@dataclass(kw_only=True)
+class _Sums:
+    """What the micro-batches of a step add up to, besides gradients."""
+
+    loss: float = 0.0
+    terms: dict[str, float] = field(default_factory=dict)
+    items: list[ItemLoss] = field(default_factory=list)
+    images: int = 0
+
+    @classmethod
+    def over(cls, processes: Sequence[_Sums]) -> _Sums:
+        """Of what all processes have."""
+        if len(processes) == 1:
+            return processes[0]
+        names = dict.fromkeys(name for one in processes for name in one.terms)
+        return cls(
+            loss=sum(one.loss for one in processes),
+            terms={name: sum(one.terms.get(name, 0.0) for one in processes) for name in names},
+            items=[item for one in processes for item in one.items],
+            images=sum(one.images for one in processes),
+        )
 
 
 class Stepper:
-    """Runs optimizer steps. Losses are divided by the step's total weight, so batch sizes never change the scale."""
+    """Runs optimizer steps. Losses are divided by the step's total weight, so batch sizes never change the scale.
+
+    Each process of a `team` makes its share of the micro-batches; the results, and what is raised for numbers that are
+    not finite, are those of the whole step and the same in all. With a `splitter`, a step for which memory is short is
+    repeated in smaller micro-batches. An `InBackward` optimizer makes its updates within the backward pass.
+    """
 
     def __init__(
         self,
@@ -44,38 +95,40 @@ class Stepper:
         device: torch.device,
         dtype: torch.dtype,
         autocast: bool,
+        splitter: Splitter | None = None,
+        team: Team | None = None,
     ) -> None:
         self.family = family
         self.parts = parts
         self.objective = objective
         self.optimizer = optimizer
+        self.in_backward = in_backward(optimizer)
         self.parameters = list(parameters)
         self.clip = clip
         self.device = device
         self.dtype = dtype
         self.autocast = autocast
+        self.splitter = splitter
+        self.team = team or Team()
+        self.in_hand: Batch | None = None  # the micro-batch whose loss is being computed
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
 
     def __call__(self, batches: Sequence[Batch], seed: int, step: int) -> StepResult:
         """Step `step`, counted from 0, over its micro-batches.
 
         Raises NumericError: before the update for a loss or gradient that is not finite, naming the items or the
-        weights that are to blame; after it where the trained weights are not finite any more; and where fp16 overflows
-        however small the loss is scaled.
+        weights that are to blame (NotFiniteStep where it is the items); after it where the trained weights are not
+        finite any more; and where fp16 overflows however small the loss is scaled.
         """
-        total = sum(float(batch.weights.sum()) for batch in batches)
-        sums: dict[str, float] = {}
-        loss = 0.0
-        for batch in batches:
-            draw = Draw(seed=seed, step=step, slots=batch.slots)
-            loss += self._backward(batch.to(self.device, self.dtype), draw, total, sums, step)
-        norm = self._update(batches, step)
-        items = sum(len(batch.names) for batch in batches)
+        sums = _Sums.over(self.team.gathered(self._accumulate(batches, seed, step)))
+        norm = self._update(sums, step)
         return StepResult(
-            loss=loss,
+            loss=sums.loss,
             grad_norm=norm,
             skipped=not math.isfinite(norm),
-            terms={name: value / items for name, value in sums.items()},
+            terms={name: value / sums.images for name, value in sums.terms.items()},
+            items=sums.items,
+            images=sums.images,
         )
 
     def precision(self) -> AbstractContextManager[object]:
@@ -84,63 +137,136 @@ class Stepper:
             return nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
-    def _backward(self, batch: Batch, draw: Draw, total: float, sums: dict[str, float], step: int) -> float:
-        loss = 0.0
+    def require_finite(self, per_item: torch.Tensor, names: Sequence[str], t: float, what: str) -> None:
+        """Raise NumericError, which begins with `what`, unless the losses `[B]` of items at t are all finite."""
+        if bool(torch.isfinite(per_item).all()):
+            return
+        bad = not_finite(item_losses(names, per_item, torch.full_like(per_item, t)))
+        raise self._refusal(what, bad, "Look at these images and captions.")
+
+    def _accumulate(self, batches: Sequence[Batch], seed: int, step: int) -> _Sums:
+        """The gradients of all micro-batches of this process, divided by the weight of those of all."""
+        total = sum(float(batch.weights.sum()) if batch.total is None else batch.total for batch in batches)
+        while True:
+            parts = batches if self.splitter is None else self.splitter.fitted(batches)
+            try:
+                return self._passes(parts, seed, step, total)
+            except (MemoryError, RuntimeError) as error:
+                if not is_shortage(error) or not self._shrink(step):
+                    raise
+            # the error is gone here, and with it what its frames held
+            self.optimizer.zero_grad(set_to_none=True)
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _shrink(self, step: int) -> bool:
+        return (
+            self.splitter is not None
+            and self.in_hand is not None
+            and self.splitter.shrink(self.in_hand, step + 1)
+        )
+
+    def _passes(self, batches: Sequence[Batch], seed: int, step: int, total: float) -> _Sums:
+        sums = _Sums()
+        for batch in batches:
+            self.in_hand = batch
+            draw = Draw(seed=seed, step=step, slots=batch.slots)
+            self._backward(batch.to(self.device, self.dtype), draw, total, sums)
+            sums.images += 0 if batch.idle else len(batch.names)
+        self.in_hand = None
+        return sums
+
+    def _backward(self, batch: Batch, draw: Draw, total: float, sums: _Sums) -> None:
         with self.precision():
             losses = self.objective.losses(self.family, self.parts, batch, draw)
         while True:
             with self.precision():
                 part = next(losses, None)
             if part is None:
-                return loss
-            self.check_finite(part.per_item, batch.names, f"step {step + 1}")
+                return
             mean = (part.per_item * part.weight).sum() / total
-            self.scaler.scale(mean).backward()
-            loss += float(mean.detach())
+            items = item_losses(batch.names, part.per_item, part.t)
+            if self.in_backward is None:
+                self.scaler.scale(mean).backward()
+            else:
+                self._update_in_backward(mean, items, sums, draw.step)
+            if batch.idle:
+                continue
+            sums.loss += float(mean.detach())
+            sums.items += items
             for name, value in part.terms.items():
-                sums[name] = sums.get(name, 0.0) + value * len(batch.names)
+                sums.terms[name] = sums.terms.get(name, 0.0) + value * len(batch.names)
 
-    def check_finite(self, per_item: torch.Tensor, names: Sequence[str], when: str) -> None:
-        """Raise NumericError unless the losses `[B]` of the items `names` are all finite; `when` begins the message."""
-        finite = torch.isfinite(per_item)
-        if bool(finite.all()):
-            return
-        bad = ", ".join(name for name, good in zip(names, finite.tolist(), strict=True) if not good)
-        raise self._refusal(
-            f"{when}: the loss is not finite",
-            f"for {bad}",
-            'Lower the learning rate, use precision = "bf16" or "fp32", or look at these images and captions.',
-        )
+    def _update_in_backward(
+        self, mean: torch.Tensor, items: Sequence[ItemLoss], sums: _Sums, step: int
+    ) -> None:
+        """A backward pass that also makes the updates, of the only loss of a step."""
+        if sums.items:
+            raise RecipeError(
+                f"optimizer.fused_backward = true: {type(self.objective).__name__} has several losses in a step, and "
+                "weights would be updated between them. Leave it out."
+            )
+        self._require_finite_loss(items, float(mean.detach()), step)
+        try:
+            mean.backward()
+        except GradientNotFinite as broken:
+            what = f"step {step + 1}: the gradient of {broken.name} is not finite"
+            if not broken.updated:
+                raise self._nothing_updated(what, items, "Lower the learning rate.") from broken
+            raise NumericError(
+                f"{what} for {named(items)} (computed in {self.dtype}); {broken.updated} of "
+                f"{counted(len(self.parameters), 'weight tensor')} had been updated by then, so that this step "
+                "cannot be left out: go back to the last state with --resume, and a lower learning rate."
+            ) from broken
 
-    def _update(self, batches: Sequence[Batch], step: int) -> float:
+    def _require_finite_loss(self, items: Sequence[ItemLoss], loss: float, step: int) -> None:
+        bad = not_finite(items)
+        if bad or not math.isfinite(loss):
+            remedy = f"{remedy_for(self.dtype)} Or look at these images and captions."
+            raise self._nothing_updated(f"step {step + 1}: the loss is not finite", bad, remedy)
+
+    def _update(self, sums: _Sums, step: int) -> float:
+        if self.in_backward is not None:
+            norm = self.in_backward.take_norm()
+            self._check_update(sums, step)
+            return norm
+        self._require_finite_loss(sums.items, sums.loss, step)
+        self.team.sum_gradients(self.parameters)
         self.scaler.unscale_(self.optimizer)
         limit = self.clip or math.inf
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, limit))
+        if any(isinstance(parameter, DTensor) for parameter in self.parameters):
+            norm = clip_sharded(self.parameters, limit, self.team)
+        else:
+            norm = float(nn.utils.clip_grad_norm_(self.parameters, limit))
         if not math.isfinite(norm) and not self.scaler.is_enabled():
-            names = ", ".join(name for batch in batches for name in batch.names)
-            self.optimizer.zero_grad(set_to_none=True)
             what = f"step {step + 1}: the gradient is not finite"
-            raise self._refusal(what, f"for {names}", "Lower the learning rate or use a wider precision.")
+            raise self._nothing_updated(what, sums.items, remedy_for(self.dtype))
         self.scaler.step(self.optimizer)  # leaves a step out when fp16 overflowed
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self._check_update(step)
+        self._check_update(sums, step)
         return norm
 
-    def _check_update(self, step: int) -> None:
+    def _check_update(self, sums: _Sums, step: int) -> None:
         if not all_finite(self.parameters):
             raise NumericError(
-                f"step {step + 1}: its update made trained weights that are not finite, and they are not saved. "
+                f"step {step + 1}: its update made trained weights that are not finite, and they are not saved; it was "
+                f"made from {named(sums.items)} (computed in {self.dtype}). "
                 f"Lower the learning rate (it was {self.optimizer.param_groups[0]['lr']:g})."
             )
         if self.scaler.is_enabled() and self.scaler.get_scale() < LEAST_SCALE:
             raise NumericError(
                 f"step {step + 1}: fp16 overflowed in each of the last steps, however small the loss was scaled. "
-                + FP16_REMEDY
+                + remedy_for(self.dtype)
             )
 
-    def _refusal(self, what: str, which: str, remedy: str) -> NumericError:
+    def _nothing_updated(self, what: str, items: Sequence[ItemLoss], remedy: str) -> NumericError:
+        self.optimizer.zero_grad(set_to_none=True)
+        return self._refusal(what, items, f"Nothing was updated. {remedy}")
+
+    def _refusal(self, what: str, items: Sequence[ItemLoss], rest: str) -> NumericError:
         """Of a number that is not finite: broken weights explain it better than the items at hand."""
         if broken := broken_weights(self.parameters, self.parts):
-            return NumericError(f"{what}, because {broken} (computed in {self.dtype}). Nothing was updated.")
-        return NumericError(f"{what} {which} (computed in {self.dtype}). Nothing was updated. {remedy}")
+            return NumericError(f"{what}, because {broken} (computed in {self.dtype}).")
+        return NotFiniteStep(f"{what} for {named(items)} (computed in {self.dtype}). {rest}")

@@ -1,15 +1,17 @@
-"""Stopping on request: the step in hand is finished and saved; a second request stops at once."""
+"""Stopping and saving on request, by signals and by files: the step in hand is finished first."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 from velatura.events import Events, LeftAtOnce
+from velatura.training.folder import RunFolder
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped and saved, --resume goes on
 
@@ -19,26 +21,68 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Whether someone asked the run to stop; what becomes of the request is told through `events` at once."""
+    """Whether someone asked the run to stop, or to save and go on; what becomes of a request is told at once.
 
-    def __init__(self, events: Events) -> None:
-        self.asked = False
+    Requests are signals, and from `watch` on the files `stop` and `save` in the run's folder. A file is removed when
+    it is obeyed.
+    """
+
+    def __init__(self, events: Events, echo: float = 0.0) -> None:
         self._events = events
+        self._echo = echo  # seconds in which a signal again is the same request, passed on by a launcher
+        self._asked_at = 0.0
+        self._asked = False
+        self._save_asked = False
         self._preparing = False
+        self._folder: RunFolder | None = None
+        self._refused: set[str] = set()  # files that could not be removed
+
+    @property
+    def asked(self) -> bool:
+        """Whether to stop."""
+        if not self._asked and self._found("stop"):
+            self._asked = True
+            self._events.notice("the file 'stop' was found, and is removed: finishing, then saving")
+        return self._asked
+
+    def save_asked(self) -> bool:
+        """Whether to save a state now; a request is answered once."""
+        if not self._save_asked and self._found("save"):
+            self._save_asked = True
+            self._events.notice("the file 'save' was found, and is removed: saving a state")
+        asked, self._save_asked = self._save_asked, False
+        return asked
+
+    def watch(self, folder: RunFolder) -> None:
+        """Look for the files from now on; those of an earlier time are removed."""
+        self._folder = folder
+        for name in ("stop", "save"):
+            if self._found(name):
+                self._events.notice(f"the file '{name}' is from before this run began, and is removed")
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """First signal: remember it, or interrupt a preparation. Second: leave at once, as unhandled ones do."""
-        if self.asked:
+        if self._asked and time.monotonic() - self._asked_at < self._echo:
+            return
+        if self._asked:
             try:
                 self._events(LeftAtOnce())
             finally:
                 os._exit(128 + number)
-        self.asked = True
+        self._asked, self._asked_at = True, time.monotonic()
         doing = "stopping" if self._preparing else "finishing this step, then saving"
-        with suppress(RuntimeError):  # in the middle of a line: a file is not written twice at once
-            self._events.notice(f"{doing}; press Ctrl-C again to leave at once")
+        self._say(f"{doing}; press Ctrl-C again to leave at once")
         if self._preparing:
             raise Interrupted
+
+    def on_save_signal(self, number: int, frame: FrameType | None) -> None:
+        """Remember that a state is wanted; while the run is being prepared there is none."""
+        self._save_asked = not self._preparing
+        self._say(
+            "nothing to save yet: the run is being prepared"
+            if self._preparing
+            else "saving a state after this step, then going on"
+        )
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
@@ -49,15 +93,42 @@ class StopRequest:
         finally:
             self._preparing = False
 
+    def _say(self, message: str) -> None:
+        """From a signal handler, maybe in the middle of a line: a file is not written twice at once."""
+        with suppress(RuntimeError):
+            self._events.notice(message)
+
+    def _found(self, name: str) -> bool:
+        """Take away a file, if it is there."""
+        if self._folder is None or name in self._refused:
+            return False
+        path = self._folder.request(name)
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            self._refused.add(name)
+            self._events.warn(f"{path} cannot be removed, and is not obeyed: {error.strerror}")
+            return False
+        return True
+
 
 @contextmanager
-def listening(events: Events) -> Iterator[StopRequest]:
-    """Turn SIGINT and SIGTERM into a request while the block runs (only in the main thread)."""
-    request = StopRequest(events)
+def listening(events: Events, echo: float = 0.0) -> Iterator[StopRequest]:
+    """Turn SIGINT, SIGTERM and (where there is one) SIGUSR1 into requests while the block runs.
+
+    Only the main thread gets signals. Launchers pass on what reaches the processes themselves, too: signals within
+    `echo` seconds are one.
+    """
+    request = StopRequest(events, echo)
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.signal(number, request.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {signal.SIGINT: request.on_signal, signal.SIGTERM: request.on_signal}
+    if hasattr(signal, "SIGUSR1"):  # not on Windows
+        handlers[signal.SIGUSR1] = request.on_save_signal
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield request
     finally:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from velatura.plural import counted
 from velatura.recipe.adapters.lora import LoraAdapter
 from velatura.recipe.recipe import Recipe
 from velatura.recipe.training.loop import Full
+from velatura.training.distribution.sharding import spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ class Trainables:
     adapter: Adapter | None
     parts: tuple[PartName, ...]
     report: str
+    autocast: bool = False  # whether float32 weights are computed with in the run's precision
 
     def values(self) -> dict[str, Tensor]:
         """The current values by name."""
@@ -46,7 +48,12 @@ class Trainables:
                 raise CheckpointError(
                     f"'{name}' is {list(parameter.shape)} here and {list(values[name].shape)} in the saved values"
                 )
-            parameter.copy_(values[name])
+            parameter.copy_(spread(values[name], parameter))
+
+    def renewed(self, parts: Parts) -> Trainables:
+        """The same weights of whole parts, where the parameters that hold them were replaced."""
+        found = {name: p for part in self.parts for name, _, p in _named(part, parts.modules(part))}
+        return replace(self, parameters={name: found[name] for name in self.parameters})
 
     @property
     def count(self) -> int:
@@ -55,7 +62,7 @@ class Trainables:
 
 
 def make_trainables(recipe: Recipe, family: Family, parts: Parts) -> Trainables:
-    """Put the adapter on, or turn on gradients of whole parts (in float32)."""
+    """Put the adapter on, or turn on gradients of whole parts."""
     if recipe.adapter is not None:
         return _adapter(recipe.adapter, recipe.seed, family, parts)
     assert recipe.full is not None
@@ -66,7 +73,7 @@ def _adapter(section: LoraAdapter, seed: int, family: Family, parts: Parts) -> T
     denoiser = parts.denoiser
     if denoiser is None:
         raise ModelError("an adapter sits on the denoiser, and it is not loaded")
-    if section.init_from is not None:
+    if section.init_from is not None and Path(section.init_from).is_file():
         adapter, report = _continued(Path(section.init_from), denoiser)
     else:
         choice = choose(family.targets(denoiser), section.targets)
@@ -100,18 +107,19 @@ def _continued(path: Path, denoiser: nn.Module) -> tuple[Adapter, str]:
 
 def _full(section: Full, parts: Parts) -> Trainables:
     names: Sequence[PartName] = section.parts
+    dtype = torch.bfloat16 if section.weights == "bf16" else torch.float32
     parameters: dict[str, nn.Parameter] = {}
     for name in names:
         modules = parts.modules(name)
         if not modules:
             raise ModelError(f"full.parts names '{name}', which this objective does not load")
-        for index, module in enumerate(modules):
-            module.float()  # and still in eval mode: T5's dropout would draw numbers that nobody counts
-            prefix = name if len(modules) == 1 else f"{name}[{index}]"
-            for path, parameter in module.named_parameters():
-                if section.only is None or fnmatch.fnmatchcase(path, section.only):
-                    parameter.requires_grad_(True)
-                    parameters[f"{prefix}.{path}"] = parameter
+        for module in modules:
+            # still in eval mode: T5's dropout would draw numbers that nobody counts
+            nn.Module.to(module, dtype=dtype)  # not diffusers' own `to`, which speaks up
+        for full_name, path, parameter in _named(name, modules):
+            if section.only is None or fnmatch.fnmatchcase(path, section.only):
+                parameter.requires_grad_(True)
+                parameters[full_name] = parameter
     if not parameters:
         raise RecipeError(f"full.only = '{section.only}' matches no weight of {', '.join(names)}")
     count = sum(parameter.numel() for parameter in parameters.values())
@@ -119,5 +127,15 @@ def _full(section: Full, parts: Parts) -> Trainables:
         parameters=parameters,
         adapter=None,
         parts=tuple(names),
-        report=f"{counted(count, 'weight')} of {', '.join(names)}",
+        report=f"{counted(count, 'weight')} of {', '.join(names)}"
+        + (" in bf16" if dtype == torch.bfloat16 else ""),
+        autocast=dtype == torch.float32,
     )
+
+
+def _named(part: PartName, modules: Sequence[nn.Module]) -> Iterator[tuple[str, str, nn.Parameter]]:
+    """Full name, path in the module, and parameter."""
+    for index, module in enumerate(modules):
+        prefix = part if len(modules) == 1 else f"{part}[{index}]"
+        for path, parameter in module.named_parameters():
+            yield f"{prefix}.{path}", path, parameter

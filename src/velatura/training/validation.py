@@ -31,7 +31,8 @@ def validation_loss(stepper: Stepper, batches: Iterable[Batch], times: int) -> f
         for t in noise_levels(times):
             with stepper.precision():
                 errors = stepper.objective.at(stepper.family, stepper.parts, moved, draw, t)
-            stepper.check_finite(errors, batch.names, "validation")
+            stepper.require_finite(errors, batch.names, t, "validation: the loss is not finite")
             total += float((errors.float() * moved.weights).sum())
             weight += float(moved.weights.sum())
+    total, weight = stepper.team.sums([total, weight])
     return total / max(weight, 1e-12)

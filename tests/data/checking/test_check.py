@@ -16,12 +16,14 @@ import pytest
 from PIL import Image
 
 from velatura.data.captions import Caption
-from velatura.data.checking.check import Checked, check_items
+from velatura.data.checking.check import Checked, Uses, check_items
 from velatura.data.checking.document import document_of
 from velatura.data.checking.page import page_of
-from velatura.data.checking.pictures import pictures_of, shown_items
+from velatura.data.checking.pictures import Picture, pictures_of, shown_items
 from velatura.data.checking.wordings import TokenCount
-from velatura.data.items import Item
+from velatura.data.items import Companion, Item
+from velatura.data.order import BatchPlan
+from velatura.data.places import FilePlace
 from velatura.data.plan import Entry
 from velatura.data.probe import content_hash
 from velatura.data.wording import Wording
@@ -120,3 +122,55 @@ def test_an_image_that_two_tables_use_is_no_twin_of_itself(make_item: Make, log:
     found = check_items("test", [item, again], [entry(item), entry(again, (128, 128))], [], log.events)
     assert len(found.items) == 2
     assert not {"duplicate", "near duplicate"} & found.counts().keys()
+
+
+def test_uses_are_told_table_by_table_and_row_by_row(make_item: Make, log: Any) -> None:
+    """One file in two tables, and in two rows of the second, with a caption of its own in each."""
+    item = make_item("good.png", seed=1, caption=Caption(text="one"))
+    again = replace(item, source=1)
+    row = replace(again, caption=Caption(text="two"))
+    entries = [entry(item), entry(item), entry(item), entry(again), entry(again), entry(row)]
+    plan = BatchPlan(entries, batch_size=1)
+    checked = check_items("test", [item, again, row], entries, [], log.events, uses=Uses(of_item=plan.uses()))
+    listed = [(one["caption"], one["uses_per_epoch"]) for one in document_of(checked)["items"]]
+    assert listed == [("one", 3), ("one", 2), ("two", 1)]
+
+
+def test_an_item_has_one_card_with_all_its_findings(make_item: Make, log: Any) -> None:
+    items = [make_item(f"{n}.png", (32, 32), seed=1, caption=Caption()) for n in range(2)]
+    checked = check_items("test", items, [entry(item) for item in items], [], log.events)
+    assert checked.counts() == {"enlarged": 2, "duplicate": 2, "no caption": 2}
+    page = page_of(checked, pictures_of(checked, shown_items(checked), log.events))
+    assert page.count("data:image/jpeg") == 2
+    card = page[page.index("<div class='card'>") : page.index("<h2 id='duplicate'>")]
+    for expected in ("enlarged: 2.00 times", "duplicate: of 1.png", "no caption: (empty)"):
+        assert expected in card, expected
+    assert "<li>0.png: of 1.png</li>" in page[page.index("<h2 id='duplicate'>") :]
+
+
+def test_the_page_stays_under_20_mb(make_item: Make, log: Any) -> None:
+    """However long the captions are, and though all pictures are suspicious."""
+    item = make_item("a.png", (32, 32), caption=Caption(text="\N{CJK UNIFIED IDEOGRAPH-732B}" * 10_000))
+    items = [replace(item, name=f"{n}.png", content=f"{n:032x}") for n in range(1500)]
+    checked = check_items("test", items, [entry(item) for item in items], [], log.events)
+    uri = "data:image/jpeg;base64," + "A" * 20_000
+    pictures = {n: [Picture(label="as trained", uri=uri, width=64, height=64)] for n in range(len(items))}
+    page = page_of(checked, pictures)
+    assert 15_000_000 < len(page.encode()) < 20_000_000
+    assert "more, all of them in the JSON" in page
+
+
+def test_pictures_say_what_they_are(make_item: Make, log: Any, write_image: Any) -> None:
+    path = write_image("extra/a.png")
+    companion = Companion(
+        place=FilePlace(str(path)), content=content_hash(path.read_bytes()), width=64, height=64
+    )
+    item = make_item("a.png", flip=0.5, companions={"mask": companion, "reference": companion})
+    checked = check_items("test", [item], [entry(item)], [], log.events)
+    (shown,) = pictures_of(checked, shown_items(checked), log.events).values()
+    mask, reference = "mask: red does not count", "reference: before the edit"
+    assert [one.label for one in shown] == [
+        "as trained", mask, reference, "flipped", f"{mask}, flipped", f"{reference}, flipped",
+    ]  # fmt: skip
+    rows = page_of(checked, {0: shown}).split("<div class='pictures'>")[1:]
+    assert [row.count("<figure>") for row in rows] == [3, 3]

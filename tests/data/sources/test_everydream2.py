@@ -373,7 +373,7 @@ def test_yaml_files_are_parsed_once(lay: Lay, tmp_path: Path, monkeypatch: Any) 
     """And their remarks are made again."""
     from velatura.data.sources import everydream2_tree
 
-    monkeypatch.setattr("velatura.data.listings.TRUSTED_AFTER", -(10**18))
+    monkeypatch.setattr("velatura.checkpoints.stamps.SETTLED_AFTER", -(10**18))
     base = lay(
         {
             "a.jpg": "",
@@ -407,3 +407,19 @@ def test_utf_16_without_its_mark(lay: Lay) -> None:
     (base / "set/local.yaml").write_bytes("multiply: 2".encode("utf-16-be"))
     with pytest.raises(DataError, match=r"set/local.yaml: holds zero bytes.*save it as UTF-8"):
         reading(base)
+
+
+def test_numbers_and_depths_that_python_does_not_have(lay: Lay) -> None:
+    deep: Any = {"main_prompt": "x"}
+    for _ in range(100):
+        deep = {"caption": deep}
+    entries = [
+        {"image": "a.jpg", "multiply": 10**400},
+        {"image": "a.jpg", "caption": deep},
+        {"image": "a.jpg"},
+    ]
+    base = lay({"a.jpg": "", "list.json": json.dumps(entries)})
+    found = reading(base, root="set/list.json")
+    assert [why[:38] for _, why in found.unusable] == [
+        "multiply: received '1" + "0" * 17, "caption: more than 20 tables inside ea"
+    ]  # fmt: skip

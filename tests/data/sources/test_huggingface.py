@@ -83,6 +83,9 @@ def test_several_splits_saved_to_disk(tmp_path: Path, scanned: Any) -> None:
     assert captions(scanned(repository="set/extra")) == numbers(3, 5)
     with pytest.raises(DataError, match="no split 'test'; it has train, extra"):
         scanned(split="test")
+    (tmp_path / "set/dataset_dict.json").write_text('{"splits": 3}')
+    with pytest.raises(DataError, match="no split 'train'; it has none"):
+        scanned()
 
 
 @pytest.mark.parametrize(
@@ -91,6 +94,8 @@ def test_several_splits_saved_to_disk(tmp_path: Path, scanned: Any) -> None:
         ({"_indices_data_files": [{"filename": "i.arrow"}]}, "save it again"),
         ({"_data_files": [{"filename": "gone.arrow"}]}, "lacks files that its state.json names: gone.arrow"),
         ({"_data_files": None}, "names no data files"),
+        ({"_data_files": []}, "names no data files"),
+        ({"_data_files": [{"filename": "x" * 300}]}, "lacks files that its state.json names"),
     ],
 )
 def test_a_saved_dataset_that_is_not_whole(tmp_path: Path, scanned: Any, state: Any, message: str) -> None:
@@ -172,7 +177,7 @@ def test_what_is_no_dataset(tmp_path: Path, scanned: Any, files: tuple[str, ...]
 def test_a_second_scan_reads_no_picture(tmp_path: Path, scanned: Any, monkeypatch: Any) -> None:
     from velatura.data import looking
 
-    monkeypatch.setattr("velatura.data.remembered.TRUSTED_AFTER", -(10**18))
+    monkeypatch.setattr("velatura.checkpoints.stamps.SETTLED_AFTER", -(10**18))
     save_to_disk(tmp_path / "set", 0, 4)
     first = scanned(memory=tmp_path / "memory")
     monkeypatch.setattr(looking, "probe", None)

@@ -78,12 +78,38 @@ def test_tags_are_refused(text: str) -> None:
         read_yaml(text, "a.yaml")
 
 
-def test_a_bomb_of_aliases_stays_small() -> None:
-    """Nine lists of nine times the one before: 9**9 leaves if anything copied them."""
-    lines = ["a0: &a0 [lol]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
-    merges = [f"b{i}: &b{i} {{<<: [{', '.join([f'*b{i - 1}'] * 9)}]}}" for i in range(1, 10)]
-    started = time.process_time()
-    value = read_yaml("\n".join([*lines, "b0: &b0 {k: v}", *merges]), "a.yaml")
-    assert isinstance(value, dict)
-    assert value["b9"] == {"k": "v"}
-    assert time.process_time() - started < 1
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"a: &a {'long text ' * 1000}\nb: [{', '.join(['*a'] * 200)}]",
+        "\n".join(
+            [
+                "b0: &b0 {k: v}",
+                *(f"b{i}: &b{i} {{<<: [{', '.join([f'*b{i - 1}'] * 9)}]}}" for i in range(1, 10)),
+            ]
+        ),
+        "\n".join(
+            ["k0: &k0 [x]", *(f"k{i}: &k{i} [{', '.join([f'*k{i - 1}'] * 10)}]" for i in range(1, 10))]
+        ),
+        f"a: &a {{{', '.join(f'k{i}: x' for i in range(2000))}}}\n<<: [{', '.join(['*a'] * 1000)}]",
+    ],
+    ids=["one text many times", "merges of merges", "lists of lists", "merged tables"],
+)
+def test_what_aliases_stand_for_counts(text: str) -> None:
+    assert len(text) < 2**20
+    began = time.process_time()
+    with pytest.raises(UnusableError, match="characters, with aliases written out"):
+        read_yaml(text, "a.yaml")
+    assert time.process_time() - began < 2
+
+
+def test_aliases_of_aliases_are_no_way_to_any_depth() -> None:
+    lines = ["k0: &k0 {caption: x}", *(f"k{i}: &k{i} {{caption: *k{i - 1}}}" for i in range(1, 30))]
+    assert read_yaml("\n".join(lines[:15]), "a.yaml")
+    with pytest.raises(UnusableError, match="line 19: more than 20 levels"):
+        read_yaml("\n".join(lines), "a.yaml")
+
+
+def test_of_merged_tables_the_first_one_counts() -> None:
+    text = "a: &a {x: 1, y: 1}\nb: &b {y: 2, z: 2}\nc: {<<: [*a, *b]}"
+    assert read_yaml(text, "a.yaml")["c"] == {"x": "1", "y": "1", "z": "2"}  # type: ignore[index, call-overload]

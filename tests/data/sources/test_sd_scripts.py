@@ -275,7 +275,15 @@ resize_interpolation = "lanczo"
         (SUBSET, "no resolution"),
         (
             "[general]\nresolution = 1280\nenable_bucket = true\n" + SUBSET,
-            "received 1024 with resolution = 1280",
+            "max_bucket_reso\n    received none, and the default is 1024, with resolution = 1280",
+        ),
+        (
+            "[general]\nresolution = 128\nenable_bucket = true\n" + SUBSET,
+            "min_bucket_reso\n    received none, and the default is 256, with resolution = 128",
+        ),
+        (
+            "[general]\nresolution = 128\nenable_bucket = true\nmin_bucket_reso = 256\n" + SUBSET,
+            "received 256 with resolution = 128; allowed: at most 128",
         ),
         ("[general]\nresolution = [200, 300]\nenable_bucket = true\n" + SUBSET, "allowed: at most 200"),
         (
@@ -438,7 +446,9 @@ def test_a_metadata_file_is_parsed_once(
     text = "[general]\nresolution = 64\n[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'img'\n"
     (tmp_path / "ds.toml").write_text(text + "metadata_file = 'meta.json'\n")
     parsed: list[Path] = []
-    monkeypatch.setitem(table._OPENERS, ".json", lambda path: (parsed.append(path), open_json(path))[1])
+    monkeypatch.setitem(
+        table._OPENERS, ".json", lambda path, title: (parsed.append(path), open_json(path, title))[1]
+    )
     found, _ = scanned(tmp_path, file="ds.toml")
     assert [item.caption.text for item in found.items] == [caption]
     assert len(parsed) == 1

@@ -72,3 +72,18 @@ def test_a_range_counts_with_its_width(first: int, more: int, width: int) -> Non
     text = f"x-{{{first:0{width}}..{first + more:0{width}}}}.tar"
     expected = [f"x-{number:0{max(width, len(str(first)))}}.tar" for number in range(first, first + more + 1)]
     assert list(_expanded(text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("set/" + "{a,b}" * 30, "more than 20 braces"),
+        ("set/" + "{a}" * 3000, "more than 20 braces"),
+        ("set/{0.." + "9" * 5000 + "}.tar", "not found"),
+        ("set/" + "x" * 300 + ".tar", "not found"),
+        ("x" * 300 + "/*.tar", "does not exist"),
+    ],
+)
+def test_texts_made_to_hang(shards: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        shard_files(text, shards)

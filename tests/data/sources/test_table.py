@@ -71,6 +71,28 @@ def test_columns_that_are_not_read_are_told(tmp_path: Path, table: Callable[...,
     )
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("set/m.parquet", b"no parquet"),
+        ("set/m.arrow", b"no arrow"),
+        ("set/m.csv", b""),
+        ("set/m.csv", b'image\n"a'),
+        ("set/m.json", b"{"),
+        ("set/m.json", b"3"),
+        ("set/m.jsonl", b" " * (2**24 + 1)),
+    ],
+)
+def test_messages_call_a_table_what_the_recipe_calls_it(
+    tmp_path: Path, table: Callable[..., None], file: str, content: bytes
+) -> None:
+    table(content, file=file)
+    with pytest.raises(DataError) as caught:
+        list(read(tmp_path, file).records)
+    assert str(caught.value).startswith(f"table '{file}'")
+    assert str(tmp_path) not in str(caught.value)
+
+
 def test_metadata_of_sd_scripts(tmp_path: Path, table: Callable[..., None]) -> None:
     document = {"a.png": {"caption": "a dog", "tags": "red, big"}, "b.png": {"tags": "blue"}, "c.png": {}}
     table(json.dumps(document), "images/a.png", "images/b.png", "images/c.png", file="meta.json")

@@ -146,8 +146,7 @@ def test_shards_without_pictures(tmp_path: Path, scanned: Any, members: dict[str
 
 
 def test_shards_are_gone_through_once(tmp_path: Path, scanned: Any, monkeypatch: Any) -> None:
-    for module in ("listings", "remembered"):
-        monkeypatch.setattr(f"velatura.data.{module}.TRUSTED_AFTER", -(10**18))
+    monkeypatch.setattr("velatura.checkpoints.stamps.SETTLED_AFTER", -(10**18))
     from velatura.data.sources import webdataset
 
     work: list[str] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -14,6 +15,7 @@ from velatura.data.tables.rows import Row
 from velatura.errors import DataError
 
 IMAGES = [b"first", None, b"third", b"", b"fifth"]
+ENTRY = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 PATHS = ["a.png", "b.png", None, "d.PNG", "e.png"]
 ENTRIES = [{"bytes": data, "path": path} for data, path in zip(IMAGES, PATHS, strict=True)]
 ENTRIES[2:3] = [{"bytes": b"third", "path": None}]
@@ -97,3 +99,35 @@ def test_what_is_no_stream(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x.arrow").write_bytes(data)
     with pytest.raises(DataError, match=r"x.arrow' cannot be read as an Arrow stream"):
         open_arrow(tmp_path / "x.arrow")
+
+
+def test_a_batch_without_any_bytes(tmp_path: Path) -> None:
+    """Arrow keeps no bytes in the file then, which looked as if they were compressed."""
+    batch = pa.record_batch({"image": pa.array([{"bytes": None, "path": "a.png"}], ENTRY)})
+    with pa.ipc.new_stream(str(tmp_path / "x.arrow"), batch.schema) as stream:
+        stream.write_batch(batch)
+    assert rows(tmp_path / "x.arrow", "image") == [{"image": "a.png"}]
+
+
+@pytest.mark.parametrize("lie", [2**31 - 1, 2**20, -5])
+def test_offsets_that_lie_do_not_lead_outside_the_file(tmp_path: Path, lie: int) -> None:
+    """Arrow reads wherever offsets point to, and the process ends there."""
+    table = write(tmp_path / "x.arrow")
+    offsets = np.array([0, 5, 5], "<i4").tobytes()  # of the first two masks
+    assert offsets in table.read_bytes()
+    table.write_bytes(table.read_bytes().replace(offsets, np.array([0, lie, 5], "<i4").tobytes()))
+    for column in ("mask", "image"):
+        with pytest.raises(DataError, match=r"x.arrow', after row 0: .*ffset"):
+            rows(table, column)
+
+
+def test_texts_that_are_none_and_values_that_python_does_not_have(tmp_path: Path) -> None:
+    buffers = [None, pa.py_buffer(np.array([0, 2], "<i4").tobytes()), pa.py_buffer(b"\xff\xfe")]
+    for column, message in (
+        (pa.Array.from_buffers(pa.string(), 1, buffers), "UTF8"),
+        (pa.array([2**62 + 1], pa.timestamp("ns")), "resolution|anosecond"),
+    ):
+        with pa.ipc.new_stream(str(tmp_path / "x.arrow"), pa.schema([("text", column.type)])) as stream:
+            stream.write_batch(pa.record_batch([column], ["text"]))
+        with pytest.raises(DataError, match=message):
+            rows(tmp_path / "x.arrow", "text")

@@ -78,3 +78,13 @@ def test_sizes_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         open_json(write(tmp_path / "x.json", "[" + " " * 200 + "]"))
     with pytest.raises(DataError, match="line 2: longer than"):
         open_jsonl(write(tmp_path / "x.jsonl", '{"image": "a"}\n' + " " * 200))
+
+
+def test_numbers_that_python_does_not_read(tmp_path: Path) -> None:
+    number = "9" * 5000
+    with pytest.raises(DataError, match=r"x.json' cannot be read: .*digits"):
+        open_json(write(tmp_path / "x.json", f'[{{"weight": {number}}}]'))
+    good, bad = all_rows(open_jsonl(write(tmp_path / "x.jsonl", f'{{"a": 1}}\n{{"a": {number}}}')))
+    assert isinstance(good, Row)
+    assert isinstance(bad, BadRow)
+    assert "digits" in bad.reason

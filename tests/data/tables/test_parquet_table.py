@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from velatura.data.places import CellPlace
@@ -86,3 +89,41 @@ def test_what_is_no_parquet(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(DataError, match="cannot be read as Parquet"):
         open_parquet(tmp_path / "x.parquet")
+
+
+ONE_BYTE_AT_A_TIME = """
+import sys
+from pathlib import Path
+from velatura.data.tables.parquet_table import open_parquet
+from velatura.errors import DataError
+
+path = Path(sys.argv[1])
+data = path.read_bytes()
+for place in range(len(data) - 8 - int.from_bytes(data[-8:-4], "little"), len(data) - 8):
+    for bit in (1, 8):
+        changed = bytearray(data)
+        changed[place] ^= bit
+        path.write_bytes(changed)
+        try:
+            list(open_parquet(path).rows(["image", "text"]))
+        except DataError:
+            pass
+"""
+
+
+def test_a_description_that_lies_does_not_end_the_process(tmp_path: Path) -> None:
+    """Asked of a column whose description does not fit itself, Arrow aborts; so it is not asked."""
+    texts = pa.table({"image": pa.array([b"x"], pa.binary()), "text": ["a"]})
+    pq.write_table(texts, tmp_path / "x.parquet", store_schema=False)
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_BYTE_AT_A_TIME, str(tmp_path / "x.parquet")], capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()[-500:]
+
+
+def test_texts_that_are_none(tmp_path: Path) -> None:
+    buffers = [None, pa.py_buffer(np.array([0, 2], "<i4").tobytes()), pa.py_buffer(b"\xff\xfe")]
+    column = pa.Array.from_buffers(pa.string(), 1, buffers)
+    pq.write_table(pa.table({"text": column}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="row group 0: .*utf-8"):
+        rows(tmp_path / "x.parquet", "text")

@@ -12,7 +12,7 @@ from velatura.data.buckets import Bucket
 from velatura.data.checking.examine import Examined, examine
 from velatura.data.checking.findings import Finding, Kind, findings_of
 from velatura.data.checking.wordings import TokenCounter, Worded, tag_counts, word
-from velatura.data.items import Item, Quarantined
+from velatura.data.items import Identity, Item, Quarantined
 from velatura.data.plan import Entry
 from velatura.data.progress import phase
 from velatura.data.views import View
@@ -30,7 +30,7 @@ class Uses:
     images_per_epoch: int = 0
     epochs: float = 0.0  # in the run's steps
     small_batches: int = 0  # of an epoch's micro-batches
-    of_item: Mapping[str, float] = field(default_factory=dict)  # name -> uses per epoch
+    of_item: Mapping[Identity, float] = field(default_factory=dict)  # uses per epoch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ def check_items(
     seed: int = 0,
 ) -> Checked:
     """Decode, word and compare all items; `items` are those that are sound, also those that no entry uses."""
-    found = {_identity(item): item for item in (*items, *(entry.item for entry in (*training, *held_out)))}
+    found = {item.identity: item for item in (*items, *(entry.item for entry in (*training, *held_out)))}
     positions = {identity: i for i, identity in enumerate(found)}
     listed = tuple(found.values())
     entries = _by_item([*training, *held_out], positions)
@@ -86,7 +86,7 @@ def check_items(
         warnings=tuple(warnings),
         items=listed,
         entries=entries,
-        held_out=frozenset(positions[_identity(entry.item)] for entry in held_out),
+        held_out=frozenset(positions[entry.item.identity] for entry in held_out),
         examined=examined,
         worded=tuple(worded),
         findings=tuple(findings_of(listed, entries, examined, worded)),
@@ -98,18 +98,11 @@ def check_items(
     )
 
 
-def _identity(item: Item) -> tuple[int, str, str]:
-    """Validation treats its items anew: the same image is found by what does not change."""
-    return item.source, item.name, item.place.key
-
-
-def _by_item(
-    entries: Sequence[Entry], positions: Mapping[tuple[int, str, str], int]
-) -> dict[int, tuple[Entry, ...]]:
+def _by_item(entries: Sequence[Entry], positions: Mapping[Identity, int]) -> dict[int, tuple[Entry, ...]]:
     """The entries of each item, one per bucket, in the order of the items."""
     found: dict[int, dict[Bucket, Entry]] = {}
     for entry in entries:
-        found.setdefault(positions[_identity(entry.item)], {}).setdefault(entry.bucket, entry)
+        found.setdefault(positions[entry.item.identity], {}).setdefault(entry.bucket, entry)
     return {i: tuple(found[i].values()) for i in sorted(found)}
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from velatura.data.checking.likeness import Likeness, likeness_of
@@ -34,7 +36,7 @@ def examine(view: View) -> Examined:
         load_companions(view)
     except DataError as error:
         return Examined(damage=str(error))
-    grey = Image.fromarray(pixels.permute(1, 2, 0).numpy()).convert("L")
+    grey = Image.merge("RGB", [Image.fromarray(band.numpy()) for band in pixels]).convert("L")
     return Examined(likeness=likeness_of(grey), detail=detail_of(grey))
 
 
@@ -48,10 +50,27 @@ def detail_of(grey: Image.Image) -> float | None:
     if edge < 32:
         return None
     left, top = (grey.width - edge) // 2, (grey.height - edge) // 2
-    pixels = np.asarray(grey.crop((left, top, left + edge, top + edge)), dtype=np.float32)
+    pixels = np.array(grey.crop((left, top, left + edge, top + edge)), dtype=np.float32)
     window = np.hanning(edge).astype(np.float32)
-    power = np.square(np.abs(np.fft.rfft2((pixels - pixels.mean()) * window * window[:, None])))
-    frequency = np.maximum(np.abs(np.fft.fftfreq(edge))[:, None], np.fft.rfftfreq(edge)[None])
-    finest = power[frequency >= 0.25].sum()
-    coarser = power[(frequency >= 1 / 16) & (frequency < 0.25)].sum() / 2
-    return round(float(finest / coarser), 4) if coarser / edge**4 >= _LEAST else None
+    pixels -= pixels.mean()
+    pixels *= window
+    pixels *= window[:, None]
+    power = _power(pixels)
+    low, middle = _below(power, 1 / 16), _below(power, 1 / 4)
+    finest = float(power.sum(dtype=np.float64)) - middle
+    coarser = (middle - low) / 2
+    return round(finest / coarser, 4) if coarser / edge**4 >= _LEAST else None
+
+
+def _power(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Squared amplitudes, `[N, N // 2 + 1]`."""
+    waves = np.fft.rfft(pixels)
+    values = np.fft.fft(waves, axis=0, out=waves).view(np.float32)
+    values *= values
+    return values[:, ::2] + values[:, 1::2]
+
+
+def _below(power: NDArray[np.float32], frequency: float) -> float:
+    """The sum of what lies below a frequency, in cycles per pixel, along both axes."""
+    end = math.ceil(frequency * len(power))
+    return float(power[:end, :end].sum(dtype=np.float64) + power[1 - end :, :end].sum(dtype=np.float64))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
+from itertools import groupby
 
 from velatura.data.checking.check import Checked
 from velatura.data.checking.document import summary_of
-from velatura.data.checking.findings import MEANING, Kind
+from velatura.data.checking.findings import MEANING, Finding, Kind
 from velatura.data.checking.pictures import Picture
 from velatura.plural import counted
 
 _LISTED = 200  # lines of a list; the JSON has all
 _CAPTION = 400  # characters of a caption
+_WORDS = {"held_out": "for validation", "quarantined": "left out", "epochs": "epochs of the run"}
+_ROOM = 18_000_000  # bytes of all cards in a page
 _STYLE = """
 :root { color-scheme: light dark }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 84rem; padding: 0 1rem }
@@ -20,7 +23,8 @@ h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bot
 table { border-collapse: collapse } td, th { padding: .15rem 1rem .15rem 0; text-align: left; vertical-align: top }
 td.number { text-align: right; font-variant-numeric: tabular-nums }
 .cards { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start }
-.card { border: 1px solid #8886; border-radius: 6px; padding: .6rem; max-width: 26rem; font-size: 13px }
+.card { border: 1px solid #8886; border-radius: 6px; padding: .6rem; max-width: 42rem; font-size: 13px;
+  content-visibility: auto; contain-intrinsic-size: 16rem 16rem }
 .card b { overflow-wrap: anywhere } .card p { margin: .3rem 0; overflow-wrap: anywhere; white-space: pre-line }
 .pictures { display: flex; flex-wrap: wrap; gap: .4rem }
 figure { margin: 0 } figcaption { opacity: .7; font-size: 11px }
@@ -30,19 +34,21 @@ img { display: block; max-width: 100% } .refused { color: #c22; white-space: pre
 
 
 def page_of(checked: Checked, pictures: Mapping[int, Sequence[Picture]]) -> str:
-    """The whole page; `pictures` are by position of the item."""
-    suspicious = {finding.item for finding in checked.findings}
-    sample = [i for i in pictures if i not in suspicious]
+    """The whole page, under 20 MB; `pictures` are by position of the item.
+
+    An item has one card, with all that was found, under the first of its findings.
+    """
+    cards = _cards(checked, pictures)
     parts = [
         f"<h1>{escape(checked.name)}: the data</h1>",
         _verdict(checked),
         _section("In numbers", _summary(checked)),
         _section("Buckets", _buckets(checked)),
-        *(_findings(kind, checked, pictures) for kind in MEANING),
+        *(_findings(kind, checked, cards) for kind in MEANING),
         _section("Left out", _quarantined(checked)),
         _section("Remarks", _list(checked.warnings)),
         _section("Tags", _tags(checked)),
-        _section("A sample of the others", _cards(sample, checked, pictures)),
+        _section("A sample of the others", _row(cards.values())),  # those that no finding took
     ]
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
@@ -53,7 +59,11 @@ def page_of(checked: Checked, pictures: Mapping[int, Sequence[Picture]]) -> str:
 
 
 def _section(title: str, body: str) -> str:
-    return f"<h2 id='{escape(title.lower())}'>{escape(title)}</h2>{body}" if body else ""
+    return f"<h2 id='{_anchor(title)}'>{escape(title)}</h2>{body}" if body else ""
+
+
+def _anchor(title: str) -> str:
+    return escape(title.lower().replace(" ", "-"))
 
 
 def _verdict(checked: Checked) -> str:
@@ -68,12 +78,12 @@ def _summary(checked: Checked) -> str:
     facts["tokens_counted_by"] = ", ".join(checked.encoders) or "nobody: there are no tokenizers here"
     counts = checked.counts()
     rows = [
-        (key.replace("_", " "), f"{value:g}" if isinstance(value, float) else str(value))
+        (_WORDS.get(key, key.replace("_", " ")), f"{value:g}" if isinstance(value, float) else str(value))
         for key, value in facts.items()
     ]
     return _table(rows) + _table(
         (
-            (f"<a href='#{kind}'>{kind}</a>", f"{counts[kind]}", escape(MEANING[kind]))
+            (f"<a href='#{_anchor(kind)}'>{kind}</a>", f"{counts[kind]}", escape(MEANING[kind]))
             for kind in MEANING
             if kind in counts
         ),
@@ -90,44 +100,64 @@ def _buckets(checked: Checked) -> str:
     return _table(rows, plain=False)
 
 
-def _findings(kind: Kind, checked: Checked, pictures: Mapping[int, Sequence[Picture]]) -> str:
+def _findings(kind: Kind, checked: Checked, cards: dict[int, str]) -> str:
+    """A section of a kind of finding; its cards are taken out of `cards`."""
     texts = {finding.item: finding.text for finding in checked.findings if finding.kind == kind}
-    shown = [i for i in texts if pictures.get(i)]
-    listed = [f"{checked.items[i].name}: {text}" for i, text in texts.items() if i not in set(shown)]
-    body = _cards(shown, checked, pictures, texts) + _list(listed)
+    shown = {i: cards.pop(i) for i in texts if i in cards}
+    listed = [f"{checked.items[i].name}: {text}" for i, text in texts.items() if i not in shown]
     images = counted(len(texts), "image")
-    return _section(kind, f"<p>{images}: {escape(MEANING[kind])}.</p>{body}") if texts else ""
+    body = f"<p>{images}: {escape(MEANING[kind])}.</p>{_row(shown.values())}{_list(listed)}"
+    return _section(kind, body) if texts else ""
 
 
-def _cards(
-    items: Iterable[int],
-    checked: Checked,
-    pictures: Mapping[int, Sequence[Picture]],
-    texts: Mapping[int, str] | None = None,
-) -> str:
-    cards = [_card(i, checked, pictures[i], (texts or {}).get(i)) for i in items if pictures.get(i)]
+def _cards(checked: Checked, pictures: Mapping[int, Sequence[Picture]]) -> dict[int, str]:
+    """The cards of the items that have pictures, those with findings first, until the page is full."""
+    found: dict[int, list[Finding]] = {}
+    for finding in checked.findings:
+        found.setdefault(finding.item, []).append(finding)
+    cards: dict[int, str] = {}
+    room = _ROOM
+    for i in dict.fromkeys((*found, *pictures)):
+        if pictures.get(i):
+            card = _card(i, checked, pictures[i], found.get(i, []))
+            room -= len(card.encode("utf-8", errors="replace"))
+            if room < 0:
+                break
+            cards[i] = card
+    return cards
+
+
+def _row(cards: Collection[str]) -> str:
     return f"<div class='cards'>{''.join(cards)}</div>" if cards else ""
 
 
-def _card(i: int, checked: Checked, pictures: Sequence[Picture], finding: str | None) -> str:
+def _card(i: int, checked: Checked, pictures: Sequence[Picture], findings: Sequence[Finding]) -> str:
     item, worded = checked.items[i], checked.worded[i]
     buckets = ", ".join(f"{entry.bucket[0]}x{entry.bucket[1]}" for entry in checked.entries[i])
-    uses = "validation" if i in checked.held_out else f"{checked.uses.of_item.get(item.name, 0):g} per epoch"
+    uses = (
+        "validation" if i in checked.held_out else f"{checked.uses.of_item.get(item.identity, 0):g} per epoch"
+    )
+    rows = "".join(_figures(list(group)) for _, group in groupby(pictures, key=lambda one: one.use))
+    captions = "".join(f"<p>{escape(_shortened(text)) or '<i>empty</i>'}</p>" for text in worded.texts)
+    tokens = ", ".join(f"{count.encoder} {count.tokens} (reads {count.read})" for count in worded.tokens)
+    return (
+        f"<div class='card'>{rows}<b>{escape(item.name)}</b><br>"
+        f"{item.width}x{item.height} → {buckets}, {uses}"
+        + "".join(f"<p class='finding'>{one.kind}: {escape(_shortened(one.text))}</p>" for one in findings)
+        + captions
+        + (f"<p class='tokens'>tokens: {escape(tokens)}</p>" if tokens else "")
+        + "</div>"
+    )
+
+
+def _figures(pictures: Sequence[Picture]) -> str:
+    """What one use shows: the image and its companions side by side."""
     figures = "".join(
         f"<figure><img src='{one.uri}' width='{one.width}' height='{one.height}' alt=''>"
         f"<figcaption>{escape(one.label)}</figcaption></figure>"
         for one in pictures
     )
-    captions = "".join(f"<p>{escape(_shortened(text)) or '<i>empty</i>'}</p>" for text in worded.texts)
-    tokens = ", ".join(f"{count.encoder} {count.tokens} of {count.read}" for count in worded.tokens)
-    return (
-        f"<div class='card'><div class='pictures'>{figures}</div><b>{escape(item.name)}</b><br>"
-        f"{item.width}x{item.height} → {buckets}, {uses}"
-        + (f"<p class='finding'>{escape(finding)}</p>" if finding else "")
-        + captions
-        + (f"<p class='tokens'>tokens: {escape(tokens)}</p>" if tokens else "")
-        + "</div>"
-    )
+    return f"<div class='pictures'>{figures}</div>"
 
 
 def _shortened(text: str) -> str:

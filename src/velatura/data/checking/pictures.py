@@ -29,6 +29,13 @@ _EDGES = ((800, 192), (1800, 128), (3200, 96))  # up to so many pictures: pixels
 _SMALLEST = 64
 _AHEAD = 64
 _CROPS = 2  # of the random ones
+_NAMES: dict[Role, str] = {
+    "reference": "reference: before the edit",
+    "control": "control",
+    "mask": "mask: red does not count",
+    "depth": "depth: dark is small, black unknown",
+    "normals": "normals",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +43,7 @@ class Picture:
     """One thumbnail."""
 
     label: str  # "as trained", "flipped", "mask"…
+    use: int = 0  # pictures of one use belong side by side
     uri: str  # a JPEG as a data URI
     width: int
     height: int
@@ -51,7 +59,7 @@ def shown_items(checked: Checked) -> list[int]:
 
 def pictures_of(checked: Checked, items: Sequence[int], events: Events) -> dict[int, list[Picture]]:
     """The pictures of items, until the page's budget is spent; those that cannot be decoded have none."""
-    each = max((len(_views(checked.entries[i][0])) for i in items), default=1)
+    each = max((_count(checked.entries[i][0]) for i in items), default=1)
     edge = next((edge for most, edge in _EDGES if len(items) * each <= most), _SMALLEST)
     found: dict[int, list[Picture]] = {}
     spent = 0
@@ -79,15 +87,20 @@ def pictures_of(checked: Checked, items: Sequence[int], events: Events) -> dict[
     return found
 
 
+def _count(entry: Entry) -> int:
+    """How many pictures show an entry, at most."""
+    return len(_views(entry)) * (1 + len(entry.item.companions) + entry.item.treatment.alpha_mask)
+
+
 def _pictures(entry: Entry, edge: int) -> list[Picture]:
     """An entry as its uses show it, and its companions beside it; a flip turns all of them."""
     made = []
-    for label, view in _views(entry).items():
+    for use, (label, view) in enumerate(_views(entry).items()):
         pixels = load_pixels(view)
-        made.append(_picture(label, pixels, edge))
+        made.append(_picture(label, use, pixels, edge))
         for role, values in load_companions(view).items():
-            named = role if label == "as trained" else f"{role}, {label}"
-            made.append(_picture(named, _visible(role, values, pixels), edge))
+            named = _NAMES[role] if label == "as trained" else f"{_NAMES[role]}, {label}"
+            made.append(_picture(named, use, _visible(role, values, pixels), edge))
     return made
 
 
@@ -122,10 +135,10 @@ def _visible(role: Role, values: Tensor, pixels: Tensor) -> Tensor:
     return shown.round().clamp(0, 255).to(torch.uint8)
 
 
-def _picture(label: str, pixels: Tensor, edge: int) -> Picture:
+def _picture(label: str, use: int, pixels: Tensor, edge: int) -> Picture:
     image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
     image.thumbnail((edge, edge), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
     uri = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return Picture(label=label, uri=uri, width=image.width, height=image.height)
+    return Picture(label=label, use=use, uri=uri, width=image.width, height=image.height)

@@ -24,6 +24,7 @@ _TRUTHS = {
     "off": False,
     "0": False,
 }
+MAX_DEPTH = 20
 _DEFAULT_GROUP = "default_batch"
 
 
@@ -74,11 +75,14 @@ def from_text(text: str) -> ImageConfig:
     )
 
 
-def from_table(said: object) -> tuple[ImageConfig, list[str]]:
+def from_table(said: object, depth: int = 0) -> tuple[ImageConfig, list[str]]:
     """What a YAML file or an entry of a manifest says, and its keys that are not known.
 
-    `said` is plain data; numbers and truth values may be texts. Raises UnusableError.
+    `said` is plain data; numbers and truth values may be texts. Captions may be such tables themselves, to a depth of
+    MAX_DEPTH. Raises UnusableError.
     """
+    if depth > MAX_DEPTH:
+        raise UnusableError(f"caption: more than {MAX_DEPTH} tables inside each other")
     if said is None:
         return _NOTHING, []
     if not isinstance(said, dict):
@@ -89,7 +93,7 @@ def from_table(said: object) -> tuple[ImageConfig, list[str]]:
     caption = said.get("caption")
     if isinstance(caption, str):
         return from_text(caption).over(config), unknown
-    inner, more = from_table(caption)
+    inner, more = from_table(caption, depth + 1)
     return inner.over(config), unknown + more
 
 
@@ -139,7 +143,7 @@ def _number(value: object, *, low: float, high: float = math.inf, open_end: bool
     )
     try:
         number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not low <= number <= high or number == math.inf or (open_end and number == low):
         raise UnusableError(f"{described(value)}; allowed is a number, {limit}")

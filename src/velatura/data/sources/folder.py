@@ -6,14 +6,15 @@ import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from velatura.data.captions import Caption, caption_from_name
 from velatura.data.items import Role, some
 from velatura.data.places import FilePlace
-from velatura.data.sources.listing import Listing, list_companions, list_folder
+from velatura.data.sources.listing import Listing, list_companions, list_folder, names_below
 from velatura.data.sources.pairs import Pairs, match_pattern, pair, stem_of
-from velatura.data.sources.record import Reading, Record
+from velatura.data.sources.record import Names, Reading, Record
 from velatura.errors import DataError
 from velatura.plural import agreeing, counted
 from velatura.recipe.data.sources.folder import FolderData
@@ -68,6 +69,13 @@ def read_folder(section: FolderData, base: Path) -> Reading:
         unusable=tuple(unusable),
         notices=tuple(_remarks(section, listing, Counter(stems), pairs)),
     )
+
+
+def names_of_folder(section: FolderData, base: Path) -> Names:
+    """The names in a table's folders. Raises DataError where one is missing."""
+    companions = [split_pattern(text)[0] for text in companion_folders(section).values()]
+    found = [names_below(name, base, recursive=section.recursive) for name in (section.folder, *companions)]
+    return Names(root=base / Path(section.folder).expanduser(), names=list(chain.from_iterable(found)))
 
 
 def _caption(section: FolderData, relative: str) -> Caption:

@@ -30,7 +30,8 @@ def split_files(root: Path, name: str, split: str | None) -> list[str]:
     `name` is what messages call the folder. Raises DataError where there is none, or more than one dataset.
     """
     if (root / "dataset_dict.json").is_file():
-        splits = [str(one) for one in _json(root / "dataset_dict.json").get("splits", [])]
+        said = _json(root / "dataset_dict.json").get("splits")
+        splits = [str(one) for one in said] if isinstance(said, list) else []
         wanted = split or TRAIN
         if wanted not in splits:
             raise DataError(f"dataset '{name}' has no split '{wanted}'; it has {some(splits, 12) or 'none'}.")
@@ -60,10 +61,10 @@ def _saved(folder: Path, name: str, split: str | None) -> list[str]:
     try:
         files = [str(file["filename"]) for file in state["_data_files"]]
     except (KeyError, TypeError):
-        raise DataError(
-            f"state.json of dataset '{name}' names no data files; expected `_data_files`."
-        ) from None
-    if lost := [file for file in files if not (folder / Path(file).name).is_file()]:
+        files = []
+    if not files:
+        raise DataError(f"state.json of dataset '{name}' names no data files; expected `_data_files`.")
+    if lost := [file for file in files if not os.path.isfile(folder / Path(file).name)]:  # noqa: PTH113
         raise DataError(f"dataset '{name}' lacks files that its state.json names: {some(lost)}.")
     return [Path(file).name for file in files]
 

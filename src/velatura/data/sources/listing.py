@@ -42,6 +42,15 @@ def list_folder(section: FolderData, base: Path) -> Listing:
     return listing
 
 
+def names_below(name: str, base: Path, *, recursive: bool) -> list[str]:
+    """All that a listing tells of: where the folder is, and the names in it, in order. Raises DataError."""
+    root = base / Path(name).expanduser()
+    _check_is_folder(name, root)
+    real, listing = os.path.realpath(root), Listing(root=root)
+    found = sorted(_walk(root, "", listing, {real}, recursive=recursive))
+    return [str(root), real, f"{listing.hidden} hidden, {listing.subfolders} folders", *found]
+
+
 def list_companions(name: str, base: Path, *, recursive: bool) -> tuple[Path, list[str]]:
     """A folder of companions, and its images and arrays by relative path, in order. Raises DataError."""
     root = base / Path(name).expanduser()
@@ -94,17 +103,21 @@ def _walk(folder: Path, prefix: str, listing: Listing, seen: set[str], *, recurs
         entries = list(os.scandir(folder))
     except OSError as error:
         raise DataError(f"data folder '{folder}' cannot be read: {error.strerror or error}.") from error
-    for entry in sorted(entries, key=lambda found: found.name):
-        if entry.name.startswith("."):
+    folders = []
+    for entry in entries:
+        name = entry.name
+        if name[0] == ".":
             listing.hidden += 1
-        elif not is_folder(entry):
-            yield prefix + entry.name
+        elif is_folder(entry):
+            folders.append(name)
         else:
-            listing.subfolders += 1
-            real = os.path.realpath(entry.path)
-            if recursive and real not in seen:
-                seen.add(real)
-                yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", listing, seen, recursive=True)
+            yield prefix + name
+    listing.subfolders += len(folders)
+    for name in sorted(folders) if recursive else ():
+        real = os.path.realpath(folder / name)
+        if real not in seen:
+            seen.add(real)
+            yield from _walk(folder / name, f"{prefix}{name}/", listing, seen, recursive=True)
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:

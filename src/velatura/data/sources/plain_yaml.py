@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -18,15 +19,15 @@ _PREFIX = "tag:yaml.org,2002:"
 _PLAIN_TAGS = {None, "!", *(_PREFIX + name for name in ("str", "int", "float", "bool", "null", "seq", "map"))}
 _NOTHING = {"", "~", "null", "Null", "NULL"}
 _DEEPEST = 20
-_LARGEST = 2**20  # characters
+_LARGEST = 2**20  # characters, with aliases written out
 
 
 def read_yaml(text: str, name: str) -> Plain:
     """The data of one YAML document; numbers and truth values stay texts, as they are written.
 
-    An alias refers to the value of its anchor without copying it, so that nested ones cost nothing. Raises DataError
-    for a tag that would make something other than plain data (some run code), naming the file and the line;
-    UnusableError for anything else that is wrong, naming the line.
+    What an alias stands for counts as if it were written out, so that a few lines cannot become gigabytes or a depth
+    without end. Raises DataError for a tag that would make something other than plain data (some run code), naming the
+    file and the line; UnusableError for anything else that is wrong, naming the line.
     """
     if len(text) > _LARGEST:
         raise UnusableError(f"has {len(text)} characters; allowed are {_LARGEST}")
@@ -39,13 +40,24 @@ def read_yaml(text: str, name: str) -> Plain:
         raise UnusableError(f"is not YAML: {' '.join(str(error).split())}") from None
 
 
+@dataclass(frozen=True, slots=True)
+class _Anchor:
+    """What an alias stands for, and what it adds where it stands."""
+
+    value: Plain
+    size: int  # characters
+    height: int  # levels of lists and tables
+
+
 class _Document:
     """A document on its way from the parser's events to data."""
 
     def __init__(self, text: str, name: str) -> None:
         self._name = name
         self._events = yaml.parse(text, Loader=_LOADER)
-        self._anchors: dict[str, Plain] = {}
+        self._anchors: dict[str, _Anchor] = {}
+        self._size = 0  # of what was read, in characters
+        self._deepest = 0  # of what was read since this was last set back
 
     def value(self) -> Plain:
         """The whole document; None where there is none."""
@@ -61,27 +73,43 @@ class _Document:
     def _value(self, event: Any, depth: int) -> Plain:
         line = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent):
-            if event.anchor not in self._anchors:
-                raise UnusableError(
-                    f"line {line}: '*{event.anchor}' stands for nothing that was named before"
-                )
-            return self._anchors[event.anchor]
+            return self._alias(event.anchor, line, depth)
         if event.tag not in _PLAIN_TAGS:
             raise DataError(
                 f"{self._name}, line {line}: the tag '{event.tag.replace(_PREFIX, '!!')}' is refused, for tags can "
                 "make a YAML file run code, and captions need none. Remove it, and ask where the file is from."
             )
-        if depth > _DEEPEST:
-            raise UnusableError(f"line {line}: more than {_DEEPEST} levels of lists and tables")
+        above, self._deepest = self._deepest, 0
+        before = self._size
+        self._count(1, depth, line)
         if isinstance(event, yaml.ScalarEvent):
+            self._count(len(event.value), depth, line)
             value: Plain = None if event.implicit[0] and event.value in _NOTHING else event.value
         elif isinstance(event, yaml.SequenceStartEvent):
             value = self._list(depth)
         else:
             value = self._table(depth)
         if event.anchor:
-            self._anchors[event.anchor] = value
+            height = self._deepest - depth
+            self._anchors[event.anchor] = _Anchor(value, self._size - before, height)
+        self._deepest = max(self._deepest, above)
         return value
+
+    def _alias(self, name: str, line: int, depth: int) -> Plain:
+        if name not in self._anchors:
+            raise UnusableError(f"line {line}: '*{name}' stands for nothing that was named before")
+        anchor = self._anchors[name]
+        self._count(anchor.size, depth + anchor.height, line)
+        return anchor.value
+
+    def _count(self, size: int, depth: int, line: int) -> None:
+        """Keep account of what was read."""
+        self._size += size
+        self._deepest = max(self._deepest, depth)
+        if depth > _DEEPEST:
+            raise UnusableError(f"line {line}: more than {_DEEPEST} levels of lists and tables")
+        if self._size > _LARGEST:
+            raise UnusableError(f"line {line}: more than {_LARGEST} characters, with aliases written out")
 
     def _list(self, depth: int) -> list[Plain]:
         found = []
@@ -124,6 +152,6 @@ def _together(tables: object, line: int) -> dict[str, Plain]:
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise UnusableError(f"line {line}: '<<' merges tables; received {described(tables)}")
     found: dict[str, Plain] = {}
-    for table in tables:
-        found = table | found
+    for table in reversed(tables):
+        found |= table
     return found

@@ -8,9 +8,9 @@ from typing import Any
 
 from velatura.data.listings import Open
 from velatura.data.sources.everydream2 import expand_everydream2, read_everydream2
-from velatura.data.sources.folder import read_folder
+from velatura.data.sources.folder import names_of_folder, read_folder
 from velatura.data.sources.huggingface import read_huggingface
-from velatura.data.sources.record import Expansion, Reading
+from velatura.data.sources.record import Expansion, Names, Reading
 from velatura.data.sources.sd_scripts import expand_sd_scripts
 from velatura.data.sources.table import read_table
 from velatura.data.sources.webdataset import read_webdataset
@@ -20,6 +20,11 @@ READERS: dict[str, Callable[[Any, Path], Reading]] = {
     "folder": read_folder,
     "huggingface": read_huggingface,
     "table": read_table,
+}
+
+# kinds of which a whole scan is remembered
+NAMES: dict[str, Callable[[Any, Path], Names]] = {
+    "folder": names_of_folder,
 }
 
 # kinds that remember what is in their files

@@ -38,6 +38,14 @@ class Expansion:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Names:
+    """All that a reading depends on besides its table and what is in the files."""
+
+    root: Path  # as that of the reading
+    names: Sequence[str]  # of its folders, and of everything in them
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reading:
     """All records of a source in a stable order, what was wrong with others, and what a user should hear."""
 

@@ -16,6 +16,7 @@ from velatura.errors import DataError
 from velatura.plural import counted
 from velatura.recipe.errors import explain, nearest
 from velatura.recipe.lines import KeyPath, key_lines, nearest_line
+from velatura.recipe.plain_toml import read_toml
 from velatura.recipe.problems import Problem
 
 _HOMES = {EveryLevel: "", General: "[general] or [[datasets]]", Subset: "[[datasets.subsets]]"}
@@ -111,11 +112,11 @@ def _text(name: str, path: Path) -> str:
 
 def _toml(name: str, text: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
+        return read_toml(text)
     except tomllib.TOMLDecodeError as error:
         raise DataError(f"dataset file '{name}' is not valid TOML: {error}.") from None
-    except RecursionError:
-        raise DataError(f"dataset file '{name}' is nested too deeply.") from None
+    except ValueError as error:
+        raise DataError(f"dataset file '{name}' cannot be used: {error}.") from None
 
 
 def _json(name: str, text: str) -> Any:
@@ -125,5 +126,7 @@ def _json(name: str, text: str) -> Any:
         raise DataError(
             f"dataset file '{name}', line {error.lineno}, column {error.colno}: not JSON: {error.msg}."
         ) from None
+    except ValueError as error:  # a number of thousands of digits
+        raise DataError(f"dataset file '{name}' cannot be read: {error}.") from None
     except RecursionError:
         raise DataError(f"dataset file '{name}' is nested too deeply.") from None

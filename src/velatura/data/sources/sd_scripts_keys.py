@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from velatura.recipe.path_keys import sound_path
 from velatura.recipe.section import Section
 
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Edge = Annotated[int, Field(ge=16, le=16384)]
-_Path = Annotated[str, Field(min_length=1)]
+_Path = Annotated[str, Field(min_length=1), AfterValidator(sound_path)]
 
 
 class EveryLevel(Section):

@@ -132,7 +132,7 @@ def _sizes(levels: Levels, section: SdScriptsData, problems: list[Problem]) -> d
         return values | {"bucket_min": None, "bucket_max": None}
     low = levels.get("min_bucket_reso") or section.bucket_min or _SHORTEST
     high = levels.get("max_bucket_reso") or section.bucket_max or _LONGEST
-    _check_limits(levels, values["size"] or values["resolution"], low, high, problems)
+    _check_limits(levels, section, values["size"] or values["resolution"], low, high, problems)
     return values | {"bucket_min": max(low // step * step, 16), "bucket_max": -(-high // step) * step}
 
 
@@ -150,15 +150,31 @@ def _resolution(levels: Levels, section: SdScriptsData, problems: list[Problem])
 
 
 def _check_limits(
-    levels: Levels, given: int | list[int], low: int, high: int, problems: list[Problem]
+    levels: Levels,
+    section: SdScriptsData,
+    given: int | list[int],
+    low: int,
+    high: int,
+    problems: list[Problem],
 ) -> None:
     edges = [given] if isinstance(given, int) else given
+    shortest = _limit(levels, "min_bucket_reso", section.bucket_min, "bucket_min", low)
+    longest = _limit(levels, "max_bucket_reso", section.bucket_max, "bucket_max", high)
     if low > min(edges):
-        what = f"received {low} with resolution = {given}; allowed: at most {min(edges)}"
+        what = f"{shortest} with resolution = {given}; allowed: at most {min(edges)}"
         problems.append(Problem(path=levels.path("min_bucket_reso"), what=what))
     if high < max(edges):
-        what = f"received {high} with resolution = {given}; allowed: at least {max(edges)}"
-        problems.append(Problem(path=levels.path("max_bucket_reso"), what=what, hint="1024 is its default"))
+        what = f"{longest} with resolution = {given}; allowed: at least {max(edges)}"
+        problems.append(Problem(path=levels.path("max_bucket_reso"), what=what))
+
+
+def _limit(levels: Levels, key: str, own: int | None, own_key: str, value: int) -> str:
+    """What was received as the limit of an edge, and where it comes from."""
+    if levels.get(key):
+        return f"received {value}"
+    if own is not None:
+        return f"received none, and {own_key} = {value} in the recipe,"
+    return f"received none, and the default is {value},"
 
 
 def _folders(levels: Levels, section: SdScriptsData, paths: Paths) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from velatura.plural import counted
 
 _MAX = 100_000
 _BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
+_MOST_BRACES = 20
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -24,10 +25,10 @@ def shard_files(text: str, base: Path) -> list[tuple[str, str]]:
 
     Raises DataError where nothing fits, where a shard that is named does not exist, and for compressed ones.
     """
-    whole = (base / Path(text).expanduser()).is_dir()
+    whole = os.path.isdir(base / Path(text).expanduser())  # noqa: PTH112 - a pattern may be longer than any name
     folder, pattern = (text.rstrip("/"), "") if whole else os.path.split(text)
     root = base / Path(folder).expanduser()
-    if not root.is_dir():
+    if not os.path.isdir(root):  # noqa: PTH112
         raise DataError(
             f"folder '{folder}' of shards does not exist (looked for {root.absolute()}). "
             "Relative paths start at the recipe's own folder."
@@ -49,6 +50,8 @@ def shard_files(text: str, base: Path) -> list[tuple[str, str]]:
 
 def _fitting(pattern: str, there: Set[str], folder: str) -> set[str]:
     """The names that a pattern stands for. Raises DataError where one without `*` is not there."""
+    if len(_BRACES.findall(pattern)) > _MOST_BRACES:
+        raise DataError(f"'{pattern[:200]}' has more than {_MOST_BRACES} braces; write a `*` instead.")
     found: set[str] = set()
     missing = []
     for number, part in enumerate(_expanded(pattern)):

@@ -16,7 +16,7 @@ from velatura.data.tables.rows import Table
 from velatura.errors import DataError
 from velatura.recipe.data.sources.table import TableData
 
-_OPENERS: dict[str, Callable[[Path], Table]] = {
+_OPENERS: dict[str, Callable[[Path, str], Table]] = {
     ".csv": open_csv,
     ".tsv": open_csv,
     ".json": open_json,
@@ -46,7 +46,7 @@ def open_table(name: str, path: Path) -> Table:
         what = "is a folder" if path.is_dir() else f"does not exist (looked for {path.absolute()})"
         raise DataError(f"table '{name}' {what}. Relative paths start at the recipe's own folder.")
     try:
-        return opener(path)
+        return opener(path, name)
     except OSError as error:
         raise DataError(f"table '{name}' cannot be read: {error.strerror or error}.") from error
 

@@ -121,7 +121,7 @@ def _number(row: Row, field: str, column: str) -> float | None:
     words, fits = _NUMBERS[field]
     try:
         value = float(cell) if isinstance(cell, str | int | float) else float("nan")
-    except ValueError:
+    except (ValueError, OverflowError):
         value = float("nan")
     if not fits(value):
         raise UnusableError(f"'{column}' is {str(cell)[:80]}; allowed: {words}")

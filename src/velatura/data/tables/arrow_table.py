@@ -10,47 +10,44 @@ import numpy as np
 
 from velatura.data.places import PartPlace
 from velatura.data.tables.byte_columns import byte_column
-from velatura.data.tables.rows import BadRow, Cell, Row, Table
-from velatura.errors import DataError
+from velatura.data.tables.rows import BadRow, Cell, Row, Table, damage_told
 
 
-def open_arrow(path: Path) -> Table:
+def open_arrow(path: Path, title: str | None = None) -> Table:
     """Read the schema. Raises DataError for what is no Arrow stream, and, with its rows, for one that is damaged.
 
     A column of bytes, or of structs with `bytes` and `path`, holds images themselves: its cells are places.
+    `title` is what messages call the table; default: its path.
     """
+    title = title or str(path)
     import pyarrow as pa  # only readers of Parquet and Arrow pay for it
 
     def batches() -> Any:
         """The batches and the file's bytes, which are mapped: only what is touched is read."""
-        try:
-            whole = pa.memory_map(str(path)).read_buffer()
-            return pa.ipc.open_stream(whole), whole
-        except pa.ArrowException as error:
-            raise DataError(
-                f"table '{path}' cannot be read as an Arrow stream: {error}. "
-                "Save it with `save_to_disk`, or as Parquet."
-            ) from None
+        whole = pa.memory_map(str(path)).read_buffer()
+        return pa.ipc.open_stream(whole), whole
 
-    schema = batches()[0].schema
+    wrong = f"table '{title}' cannot be read as an Arrow stream (save it with `save_to_disk`, or as Parquet)"
+    with damage_told(wrong):
+        there: list[str] = list(batches()[0].schema.names)
 
     def rows(wanted: Collection[str]) -> Iterator[Row | BadRow]:
-        names = [name for name in schema.names if name in wanted]
+        names = [name for name in there if name in wanted]
         number = 0
-        stream, whole = batches()
+        with damage_told(wrong):
+            stream, whole = batches()
         while True:
-            try:
-                batch = stream.read_next_batch()
+            with damage_told(f"table '{title}', after row {number}"):
+                batch = next(stream, None)
+                if batch is None:
+                    return
+                batch.validate(full=True)  # else offsets that lie lead outside the file, and the process ends
                 columns = {name: _cells(batch, name, whole, path) for name in names}
-            except StopIteration:
-                return
-            except (pa.ArrowException, OSError) as error:
-                raise DataError(f"table '{path}', after row {number}: {str(error).rstrip('.')}.") from None
             for row in range(batch.num_rows):
                 number += 1
                 yield Row(where=f"row {number}", cells={name: columns[name][row] for name in names})
 
-    return Table(columns=tuple(schema.names), rows=rows)
+    return Table(columns=tuple(there), rows=rows)
 
 
 def _cells(batch: Any, name: str, whole: Any, path: Path) -> list[Cell]:
@@ -77,7 +74,7 @@ def _extents(column: Any, whole: Any) -> tuple[Any, Any]:
     _, offsets, data = column.buffers()
     wide = np.int64 if "large" in str(column.type) else np.int32
     ends = np.frombuffer(offsets, wide)[column.offset : column.offset + len(column) + 1].astype(np.int64)
-    begin = 0 if data is None else data.address - whole.address
+    begin = data.address - whole.address if data else 0  # an empty one lies anywhere
     if not 0 <= begin <= whole.size:
         raise OSError("its batches are compressed, so that images in it have no place; save it uncompressed")
     return begin + ends[:-1], np.diff(ends)

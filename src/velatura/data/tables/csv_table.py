@@ -16,25 +16,26 @@ DELIMITERS = (",", "\t", ";", "|")
 MAX_LINE = 16 * 2**20  # characters
 
 
-def open_csv(path: Path) -> Table:
+def open_csv(path: Path, title: str | None = None) -> Table:
     """Read the header; the delimiter is the one that makes most columns of it. Raises DataError.
 
     UTF-8, with or without a byte order mark, or UTF-16 with one. Rows raise DataError, with the line, for quotes that
     are not closed, cells of more than 131,072 characters and other encodings; a row with more or fewer cells than the
-    header is a bad row.
+    header is a bad row. `title` is what messages call the table; default: its path.
     """
+    title = title or str(path)
     encoding = _encoding(path)
-    delimiter = max(DELIMITERS, key=lambda each: _columns(path, encoding, each))  # the first of equals
-    _, first = next(_records(path, encoding, delimiter), (0, []))
+    delimiter = max(DELIMITERS, key=lambda each: _columns(path, title, encoding, each))  # the first of equals
+    _, first = next(_records(path, title, encoding, delimiter), (0, []))
     header = [cell.strip() for cell in first]
     if not header:
-        raise DataError(f"table '{path}' is empty; expected a first line with the names of its columns.")
+        raise DataError(f"table '{title}' is empty; expected a first line with the names of its columns.")
     if twice := [name for name, count in Counter(header).items() if count > 1]:
-        raise DataError(f"table '{path}' has more than one column named '{twice[0]}'.")
+        raise DataError(f"table '{title}' has more than one column named '{twice[0]}'.")
 
     def rows(wanted: Collection[str]) -> Iterator[Row | BadRow]:
         kept = [(index, name) for index, name in enumerate(header) if name in wanted]
-        for line, cells in _records(path, encoding, delimiter, skip=1):
+        for line, cells in _records(path, title, encoding, delimiter, skip=1):
             if len(cells) == len(header):
                 yield Row(where=f"line {line}", cells={name: cells[index] for index, name in kept})
             else:
@@ -53,18 +54,20 @@ def _encoding(path: Path) -> str:
     return "utf-16" if begin in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
-def _columns(path: Path, encoding: str, delimiter: str) -> int:
+def _columns(path: Path, title: str, encoding: str, delimiter: str) -> int:
     """How many columns a delimiter makes of the header; none where the quotes make no sense with it."""
     try:
-        return len(next(_records(path, encoding, delimiter), (0, []))[1])
+        return len(next(_records(path, title, encoding, delimiter), (0, []))[1])
     except DataError:
         return 0
 
 
-def _records(path: Path, encoding: str, delimiter: str, *, skip: int = 0) -> Iterator[tuple[int, list[str]]]:
+def _records(
+    path: Path, title: str, encoding: str, delimiter: str, *, skip: int = 0
+) -> Iterator[tuple[int, list[str]]]:
     """The cells of each row with the line it begins in; blank lines are left out."""
     with path.open(encoding=encoding, newline="") as file:
-        reader = csv.reader(_lines(file, path), delimiter=delimiter, strict=True)
+        reader = csv.reader(_lines(file, title), delimiter=delimiter, strict=True)
         line, seen = 1, 0
         while True:
             line = reader.line_num + 1
@@ -73,10 +76,10 @@ def _records(path: Path, encoding: str, delimiter: str, *, skip: int = 0) -> Ite
             except StopIteration:
                 return
             except csv.Error as error:
-                raise DataError(f"table '{path}', line {line}: {_why(str(error))}.") from None
+                raise DataError(f"table '{title}', line {line}: {_why(str(error))}.") from None
             except UnicodeDecodeError:
                 raise DataError(
-                    f"table '{path}', after line {reader.line_num}: not UTF-8 text. Save the table as UTF-8."
+                    f"table '{title}', after line {reader.line_num}: not UTF-8 text. Save the table as UTF-8."
                 ) from None
             if cells and any(cell.strip() for cell in cells):
                 seen += 1
@@ -84,12 +87,12 @@ def _records(path: Path, encoding: str, delimiter: str, *, skip: int = 0) -> Ite
                     yield line, cells
 
 
-def _lines(file: TextIO, path: Path) -> Iterator[str]:
+def _lines(file: TextIO, title: str) -> Iterator[str]:
     number = 0
     while line := file.readline(MAX_LINE + 1):
         number += 1
         if len(line) > MAX_LINE:
-            raise DataError(f"table '{path}', line {number}: longer than {MAX_LINE // 2**20} Mi characters.")
+            raise DataError(f"table '{title}', line {number}: longer than {MAX_LINE // 2**20} Mi characters.")
         yield line
 
 

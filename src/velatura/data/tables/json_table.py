@@ -15,51 +15,57 @@ MAX_LINE = 16 * 2**20  # bytes of a line of JSONL
 KEY = "image_path"  # the column that the keys of a keyed object become
 
 
-def open_json(path: Path) -> Table:
-    """A list of objects, or an object of objects by image path. Raises DataError, also above MAX_DOCUMENT bytes."""
+def open_json(path: Path, title: str | None = None) -> Table:
+    """A list of objects, or an object of objects by image path. Raises DataError, also above MAX_DOCUMENT bytes.
+
+    `title` is what messages call the table; default: its path.
+    """
+    title = title or str(path)
     size = path.stat().st_size
     if size > MAX_DOCUMENT:
         raise DataError(
-            f"table '{path}' has {size / 2**20:.0f} MiB; a JSON table may have {MAX_DOCUMENT // 2**20}. "
+            f"table '{title}' has {size / 2**20:.0f} MiB; a JSON table may have {MAX_DOCUMENT // 2**20}. "
             "Write it as JSONL, one object per line: that is read line by line."
         )
     try:
         document = json.loads(path.read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError:
-        raise DataError(f"table '{path}' is not UTF-8 text.") from None
+        raise DataError(f"table '{title}' is not UTF-8 text.") from None
     except json.JSONDecodeError as error:
         raise DataError(
-            f"table '{path}', line {error.lineno}, column {error.colno}: not JSON: {error.msg}."
+            f"table '{title}', line {error.lineno}, column {error.colno}: not JSON: {error.msg}."
         ) from None
+    except ValueError as error:  # a number of thousands of digits
+        raise DataError(f"table '{title}' cannot be read: {error}.") from None
     except RecursionError:
-        raise DataError(f"table '{path}' is nested too deeply for a table.") from None
-    return _table([_row(where, entry) for where, entry in _entries(document, path)])
+        raise DataError(f"table '{title}' is nested too deeply for a table.") from None
+    return _table([_row(where, entry) for where, entry in _entries(document, title)])
 
 
-def open_jsonl(path: Path) -> Table:
+def open_jsonl(path: Path, title: str | None = None) -> Table:
     """One object per line; a line that is none is a bad row. Raises DataError for a file that is not UTF-8."""
-    return _table(list(_lines(path)))
+    return _table(list(_lines(path, title or str(path))))
 
 
-def _entries(document: Any, path: Path) -> Iterator[tuple[str, Any]]:
+def _entries(document: Any, title: str) -> Iterator[tuple[str, Any]]:
     if isinstance(document, list):
         yield from ((f"entry {number}", entry) for number, entry in enumerate(document, start=1))
     elif isinstance(document, dict) and all(isinstance(entry, dict) for entry in document.values()):
         yield from ((f"entry '{key}'", {KEY: key, **entry}) for key, entry in document.items())
     else:
         raise DataError(
-            f"table '{path}' holds {_kind(document)}; allowed: a list of objects, one per image, "
+            f"table '{title}' holds {_kind(document)}; allowed: a list of objects, one per image, "
             "or an object whose keys are image paths and whose values are objects."
         )
 
 
-def _lines(path: Path) -> Iterator[Row | BadRow]:
+def _lines(path: Path, title: str) -> Iterator[Row | BadRow]:
     with path.open("rb") as file:
         number = 0
         while line := file.readline(MAX_LINE + 1):
             number += 1
             if len(line) > MAX_LINE:
-                raise DataError(f"table '{path}', line {number}: longer than {MAX_LINE // 2**20} MiB.")
+                raise DataError(f"table '{title}', line {number}: longer than {MAX_LINE // 2**20} MiB.")
             text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
             if not text.strip():
                 continue
@@ -70,6 +76,8 @@ def _lines(path: Path) -> Iterator[Row | BadRow]:
                 yield BadRow(where=where, reason="not UTF-8 text")
             except json.JSONDecodeError as error:
                 yield BadRow(where=where, reason=f"not JSON: {error.msg} at column {error.colno}")
+            except ValueError as error:  # a number of thousands of digits
+                yield BadRow(where=where, reason=str(error))
             except RecursionError:
                 yield BadRow(where=where, reason="nested too deeply")
 

@@ -6,41 +6,41 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from velatura.data.cells import MAX_GROUP, column_size
+from velatura.data.cells import MAX_GROUP, column_size, leaves
 from velatura.data.places import CellPlace
 from velatura.data.tables.byte_columns import byte_column
-from velatura.data.tables.rows import BadRow, Cell, Row, Table
-from velatura.errors import DataError
+from velatura.data.tables.rows import BadRow, Cell, Row, Table, damage_told
+
+_BUFFER = 2**16  # bytes that are read at once
 
 
-def open_parquet(path: Path) -> Table:
+def open_parquet(path: Path, title: str | None = None) -> Table:
     """Read the schema. Raises DataError for what is no Parquet file, and for row groups beyond MAX_GROUP.
 
     A column of bytes, or of structs with `bytes` and `path`, holds images themselves: its cells are places.
+    `title` is what messages call the table; default: its path.
     """
-    import pyarrow as pa  # 0.2 s that only readers of Parquet pay
-    import pyarrow.parquet as pq
+    title = title or str(path)
+    import pyarrow.parquet as pq  # 0.2 s that only readers of Parquet pay
 
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"table '{path}' cannot be read as Parquet: {str(error).rstrip('.')}.") from None
-    schema = file.schema_arrow
-    stored = {field.name: byte_column(field) for field in schema}
+    with damage_told(f"table '{title}' cannot be read as Parquet"):
+        file = pq.ParquetFile(path, buffer_size=_BUFFER)
+        stored = {str(field.name): byte_column(field) for field in file.schema_arrow}
 
     def rows(wanted: Collection[str]) -> Iterator[Row | BadRow]:
-        names = [name for name in schema.names if name in wanted]
+        names = [name for name in stored if name in wanted]
         number = 0
         for group in range(file.num_row_groups):
-            try:
+            with damage_told(f"table '{title}', row group {group}"):
                 columns = {name: _cells(file, path, name, stored[name], group) for name in names}
-            except (pa.ArrowException, OSError) as error:
-                raise DataError(f"table '{path}', row group {group}: {str(error).rstrip('.')}.") from None
-            for row in range(file.metadata.row_group(group).num_rows):
+                count = file.metadata.row_group(group).num_rows
+                if any(len(column) != count for column in columns.values()):
+                    raise ValueError("its columns are not of one length")
+            for row in range(count):
                 number += 1
                 yield Row(where=f"row {number}", cells={name: columns[name][row] for name in names})
 
-    return Table(columns=tuple(schema.names), rows=rows)
+    return Table(columns=tuple(stored), rows=rows)
 
 
 def _cells(file: Any, path: Path, name: str, stored: str | None, group: int) -> list[Cell]:
@@ -69,11 +69,10 @@ def _values(file: Any, column: str, group: int) -> list[Cell]:
 
 def _filled(file: Any, column: str, group: int) -> list[bool]:
     """Which cells hold bytes: told by the group's statistics where they can, so that no image is read."""
-    chunks = file.metadata.row_group(group)
-    leaves = [chunks.column(index) for index in range(chunks.num_columns)]
-    statistics = next(leaf.statistics for leaf in leaves if leaf.path_in_schema == column)
-    if statistics is not None and statistics.has_null_count and statistics.null_count in (0, chunks.num_rows):
-        return [statistics.null_count == 0] * int(chunks.num_rows)
+    rows = int(file.metadata.row_group(group).num_rows)
+    statistics = leaves(file, column, group)[0].statistics
+    if statistics is not None and statistics.has_null_count and statistics.null_count in (0, rows):
+        return [statistics.null_count == 0] * rows
     values = file.read_row_group(group, columns=[column]).column(0).combine_chunks()
     for part in column.split(".")[1:]:
         values = values.field(part)

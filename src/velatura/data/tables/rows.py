@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from velatura.errors import DataError
 
+MAX_REASON = 500  # characters of a library's message
 Cell = object  # a text, a number, a list of them, nothing, or a Place whose bytes are the file itself
 
 
@@ -32,6 +34,20 @@ class Table:
 
     columns: tuple[str, ...]
     rows: Callable[[Collection[str]], Iterator[Row | BadRow]]
+
+
+@contextmanager
+def damage_told(where: str) -> Iterator[None]:
+    """Raise DataError for whatever a library raises on a damaged table."""
+    try:
+        yield
+    except DataError:
+        raise
+    except (
+        Exception
+    ) as error:  # Arrow and Parquet: their own errors, OSError, UnicodeDecodeError, OverflowError…
+        reason = str(error).rstrip(".")[:MAX_REASON] or type(error).__name__
+        raise DataError(f"{where}: {reason}.") from None
 
 
 def joined(tables: Mapping[str, Table]) -> Table:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from velatura.recipe.path_keys import FilePath
+from velatura.recipe.path_keys import FileOrFolder
 from velatura.recipe.section import Section
 
 
@@ -23,4 +23,8 @@ class LoraAdapter(Section):
         "'transformer_blocks.*.attn.*', or a preset: 'sd-scripts'.",
     )
     share_down: bool = Field(True, description="Layers that read the same input share the down projection.")
-    init_from: FilePath | None = Field(None, description="Start from this LoRA file.")
+    init_from: FileOrFolder | None = Field(
+        None,
+        description="Start from this LoRA file, whose layers then count; or from the values in a state's folder of "
+        "another run with the same layers.",
+    )

@@ -40,4 +40,15 @@ class Output(Section):
         ["kohya"], min_length=1, description="LoRA key layouts to write."
     )
     keep_states: int = Field(2, ge=1, description="Exact states to keep; older ones are removed.")
+    keep_exports: int | None = Field(
+        None, ge=1, description="Steps whose adapter files or models are kept; default: all."
+    )
+    keep_every: int | None = Field(
+        None, ge=1, description="States and exports whose step is a multiple of this stay for good."
+    )
+    wandb: str | None = Field(
+        None,
+        min_length=1,
+        description="A project of Weights & Biases that losses and previews are sent to; needs velatura[wandb].",
+    )
     save_dtype: Literal["bf16", "fp16", "fp32"] = Field("bf16", description="Of the saved weights.")

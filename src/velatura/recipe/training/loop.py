@@ -1,13 +1,13 @@
-"""`[training]`, `[full]`, `[ema]`, `[validation]`, `[memory]`: how long, in what precision, on what."""
+"""`[training]`, `[full]`, `[memory]`: how long, in what precision, on what."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StrictBool, StrictInt
 
 from velatura.recipe.families.files import Part
-from velatura.recipe.path_keys import FolderPath, NewFolder
+from velatura.recipe.path_keys import FileOrFolder, NewFolder
 from velatura.recipe.section import Section
 
 MOST_IMAGES = 2**16  # at once, or in a step: far more than fits, and nothing is laid out that could not be
@@ -37,8 +37,20 @@ class Training(Section):
     compile: Literal["auto"] | bool = Field(
         "auto", description="Compile the repeated blocks; auto: when it pays."
     )
-    checkpoint_blocks: bool = Field(
-        False, description="Recompute blocks in the backward pass: less memory, slower."
+    checkpoint_blocks: StrictBool | Literal["mlp"] | Annotated[StrictInt, Field(ge=2)] = Field(
+        False,
+        description="Recompute blocks in the backward pass instead of keeping what they computed: true all of them (a "
+        "third more time), 2 every second one (3 every third, ...), 'mlp' their feed-forward parts alone.",
+    )
+    skip_nonfinite: int = Field(
+        0,
+        ge=0,
+        description="Steps of the run that may be left out because their loss or gradient is not finite; the next one "
+        "stops the run. Steps that fp16's loss scaling skips are counted apart.",
+    )
+    retry_on_oom: bool = Field(
+        False,
+        description="Where memory runs out, repeat the step in smaller forward passes, with the same result.",
     )
     device: str = Field(
         "auto",
@@ -46,6 +58,15 @@ class Training(Section):
         description="'cuda', 'cuda:1', 'mps', 'cpu'; auto takes the best there is.",
     )
     save_every: int | None = Field(None, ge=1, description="Save a state and the weights every N steps.")
+    resume: Literal["latest"] | None = Field(
+        None,
+        description="latest: go on from the newest whole state, or begin where there is none; as --resume does.",
+    )
+    live: bool = Field(
+        False,
+        description="Read this file again after each epoch, and take over what changed in learning_rate, clip, steps, "
+        "save_every, every (validation, previews), keep_states, keep_exports and keep_every.",
+    )
 
 
 class Full(Section):
@@ -56,35 +77,39 @@ class Full(Section):
         None,
         description="Train only weights whose path in the part matches this pattern, such as 'decoder.*'.",
     )
-
-
-class Ema(Section):
-    """Exponential moving average of the trained weights; saved and previewed in their place."""
-
-    decay: float = Field(0.999, gt=0, lt=1, description="decay = min(decay, (1 + step) / (10 + step)).")
-
-
-class Validation(Section):
-    """Loss on held-out images at fixed noise and fixed times."""
-
-    share: float = Field(0.0, ge=0, lt=1, description="Share of the images held out of training.")
-    folder: FolderPath | None = Field(None, description="A folder of its own for validation images.")
-    seed: int | None = Field(
-        None, ge=0, description="Chooses which images are held out; default: the recipe's seed."
+    weights: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="Of the parts that are trained. bf16: weights and gradients in half the memory; updates are "
+        "computed in fp32 and rounded at random, so that small ones count on average.",
     )
-    every: int = Field(100, ge=1, description="Steps between validations.")
-    times: int = Field(4, ge=1, le=32, description="Noise levels per image, evenly spaced.")
+    init_from: FileOrFolder | None = Field(
+        None,
+        description="Start from the values in a state's folder of another run, or from the parts in a model's folder "
+        "or file.",
+    )
 
 
 class Memory(Section):
     """How frozen weights are held, and where caches are."""
 
-    weights: Literal["full", "fp8"] = Field(
+    weights: Literal["full", "fp8", "int8"] = Field(
         "full",
-        description="Of the denoiser under an adapter: full is training.precision; fp8 keeps the blocks in 8 bits, "
-        "half of bf16, and is a little less exact.",
+        description="Of the denoiser under an adapter: full is training.precision; fp8 and int8 keep the blocks in 8 "
+        "bits, half of bf16, and are a little less exact. int8 also multiplies in 8 bits.",
     )
-
+    autoencoder: Literal["auto", "whole", "sliced", "tiled"] = Field(
+        "auto",
+        description="How images are encoded and previews decoded: whole; sliced: in strips, with the same result in "
+        "less memory; tiled: decoded in tiles, in the least memory, with a result that differs a little; auto: whole "
+        "up to 1280 x 1280 pixels, sliced above.",
+    )
+    streamed: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the denoiser's frozen block weights that is kept in the machine's memory and visits the "
+        "GPU when it is computed with. Streamed blocks are run again in the backward pass; results are the same.",
+    )
     cache_folder: NewFolder | None = Field(
         None, description="Where latents and text embeddings are kept; default: the user's cache folder."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from velatura.training.muon import Muon, is_hidden_matrix, orthogonal
+from velatura.training.optimizers.muon import Muon, is_hidden_matrix, orthogonal
 
 ADAMW = {"betas": (0.9, 0.99), "eps": 1e-8}
 

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from velatura.training.optimizers.by_tensor import decayed
+
 _QUINTIC = (
     3.4445,
     -4.7750,
@@ -49,11 +51,10 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         hidden = [p for name, p in parameters.items() if is_hidden_matrix(name, p)]
         taken = {id(p) for p in hidden}
-        others = [p for p in parameters.values() if id(p) not in taken]
+        named = {name: p for name, p in parameters.items() if id(p) not in taken}
         groups = [
             {"params": hidden, "weight_decay": weight_decay, "muon": True},
-            {"params": [p for p in others if p.ndim >= 2], "weight_decay": weight_decay, "muon": False},
-            {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0, "muon": False},
+            *({**group, **adamw, "muon": False} for group in decayed(named, weight_decay)),
         ]
         super().__init__([group for group in groups if group["params"]], {"lr": lr})
         plain = [dict(group) for group in self.param_groups if not group["muon"]]

@@ -1,0 +1,138 @@
+"""How fast cached text embeddings are loaded, against what the disk gives.
+
+    python benchmarks/text_cache.py [--items 512] [--rounds 3] [--folder FOLDER] [--json FILE]
+
+Writes embeddings of the size that T5 gives for FLUX (512 tokens of 4096 values in bf16: 4 MiB an item) into a cache.
+Reads them cold, in turns: its files from end to end, and the loader in the order of training, which checks each item's
+checksum and makes a batch of it. The best round of each counts. `--folder` chooses the disk; the files are removed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from velatura.data.cache import CachedText
+from velatura.data.captions import Caption
+from velatura.data.items import Item
+from velatura.data.loader import Loader
+from velatura.data.order import BatchPlan
+from velatura.data.places import FilePlace
+from velatura.data.plan import Entry
+from velatura.data.shard_writer import ShardWriter
+from velatura.data.views import View
+from velatura.events import Events
+from velatura.interfaces import Conditioning, ModelInfo, Posterior, SamplingDefaults
+
+TOKENS, WIDTH = 512, 4096
+MIB = 2**20
+
+
+class Nothing:
+    """Latents that cost nothing."""
+
+    def of(self, view: View) -> Posterior:
+        """One value."""
+        return Posterior(mean=torch.zeros(1, 1, 1))
+
+
+def filled(folder: Path, texts: list[str]) -> CachedText:
+    """A cache of these texts that keeps nothing in memory."""
+    info = ModelInfo(
+        family="flux", variant="", architecture="", latent_channels=16, latent_scale=8, size_step=16,
+        prediction="velocity", shifted=False, defaults=SamplingDefaults(size=512, steps=1),
+        fingerprints={"text_encoders": "t"},
+    )  # fmt: skip
+    cache = CachedText(folder, info, Events(), computed=torch.bfloat16, memory_limit=0)
+    with ShardWriter(cache.store) as writer:
+        for text in texts:
+            embedding = torch.randn(1, TOKENS, WIDTH).to(torch.bfloat16)
+            cache.put(writer, text, Conditioning(tensors={"text": embedding}))
+    return cache
+
+
+def drop(files: list[Path]) -> bool:
+    """Take files out of the page cache; False where the system cannot be asked to."""
+    if not hasattr(os, "posix_fadvise"):
+        return False
+    for path in files:
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return True
+
+
+def read(files: list[Path]) -> tuple[float, float]:
+    """Seconds, of the clock and of the processor, to read files from end to end."""
+    buffer = bytearray(8 * MIB)
+    begun, cpu = time.perf_counter(), time.process_time()
+    for path in files:
+        with open(path, "rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+    return time.perf_counter() - begun, time.process_time() - cpu
+
+
+def load(cache: CachedText, texts: list[str], batch_size: int) -> tuple[float, float]:
+    """Seconds, of the clock and of all processors, for an epoch of the loader."""
+    entries = [
+        Entry(
+            item=Item(
+                name=f"{i}.png", place=FilePlace(f"{i}.png"), caption=Caption(text=text), width=512, height=512,
+                content=f"{i:032x}", source=0,
+            ),
+            bucket=(512, 512),
+        )
+        for i, text in enumerate(texts)
+    ]  # fmt: skip
+    plan = BatchPlan(entries, batch_size=batch_size)
+    with Loader(plan, latents=Nothing(), text=cache) as loader:
+        begun, cpu = time.perf_counter(), time.process_time()
+        for step in range(plan.batches_per_epoch):
+            loader.batches(step)
+        return time.perf_counter() - begun, time.process_time() - cpu
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--items", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    texts = [f"caption {number}" for number in range(options.items)]
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        cache = filled(Path(name), texts)
+        files = sorted(cache.store.folder.glob("*.safetensors"))
+        size = sum(path.stat().st_size for path in files) / MIB
+        seconds: dict[str, list[tuple[float, float]]] = {}
+        cold = True
+        for _ in range(options.rounds):
+            cold = drop(files) and cold
+            seconds.setdefault("the files, end to end", []).append(read(files))
+            for batch_size in (1, 4):
+                cold = drop(files) and cold
+                kind = f"the loader, batches of {batch_size}"
+                seconds.setdefault(kind, []).append(load(cache, texts, batch_size))
+    best = {kind: min(found) for kind, found in seconds.items()}
+    rates = {kind: size / wall for kind, (wall, _) in best.items()}
+    whole = rates["the files, end to end"]
+    print(f"{size:,.0f} MiB, {'cold' if cold else 'from the page cache, which cannot be emptied here'}")
+    for kind, rate in rates.items():
+        each = 1000 * best[kind][1] / options.items
+        print(f"{kind:26} {rate:8,.0f} MiB/s {rate / whole:6.0%} {each:8.1f} ms of CPU an item")
+    if options.json:
+        options.json.write_text(json.dumps({"MiB": size, "cold": cold, "MiB/s": rates}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Where a denoiser's weights live: on the device, or streamed to it from the machine's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from velatura.placement.links import Link, link_to
+from velatura.placement.streaming import SLOTS, PackedBlock, Ring, evenly, frozen_tensors, stream
+
+GIB = 1024**3
+NO_USE = "streamed weights have no use on the CPU, whose memory holds all weights anyway: they are only copied"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """What a placement came to, in bytes: on the device for good, on the device as slots, on the host."""
+
+    resident: int
+    slots: int
+    host: int
+    rings: tuple[Ring, ...] = ()
+
+    def report(self) -> str:
+        """A line for the user."""
+        return (
+            f"frozen weights: {self.host / GIB:.2f} GiB are streamed from the machine's memory through "
+            f"{self.slots / GIB:.2f} GiB of the device, {self.resident / GIB:.2f} GiB stay there"
+        )
+
+    def leave(self) -> None:
+        """Let all weights read as those on the host: before they are saved or looked at."""
+        for ring in self.rings:
+            ring.leave()
+
+
+def place(
+    denoiser: nn.Module,
+    blocks: Sequence[nn.Module],
+    ahead: Sequence[nn.Module],
+    *,
+    share: float,
+    device: torch.device,
+    link: Link | None = None,
+    slots: int = SLOTS,
+) -> Placed:
+    """Stream `share` (0 to 1) of the blocks' frozen bytes from the host, and move all else to the device.
+
+    `blocks` are in order of execution; `ahead` are layers in them that run once before the first block (see
+    `Family.ahead`). Those are streamed first, since they are needed once per pass, and blocks twice. The denoiser is
+    on the host with all its adapters. Raises MemoryShortage.
+    """
+    link = link or link_to(device)
+    early = {id(tensor) for module in ahead for tensor in frozen_tensors(module)}
+    sizes = [_bytes(frozen_tensors(module)) for module in ahead]
+    block_sizes = [_bytes(t for t in frozen_tensors(block) if id(t) not in early) for block in blocks]
+    of_ahead, of_blocks = streamed_places(sizes, block_sizes, share)
+
+    packed: list[PackedBlock] = []
+    rings: list[Ring] = []
+    for modules, places in ((ahead, of_ahead), (blocks, of_blocks)):
+        chosen = [modules[index] for index in places]
+        if chosen:
+            boxes = [
+                PackedBlock(module, link, without=early if modules is blocks else ()) for module in chosen
+            ]
+            rings.append(stream(chosen, boxes, device, link, slots))
+            packed += boxes
+    away = {id(tensor) for box in packed for tensor in box.tensors}
+    resident = 0
+    for tensor in chain(denoiser.parameters(), denoiser.buffers()):
+        if id(tensor) not in away:
+            tensor.data = tensor.data.to(device)
+            resident += tensor.nbytes
+    return Placed(
+        resident=resident,
+        slots=sum(ring.size for ring in rings),
+        host=sum(box.size for box in packed),
+        rings=tuple(rings),
+    )
+
+
+def streamed_places(ahead: Sequence[int], blocks: Sequence[int], share: float) -> tuple[list[int], list[int]]:
+    """Which of the layers ahead and which of the blocks are streamed, by their frozen bytes; the layers come first."""
+    wanted = share * (sum(ahead) + sum(blocks))
+    of_ahead = min(1.0, wanted / sum(ahead)) if sum(ahead) else 0.0
+    left = max(0.0, wanted - sum(ahead))
+    of_blocks = min(1.0, left / sum(blocks)) if sum(blocks) else 0.0
+    return evenly(ahead, of_ahead), evenly(blocks, of_blocks)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)

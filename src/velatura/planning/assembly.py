@@ -1,0 +1,188 @@
+"""A run's networks as tensors without values, put together by the code of the run itself."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from velatura.errors import ModelError
+from velatura.families.latent_family import LatentFamily
+from velatura.families.outline import Outline, sketched
+from velatura.interfaces import PartName, Parts
+from velatura.placement.quantised import quantise_blocks
+from velatura.placement.streaming import frozen_tensors
+from velatura.planning.repeats import prune, runs_of
+from velatura.planning.replay import VALUELESS
+from velatura.planning.tracking import Bytes, Kind
+from velatura.training.setup import Setup
+from velatura.training.trainables import make_trainables
+
+KIND_OF: dict[PartName, Kind] = {
+    "denoiser": "denoiser",
+    "autoencoder": "autoencoder",
+    "text_encoders": "text encoders",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assembled:
+    """Parts of which equal blocks were left out, and what those would hold."""
+
+    parts: Parts
+    parameters: dict[str, nn.Parameter]  # trained ones, by name
+    autocast: bool  # see `Trainables`
+    left_out: dict[int, int]  # see `prune`
+    more: Bytes  # held all the time by what was left out; optimizer state is not known here
+    more_trained: int  # values of the trained ones among them
+    ahead_sizes: tuple[
+        int, ...
+    ]  # frozen bytes of the layers that run ahead of the blocks, of the whole network
+    block_sizes: tuple[int, ...]  # of the blocks without them
+    report: str
+
+
+def load_part(setup: Setup, found: Outline, name: PartName) -> tuple[nn.Module, ...]:
+    """A part as the run loads it, on the meta device: in the run's dtype; parts from scratch in float32."""
+    family = latent(setup)
+    dtype = torch.float32 if name in setup.files.from_scratch else setup.dtype
+    # not diffusers' own `to`, which speaks up about what it would have loaded otherwise
+    return tuple(nn.Module.to(module, dtype=dtype) for module in sketched(family, found, name))
+
+
+def latent(setup: Setup) -> LatentFamily:
+    """The run's family, as one whose parts are listed."""
+    assert isinstance(setup.family, LatentFamily)
+    return setup.family
+
+
+def assemble(setup: Setup, found: Outline) -> Assembled:
+    """What the loop holds: parts, adapter or trained weights. Raises RecipeError and ModelError as the run would."""
+    parts = Parts(info=setup.info)
+    for name in setup.stays_loaded:
+        give(parts, name, load_part(setup, found, name))
+    if parts.text_encoders:
+        parts.tokenizers = blank_tokenizers(setup, found)
+    with torch.device("meta"):  # no random starts are drawn
+        trainables = make_trainables(setup.recipe, setup.family, parts)
+    left_out: dict[int, int] = {}
+    blocks: list[nn.Module] = []
+    if parts.denoiser is not None:
+        whole = setup.family.blocks(parts.denoiser)
+        left_out = prune(parts.denoiser, whole, runs_of(whole))
+        blocks = list(setup.family.blocks(parts.denoiser))
+        weights = setup.recipe.memory.weights
+        if weights != "full":  # after the adapter is put on: fewer are left, and it sits on either
+            quantise_blocks(blocks, weights)
+    trained = {id(parameter) for parameter in trainables.parameters.values()}
+    more, more_trained = Bytes(), 0
+    for place, times in left_out.items():
+        held, count = _held(blocks[place], trained)
+        more, more_trained = more.plus(held, times), more_trained + count * times
+    ahead_sizes, block_sizes = _frozen_sizes(setup, parts.denoiser, blocks, left_out)
+    present = {id(tensor) for module in _modules(parts) for tensor in module.parameters()}
+    parameters = {name: p for name, p in trainables.parameters.items() if id(p) in present}
+    return Assembled(
+        parts=parts,
+        parameters=with_storage(parts, parameters),
+        autocast=trainables.autocast,
+        left_out=left_out,
+        more=more,
+        more_trained=more_trained,
+        ahead_sizes=ahead_sizes,
+        block_sizes=block_sizes,
+        report=trainables.report,
+    )
+
+
+def give(parts: Parts, name: PartName, modules: Sequence[nn.Module]) -> None:
+    """Put a part's modules in its place."""
+    if name == "text_encoders":
+        parts.text_encoders = tuple(modules)
+    else:
+        setattr(parts, name, modules[0])
+
+
+def with_storage(parts: Parts, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """Give every tensor of the parts a storage that is counted and never filled; the trained ones among them."""
+    made: dict[int, Tensor] = {}
+    with VALUELESS:
+        for module in (inner for part in _modules(parts) for inner in part.modules()):
+            for store in (module._parameters, module._buffers):
+                for name, tensor in store.items():
+                    if tensor is not None:
+                        store[name] = made.setdefault(id(tensor), _counted(tensor))  # type: ignore[assignment]
+    return {name: made[id(parameter)] for name, parameter in parameters.items()}  # type: ignore[misc]
+
+
+def weights(parts: Parts) -> dict[Kind, list[Tensor]]:
+    """All tensors of the parts that are loaded, by the part."""
+    return {
+        kind: [tensor for module in parts.modules(name) for tensor in _tensors(module)]
+        for name, kind in KIND_OF.items()
+    }
+
+
+def blank_tokenizers(setup: Setup, found: Outline) -> tuple[Any, ...]:
+    """The model's tokenizers, or stand-ins that give as many tokens as the encoders read."""
+    family = latent(setup)
+    try:
+        return family.tokenizers(found.files)
+    except ModelError:
+        return tuple(_BlankTokenizer(place.length) for place in family.listing.text_encoders)
+
+
+class _BlankTokenizer:
+    """Gives zeros, as many as it is asked for."""
+
+    def __init__(self, length: int) -> None:
+        self.model_max_length = length
+
+    def __call__(self, texts: Sequence[str], *, max_length: int, **options: Any) -> Any:
+        return SimpleNamespace(input_ids=torch.zeros(len(texts), max_length, dtype=torch.int64))
+
+
+def _counted(tensor: Tensor) -> Tensor:
+    empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(empty, requires_grad=tensor.requires_grad)
+    return empty
+
+
+def _modules(parts: Parts) -> list[nn.Module]:
+    return [module for name in KIND_OF for module in parts.modules(name)]
+
+
+def _tensors(module: nn.Module) -> Iterable[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+def _frozen_sizes(
+    setup: Setup, denoiser: nn.Module | None, blocks: Sequence[nn.Module], left_out: Mapping[int, int]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Frozen bytes of each layer that runs ahead of the blocks and of each block, those left out included."""
+    layers = [] if denoiser is None else setup.family.ahead(denoiser)
+    ahead: list[int] = []
+    rest: list[int] = []
+    for place, block in enumerate(blocks):
+        inside = {id(module) for module in block.modules()}
+        own = [list(frozen_tensors(layer)) for layer in layers if id(layer) in inside]
+        early = {id(tensor) for tensors in own for tensor in tensors}
+        times = 1 + left_out.get(place, 0)
+        ahead += [sum(t.nbytes for t in tensors) for tensors in own] * times
+        rest += [sum(t.nbytes for t in frozen_tensors(block) if id(t) not in early)] * times
+    return tuple(ahead), tuple(rest)
+
+
+def _held(block: nn.Module, trained: Container[int]) -> tuple[Bytes, int]:
+    """Bytes of a denoiser's block, the trained ones apart, and how many values are trained."""
+    tensors = {id(tensor): tensor for tensor in _tensors(block)}
+    own = [tensor for key, tensor in tensors.items() if key in trained]
+    frozen = [tensor for key, tensor in tensors.items() if key not in trained]
+    held = Bytes(denoiser=sum(t.nbytes for t in frozen), trained=sum(t.nbytes for t in own))
+    return held, sum(tensor.numel() for tensor in own)

@@ -1,0 +1,79 @@
+"""From a budget to the settings that fit it: the fastest ones, or why there are none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from velatura.planning.advice import ENCODE_AHEAD, remedies
+from velatura.planning.candidates import Candidate, candidates
+from velatura.planning.devices import Device
+from velatura.planning.estimate import Estimate, Estimator
+from velatura.recipe.recipe import Recipe
+
+NO_FIT = 3  # exit code
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a recipe needs, and with which settings it fits a budget.
+
+    `sets` are the changes to the recipe that `estimate` stands for. Without a fit it is the most frugal one. `advice`
+    says what else is to do, or would help.
+    """
+
+    estimate: Estimate
+    budget: int
+    fits: bool
+    sets: tuple[str, ...] = ()
+    as_written: Estimate  # the recipe without changes
+    advice: tuple[str, ...] = field(default=())
+
+
+def plan(recipe: Recipe, base: Path, device: Device, budget: int) -> Plan:
+    """Plan a recipe and choose settings for a budget in bytes. Raises RecipeError, DataError, ModelError."""
+    return choose(Estimator(recipe, base, device), recipe, budget)
+
+
+def choose(estimator: Estimator, recipe: Recipe, budget: int) -> Plan:
+    """The same with an estimator of the recipe at hand, which serves several budgets."""
+    own = estimator.of(recipe)
+    if own.fits(budget):
+        return Plan(estimate=own, as_written=own, budget=budget, fits=True, advice=_ahead(own, budget))
+    seen: dict[tuple[str, ...], Estimate] = {(): own}
+
+    def of(candidate: Candidate) -> Estimate:
+        if candidate.sets not in seen:
+            seen[candidate.sets] = estimator.of(candidate.recipe)
+        return seen[candidate.sets]
+
+    choices = candidates(recipe, estimator.device)
+    frugal = choices[-1]
+    least = of(frugal)
+    if not least.fits(budget):
+        return Plan(
+            estimate=least,
+            as_written=own,
+            budget=budget,
+            fits=False,
+            sets=frugal.sets,
+            advice=tuple(remedies(least, budget)),
+        )
+    possible = (choice for choice in choices if estimator.may_fit(choice.recipe, budget))
+    best = next(choice for choice in possible if of(choice).fits(budget))
+    chosen = of(best)
+    advice = _ahead(chosen, budget)
+    return Plan(estimate=chosen, as_written=own, budget=budget, fits=True, sets=best.sets, advice=advice)
+
+
+def _ahead(estimate: Estimate, budget: int) -> tuple[str, ...]:
+    """How to encode ahead, where a plan rests on that."""
+    if not estimate.encoded_elsewhere(budget):
+        return ()
+    return (ENCODE_AHEAD.format(precision=_precision(estimate)),)
+
+
+def _precision(estimate: Estimate) -> str:
+    return {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(estimate.work.setup.dtype, "fp32")

@@ -1,0 +1,172 @@
+"""What devices have and can do: their memory and speeds, for plans of machines that are not at hand.
+
+Peaks are dense ones with float32 accumulation, from NVIDIA's data sheets and architecture white papers: H100/H200,
+A100, L4, Ada (GeForce 40) and Ampere GA102 (GeForce 30). GeForce cards run bf16 with float32 accumulation at half of
+their advertised tensor rate. What programs reach of them is `EFFICIENCY`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import psutil
+import torch
+
+from velatura.errors import RecipeError
+from velatura.placement.device import choose_device
+
+GIB = 2**30
+EFFICIENCY = 0.8  # of peak arithmetic: large bf16 products reach 770 to 800 of the 989 TFLOP/s of an H200
+BANDWIDTH_EFFICIENCY = 0.8  # of peak bandwidth, in element-wise kernels
+LINKS = {4: 25e9, 5: 50e9}  # bytes/s that copies from pinned memory reach, by generation of PCIe at 16 lanes
+LAUNCH = 6e-6  # seconds from one kernel to the next where the program, not the device, sets the pace
+CONTEXT = int(0.6 * GIB)  # CUDA's context and libraries, on the device and outside of what torch counts
+SLACK = 1.03  # of the CUDA allocator: what it holds over what is in use
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """A device as plans see it: memory in bytes, effective speeds in FLOP/s and bytes/s."""
+
+    name: str
+    kind: str  # "cuda", "cpu", "mps"
+    memory: int
+    half: float  # of bf16 and fp16 products
+    full: float  # of fp32 products
+    bandwidth: float
+    launch: float
+    link: float  # from the machine's memory to the device
+    efficiency: float  # the share of the peak that the speeds above already are; 1 where they were measured
+    bf16: bool = True
+    here: bool = False
+    free: int | None = None  # bytes, where it can be asked
+
+    def flops(self, dtype: torch.dtype) -> float:
+        """Effective speed of products in a dtype."""
+        return self.half if dtype.itemsize <= 2 else self.full
+
+    def dtype(self, precision: str) -> torch.dtype:
+        """What `training.precision` means on this device."""
+        if precision == "auto":
+            return torch.bfloat16 if self.bf16 else torch.float32
+        return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+
+    @property
+    def budget(self) -> int:
+        """Bytes that a plan may use where the user names no number: what is free, or all of a device elsewhere."""
+        return self.memory if self.free is None else self.free
+
+    def occupied(self, peak: int) -> int:
+        """Bytes of its memory that a peak of live tensors takes."""
+        return int(peak * SLACK) + CONTEXT if self.kind == "cuda" else peak
+
+
+def _gpu(name: str, memory: float, bf16: float, fp32: float, bandwidth: float, *, pcie: int = 4) -> Device:
+    """`memory` in GiB, speeds in TFLOP/s, `bandwidth` in GB/s: peaks of the data sheet."""
+    return Device(
+        name=name,
+        kind="cuda",
+        memory=int(memory * GIB),
+        half=bf16 * 1e12 * EFFICIENCY,
+        full=fp32 * 1e12 * EFFICIENCY,
+        bandwidth=bandwidth * 1e9 * BANDWIDTH_EFFICIENCY,
+        launch=LAUNCH,
+        link=LINKS[pcie],
+        efficiency=EFFICIENCY,
+    )
+
+
+KNOWN = {
+    device.name: device
+    for device in (
+        _gpu("h200", 140, 989, 67, 4800, pcie=5),
+        _gpu("h100", 80, 989, 67, 3350, pcie=5),
+        _gpu("a100-80", 80, 312, 19.5, 2039),
+        _gpu("a100-40", 40, 312, 19.5, 1555),
+        _gpu("l40s", 48, 362, 91.6, 864),
+        _gpu("a6000", 48, 155, 38.7, 768),
+        _gpu("5090", 32, 209.5, 104.8, 1792, pcie=5),
+        _gpu("4090", 24, 165.2, 82.6, 1008),
+        _gpu("3090", 24, 71, 35.6, 936),
+        _gpu("l4", 24, 121, 30.3, 300),
+        _gpu("4080", 16, 97.5, 48.7, 717),
+        _gpu("4060-ti-16", 16, 44, 22, 288),
+        _gpu("3060-12", 12, 25.5, 12.7, 360),
+        _gpu("4060", 8, 30, 15, 272),
+    )
+}
+
+
+def device_named(name: str, *, efficiency: float | None = None) -> Device:
+    """A device of the table, or `auto`, `cpu`, `cuda`, `cuda:1`, `mps`: those of this machine.
+
+    `efficiency`: the share of the peak that products reach, for devices of the table. Raises RecipeError.
+    """
+    known = KNOWN.get(name.lower())
+    if known is not None:
+        return known if efficiency is None else _reaching(known, efficiency)
+    try:
+        return _local(choose_device(name))
+    except RecipeError:
+        raise RecipeError(
+            f"received the device '{name}', which is not here and is no known one; allowed: auto, cpu, cuda, cuda:N, "
+            f"mps where they are here, and {', '.join(KNOWN)}. For another card give one that is like it, and its "
+            "memory with --memory."
+        ) from None
+
+
+def _reaching(device: Device, efficiency: float) -> Device:
+    factor = efficiency / device.efficiency
+    return replace(device, half=device.half * factor, full=device.full * factor, efficiency=efficiency)
+
+
+def _local(device: torch.device) -> Device:
+    """A device of this machine, its speeds measured in a fraction of a second."""
+    half, full = (_products(device, dtype) for dtype in (torch.bfloat16, torch.float32))
+    machine = psutil.virtual_memory()
+    memory, free = machine.total, machine.available
+    name = str(device)
+    if device.type == "cuda":
+        free, memory = torch.cuda.mem_get_info(device)
+        name = torch.cuda.get_device_name(device)
+    from velatura.placement.device import has_bf16
+
+    return Device(
+        name=name,
+        kind=device.type,
+        memory=memory,
+        free=free,
+        half=half,
+        full=full,
+        bandwidth=_copying(device),
+        launch=LAUNCH,
+        link=LINKS[4],
+        efficiency=1.0,
+        bf16=has_bf16(device),
+        here=True,
+    )
+
+
+def _products(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a product of square matrices."""
+    edge = 4096 if device.type == "cuda" else 512
+    a = torch.ones(edge, edge, device=device, dtype=dtype)
+    return 2 * edge**3 / _best(lambda: (a @ a)[0, 0].item())
+
+
+def _copying(device: torch.device) -> float:
+    """Bytes per second that are read and written in a copy."""
+    a = torch.ones((256 if device.type == "cuda" else 16) * 2**20, device=device, dtype=torch.uint8)
+    return 2 * a.nbytes / _best(lambda: a.clone()[0].item())
+
+
+def _best(run: Callable[[], object]) -> float:
+    """Seconds of the fastest of a few runs."""
+    times = []
+    for _ in range(4):
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return max(min(times), 1e-9)

@@ -1,0 +1,83 @@
+"""Captions and images that are encoded ahead of the training: the real encoders, with tensors that have no values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from velatura.families.outline import Outline
+from velatura.interfaces import Conditioning, Parts, Pieces, Prompt
+from velatura.planning.assembly import blank_tokenizers, give, load_part, weights, with_storage
+from velatura.planning.devices import Device
+from velatura.planning.marks import marked
+from velatura.planning.phases import Phase, Shape
+from velatura.planning.repeats import prune, runs_of, stacked, whole
+from velatura.planning.replay import VALUELESS
+from velatura.planning.tracking import Bytes, Tracker
+from velatura.training.setup import Setup
+
+TEXTS = 8  # at once, when captions are encoded ahead
+IMAGES = 4  # at once, when images are encoded ahead
+
+
+def encode_texts(
+    setup: Setup, found: Outline, device: Device, count: int = TEXTS
+) -> tuple[Phase, Conditioning]:
+    """Captions through the text encoders, and what they become: B = 1, without values."""
+    modules = load_part(setup, found, "text_encoders")
+    blocks, left_out = _pruned(modules)
+    more = sum(times * _size(blocks[place]) for place, times in left_out.items())
+    parts = Parts(info=setup.info)
+    give(parts, "text_encoders", modules)
+    parts.tokenizers = blank_tokenizers(setup, found)
+    with_storage(parts, {})
+    prompts = [Prompt(text="a")] * count
+    with _followed(parts, device) as tracker, marked(tracker, blocks):
+        conditioning = setup.family.encode(parts, prompts)
+    done = whole(tracker.segments, left_out, Bytes({"text encoders": more}))
+    return Phase(
+        name="captions", what=f"{count} at once", peak=done.peak, work=done.work
+    ), conditioning.select([0])
+
+
+def encode_images(setup: Setup, found: Outline, device: Device, shape: Shape, pieces: Pieces) -> Phase:
+    """Images through the autoencoder, ahead of the training."""
+    parts = Parts(info=setup.info, pieces=pieces)
+    give(parts, "autoencoder", load_part(setup, found, "autoencoder"))
+    with_storage(parts, {})
+    with _followed(parts, device) as tracker:
+        images = torch.zeros(shape.count, 3, shape.height, shape.width)
+        if setup.recipe.memory.cached_latents == "mean":
+            setup.family.encode_image(parts, images)
+        else:
+            setup.family.posterior(parts, images)
+    segment = tracker.segments[-1]
+    return Phase(name="latents", what=str(shape), peak=segment.peak, work=segment.work)
+
+
+def _pruned(modules: Sequence[nn.Module]) -> tuple[list[nn.Module], dict[int, int]]:
+    """The blocks of all encoders that are left, and which of them stand for others: see `prune`."""
+    blocks: list[nn.Module] = []
+    left_out: dict[int, int] = {}
+    for module in modules:
+        whole_stack = stacked(module)
+        times = prune(module, whole_stack, runs_of(whole_stack))
+        left_out |= {len(blocks) + place: count for place, count in times.items()}
+        blocks += stacked(module)
+    return blocks, left_out
+
+
+def _size(block: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in (*block.parameters(), *block.buffers()))
+
+
+@contextmanager
+def _followed(parts: Parts, device: Device) -> Iterator[Tracker]:
+    tracker = Tracker(device)
+    for kind, tensors in weights(parts).items():
+        tracker.know(tensors, kind)
+    with VALUELESS, torch.no_grad(), tracker:
+        yield tracker

@@ -1,0 +1,254 @@
+"""What one recipe needs on one device: memory of every phase, time per step, the machine's memory and disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from velatura.data.cache import MEMORY
+from velatura.events import Events
+from velatura.interfaces import Conditioning, Pieces
+from velatura.placement.recompute import Policy
+from velatura.planning.assembly import assemble
+from velatura.planning.away import Away, away, between, without
+from velatura.planning.devices import GIB, Device
+from velatura.planning.encoding import IMAGES, encode_images, encode_texts
+from velatura.planning.loop import Training
+from velatura.planning.phases import Phase, Shape
+from velatura.planning.tracking import Bytes, Work
+from velatura.planning.workload import Workload, workload
+from velatura.recipe.recipe import Recipe
+from velatura.training.export import DTYPES
+from velatura.training.setup import Setup
+
+PROGRAM = int(0.8 * GIB)  # of the machine's memory: Python, torch and the libraries around it
+PROGRAM_WITH_CUDA = int(2.5 * GIB)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Bytes elsewhere than on the device. None: it depends on data that is not there."""
+
+    host: dict[str, int]
+    disk: dict[str, int | None]
+    per_image: int  # of cached latents
+    per_text: int  # of cached conditioning
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """The needs of a recipe. `phases` are in order of time."""
+
+    work: Workload
+    device: Device
+    phases: tuple[Phase, ...]
+    trained: int  # values
+    report: str  # what is trained
+    sizes: Sizes
+    away: Away
+
+    @property
+    def recipe(self) -> Recipe:
+        """What was planned."""
+        return self.work.setup.recipe
+
+    @property
+    def step(self) -> Phase:
+        """The training step."""
+        return next(phase for phase in self.phases if phase.name == "step")
+
+    @property
+    def highest(self) -> Phase:
+        """The phase that needs most."""
+        return max(self.phases, key=lambda phase: phase.peak.total)
+
+    @property
+    def needed(self) -> int:
+        """Bytes of the device's memory that the whole run needs."""
+        return self.occupied(self.highest)
+
+    def too_large(self, budget: int) -> tuple[Phase, ...]:
+        """The phases that need more than a budget, those that need most first."""
+        return tuple(
+            sorted((p for p in self.phases if self.occupied(p) > budget), key=lambda p: -p.peak.total)
+        )
+
+    def encoded_elsewhere(self, budget: int) -> bool:
+        """Whether a budget is enough once captions or latents, which it is not enough for, are in the cache."""
+        names = {phase.name for phase in self.too_large(budget)}
+        return self.device.kind != "cpu" and bool(names) and names <= {"captions", "latents"}
+
+    def fits(self, budget: int) -> bool:
+        """Whether a budget in bytes is enough, perhaps with encoding ahead on the CPU."""
+        return not self.too_large(budget) or self.encoded_elsewhere(budget)
+
+    @property
+    def seconds(self) -> float:
+        """Of one optimizer step at the largest size, without compiling."""
+        return max(self.step.work.seconds, self.copying) * self.recipe.training.accumulate
+
+    @property
+    def copying(self) -> float:
+        """Seconds that streamed weights take to the device, forward and backward."""
+        return 2 * self.away.per_pass / self.device.link
+
+    def occupied(self, phase: Phase) -> int:
+        """Bytes of the device's memory in a phase; on the CPU with the program itself."""
+        own = PROGRAM if self.device.kind == "cpu" else 0
+        return self.device.occupied(phase.peak.total) + own
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """A variant of the recipe; two are equal where the loop holds the same."""
+
+    key: tuple[object, ...]
+    setup: Setup = field(compare=False)
+
+    @staticmethod
+    def of(setup: Setup) -> _Variant:
+        recipe, optimizer = setup.recipe, setup.recipe.optimizer
+        trained = None if recipe.full is None else recipe.full.weights
+        held = recipe.memory.weights, trained, optimizer.kind, optimizer.fused_backward
+        return _Variant((setup.dtype, *held), setup)
+
+
+class Estimator:
+    """Estimates of variants of one recipe on one device; what several have in common is followed once."""
+
+    def __init__(self, recipe: Recipe, base: Path, device: Device) -> None:
+        self.device = device
+        self.work = workload(recipe, base, device, Events())
+        self._captions = cache(self._captions_in)
+        self._latents = cache(self._latents_in)
+        self._training = cache(self._training_of)
+        self._preview = cache(self._preview_of)
+        self._step = cache(self._step_of)
+
+    def of(self, recipe: Recipe) -> Estimate:
+        """The needs of a recipe that differs from the first one in what a plan may change (see `levers`) only."""
+        work = self._varied(recipe)
+        setup, memory = work.setup, recipe.memory
+        variant = _Variant.of(setup)
+        captions, conditioning = self._captions(setup.dtype)
+        training = self._training(variant)
+        phases = [captions] if setup.caches_text else []
+        if setup.caches_latents:
+            phases.append(self._latents(setup.dtype, memory.autoencoder))
+        if self.device.kind == "cpu" and memory.weights != "full":
+            phases.append(_narrowing(training, setup))
+        gone = away(training.assembled, memory.streamed)
+        if work.previews:
+            phases.append(without(self._preview(variant, memory.autoencoder), gone))
+        phases.append(without(self._stepped(work, gone), gone))
+        return Estimate(
+            work=work,
+            device=self.device,
+            phases=tuple(phases),
+            trained=training.trained,
+            report=training.assembled.report,
+            sizes=_sizes(work, training, conditioning, self.device, gone),
+            away=gone,
+        )
+
+    def may_fit(self, recipe: Recipe, budget: int) -> bool:
+        """False where what is held all the time, or the step, is too large already: found without the other phases."""
+        work = self._varied(recipe)
+        training = self._training(_Variant.of(work.setup))
+        gone = away(training.assembled, recipe.memory.streamed)
+        if self.device.occupied(training.resident().total - gone.saved) > budget:
+            return False
+        return self.device.occupied(without(self._stepped(work, gone), gone).peak.total) <= budget
+
+    def _stepped(self, work: Workload, gone: Away) -> Phase:
+        """The step; streamed blocks are recomputed, whatever is said of the others."""
+        setup, section = work.setup, work.setup.recipe.training
+        pieces = "auto" if setup.caches_latents else setup.recipe.memory.autoencoder
+        which = _Variant.of(setup), work.largest, section.accumulate > 1, pieces
+        policy, share = section.checkpoint_blocks, gone.of_blocks
+        if policy == "mlp" or isinstance(policy, bool):
+            own = self._step(*which, policy)
+        else:  # every k-th block: the first, and so on
+            count = len(self._training(_Variant.of(setup)).assembled.block_sizes)
+            own, share = self._step(*which, False), max(share, -(-count // policy) / count)
+        if policy is True or not share:
+            return own
+        return between(own, self._step(*which, True), share)
+
+    def _step_of(
+        self, variant: _Variant, shape: Shape, accumulated: bool, pieces: Pieces, policy: Policy
+    ) -> Phase:
+        training = self._training(variant)
+        return training.step(shape, accumulated=accumulated, recomputed=policy, pieces=pieces)
+
+    def _varied(self, recipe: Recipe) -> Workload:
+        own = self.work.setup.recipe
+        names = ("training", "memory", "optimizer", "full")
+        recipe = own.model_copy(update={name: getattr(recipe, name) for name in names})
+        dtype = self.device.dtype(recipe.training.precision)
+        return replace(self.work, setup=replace(self.work.setup, recipe=recipe, dtype=dtype))
+
+    def _in(self, dtype: torch.dtype) -> Setup:
+        return replace(self.work.setup, dtype=dtype)
+
+    def _captions_in(self, dtype: torch.dtype) -> tuple[Phase, Conditioning]:
+        return encode_texts(self._in(dtype), self.work.found, self.device)
+
+    def _latents_in(self, dtype: torch.dtype, pieces: Pieces) -> Phase:
+        shape = replace(self.work.largest, count=min(IMAGES, self.work.images or IMAGES))
+        return encode_images(self._in(dtype), self.work.found, self.device, shape, pieces)
+
+    def _training_of(self, variant: _Variant) -> Training:
+        setup = variant.setup
+        assembled = assemble(setup, self.work.found)
+        return Training(setup, assembled, self._captions(setup.dtype)[1], self.device)
+
+    def _preview_of(self, variant: _Variant, pieces: Pieces) -> Phase:
+        largest = max(self.work.previews, key=lambda one: (one.width or 0) * (one.height or 0))
+        return self._training(variant).preview(largest, pieces)
+
+
+def _narrowing(training: Training, setup: Setup) -> Phase:
+    """Weights in 8 bits are loaded in full first, in the machine's memory."""
+    resident = training.resident()
+    full = resident["denoiser"] * setup.dtype.itemsize
+    peak = Bytes({**resident, "trained": 0, "optimizer": 0, "denoiser": full})
+    return Phase(name="loading", what="denoiser", peak=peak, work=Work())
+
+
+def _sizes(
+    work: Workload, training: Training, conditioning: Conditioning, device: Device, gone: Away
+) -> Sizes:
+    setup = work.setup
+    recipe = setup.recipe
+    largest, info = work.largest, setup.info
+    values = info.latent_channels * largest.width * largest.height // info.latent_scale**2
+    deviations = 2 if recipe.memory.cached_latents == "sample" else 1
+    per_image = values * deviations * (4 if setup.dtype == torch.float32 else 2)
+    per_text = sum(tensor.nbytes for tensor in conditioning.tensors.values())
+    latents = None if work.images is None else work.images * per_image
+    texts = None if work.texts is None else work.texts * per_text
+    resident = training.resident()
+    state = resident["trained"] + resident["optimizer"] + resident["averages"]
+    host = {"program": PROGRAM_WITH_CUDA if device.kind == "cuda" else PROGRAM}
+    if setup.caches_latents:
+        host["latents in memory"] = min(MEMORY, latents or 0)
+    if setup.caches_text:
+        host["captions in memory"] = min(MEMORY, texts or 0)
+    if recipe.memory.weights != "full" and device.kind != "cpu":
+        host["denoiser while it is loaded"] = resident["denoiser"] * setup.dtype.itemsize
+    if gone.host:
+        host["streamed weights, pinned"] = gone.host
+    if recipe.ema is not None and recipe.ema.device == "cpu":
+        host["average"] = 4 * training.trained
+    disk: dict[str, int | None] = {}
+    if setup.caches_latents:
+        disk["cached latents"] = latents
+    if setup.caches_text:
+        disk["cached captions"] = texts
+    disk["states"] = state * (recipe.output.keep_states + 1)  # a new one is whole before an old one goes
+    disk["one saved result"] = training.trained * DTYPES[recipe.output.save_dtype].itemsize
+    return Sizes(host=host, disk=disk, per_image=per_image, per_text=per_text)

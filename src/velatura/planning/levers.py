@@ -1,0 +1,136 @@
+"""The settings that a plan may choose among: each takes less memory at some cost in time or exactness.
+
+A lever is a function of recipe and device that gives its options: what the recipe says, then what is more frugal. A new
+one is written below and added to `LEVERS`. Costs are factors of time; what gives up exactness costs more than it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from velatura.planning.devices import Device
+from velatura.recipe.recipe import Recipe
+
+RECOMPUTED = ((False, 1.0), ("mlp", 1.12), (2, 1.17), (True, 1.33))
+STREAMED = (
+    0.25  # more time, at most, for weights that come over the link while the blocks before are computed
+)
+SHARES = (0.25, 0.5, 0.75, 1.0)
+EIGHT_BITS = 1.15  # a little slower, a little less exact: rather than a quarter of the speed
+HALVED = 1.02  # a batch in two halves: equal mathematics, a little less filled
+PIECES = (("auto", 1.0), ("whole", 1.0), ("sliced", 1.01), ("tiled", 1.03))  # of previews and caching alone
+NARROWED = 1.5  # float32 given up
+OPTIMIZERS = (("adamw", 1.0), ("adamw8bit", 1.15), ("adafactor", 2.0))  # the last is another way to learn
+UNCLIPPED = 1.5  # gradients are used at once, and not clipped
+NARROW_WEIGHTS = 1.6  # trained weights lose their float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """Values of recipe keys, and what they cost: 1 is nothing."""
+
+    sets: Mapping[str, Any]
+    cost: float = 1.0
+
+
+Lever = Callable[[Recipe, Device], Sequence[Option]]
+AS_IT_IS = (Option(sets={}),)
+
+
+def batch_size(recipe: Recipe, device: Device) -> Sequence[Option]:
+    """Fewer images at once and more passes per step, as long as the product stays."""
+    training = recipe.training
+    sizes = [training.batch_size]
+    while sizes[-1] % 2 == 0 and training.batch_tokens is None:
+        sizes.append(sizes[-1] // 2)
+    images = training.batch_size * training.accumulate
+    return [
+        Option(
+            sets={"training.batch_size": size, "training.accumulate": images // size}, cost=HALVED**halvings
+        )
+        for halvings, size in enumerate(sizes)
+    ]
+
+
+def recompute(recipe: Recipe, device: Device) -> Sequence[Option]:
+    """Activations of all blocks, all but those of MLPs, those of every second block, or those of one block alone."""
+    own = recipe.training.checkpoint_blocks
+    if recipe.objective.kind == "autoencoder":
+        return AS_IT_IS
+    if not isinstance(own, (bool, str)) and own > 2:  # every third or fewer
+        return [Option(sets={}), *_ladder("training.checkpoint_blocks", 2, RECOMPUTED)]
+    return _ladder("training.checkpoint_blocks", own, RECOMPUTED)
+
+
+def frozen_weights(recipe: Recipe, device: Device) -> Sequence[Option]:
+    """Frozen weights in the precision of the computation, or in 8 bits; int8 takes as much as fp8."""
+    if recipe.adapter is None or device.kind == "mps" or recipe.memory.weights != "full":
+        return AS_IT_IS
+    return [Option(sets={}), Option(sets={"memory.weights": "fp8"}, cost=EIGHT_BITS)]
+
+
+def streaming(recipe: Recipe, device: Device) -> Sequence[Option]:
+    """Frozen weights on the device, or a share of them in the machine's memory."""
+    if recipe.adapter is None or device.kind != "cuda":
+        return AS_IT_IS
+    own = recipe.memory.streamed
+    return [
+        Option(sets={"memory.streamed": share}, cost=1 + STREAMED * share)
+        for share in (own, *(share for share in SHARES if share > own))
+    ]
+
+
+def pieces(recipe: Recipe, device: Device) -> Sequence[Option]:
+    """Images whole through the autoencoder, in strips or in tiles."""
+    if recipe.objective.kind == "autoencoder":
+        return AS_IT_IS
+    own = recipe.memory.autoencoder
+    ladder = [step for step in PIECES if step[0] in (own, "sliced", "tiled")]
+    return _ladder("memory.autoencoder", own, ladder)
+
+
+def precision(recipe: Recipe, device: Device) -> Sequence[Option]:
+    """bf16 in place of float32, where the device computes in it."""
+    if device.dtype(recipe.training.precision) != torch.float32 or not device.bf16:
+        return AS_IT_IS
+    return [*AS_IT_IS, Option(sets={"training.precision": "bf16"}, cost=NARROWED)]
+
+
+def optimizer(recipe: Recipe, device: Device) -> Sequence[Option]:
+    """What the optimizer holds for each weight: 8 bytes, 2, almost none. Of an adapter it is little."""
+    own = recipe.optimizer.kind
+    if recipe.full is None or own not in dict(OPTIMIZERS):
+        return AS_IT_IS
+    return _ladder("optimizer.kind", own, OPTIMIZERS)
+
+
+def gradients(recipe: Recipe, device: Device) -> Sequence[Option]:
+    """Gradients that are freed as soon as they are used; their norm is not known then."""
+    if recipe.full is None or recipe.optimizer.fused_backward:
+        return AS_IT_IS
+    sets = {"optimizer.fused_backward": True, "optimizer.clip": 0.0}
+    return [*AS_IT_IS, Option(sets=sets, cost=UNCLIPPED)]
+
+
+def trained_weights(recipe: Recipe, device: Device) -> Sequence[Option]:
+    """Trained weights in float32 or in bf16."""
+    if recipe.full is None or recipe.full.weights == "bf16" or not device.bf16:
+        return AS_IT_IS
+    sets = {"full.weights": "bf16", "training.precision": "bf16"}
+    return [*AS_IT_IS, Option(sets=sets, cost=NARROW_WEIGHTS)]
+
+
+LEVERS: tuple[Lever, ...] = (
+    batch_size, recompute, streaming, frozen_weights, pieces, precision, optimizer, gradients, trained_weights,
+)  # fmt: skip
+
+
+def _ladder(key: str, own: Any, ladder: Sequence[tuple[Any, float]]) -> list[Option]:
+    """The options from the recipe's own value on."""
+    # by type too: True equals 1
+    place = next(i for i, (value, _) in enumerate(ladder) if (type(value), value) == (type(own), own))
+    return [Option(sets={key: value}, cost=cost) for value, cost in ladder[place:]]

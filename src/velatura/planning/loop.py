@@ -1,0 +1,184 @@
+"""The training loop, and the previews within it: their real code, with tensors that have no values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from velatura.interfaces import Batch, Conditioning, Pieces, Prompt
+from velatura.placement.recompute import Policy, recompute
+from velatura.planning.assembly import Assembled, weights
+from velatura.planning.devices import Device
+from velatura.planning.marks import marked
+from velatura.planning.optimizer import stepped_optimizer
+from velatura.planning.phases import Phase, Shape
+from velatura.planning.repeats import whole
+from velatura.planning.replay import CPU, VALUELESS
+from velatura.planning.tracking import Bytes, Tracker, Work
+from velatura.sampling.painter import paint, request_texts
+from velatura.sampling.request import Request
+from velatura.training.setup import Setup
+from velatura.training.step import Stepper
+
+
+class Training:
+    """The loop's parts, optimizer and state. Its phases may be followed one after the other, in any order.
+
+    Recipes that differ in `[training]` alone, but for the precision, share one.
+    """
+
+    def __init__(
+        self, setup: Setup, assembled: Assembled, conditioning: Conditioning, device: Device
+    ) -> None:
+        self.setup = setup
+        self.assembled = assembled
+        self.conditioning = conditioning
+        self.device = device
+        self.dtype = (
+            torch.bfloat16 if setup.dtype == torch.float16 else setup.dtype
+        )  # of equal size, and no scaler
+        denoiser = assembled.parts.denoiser
+        self.blocks = [] if denoiser is None else list(setup.family.blocks(denoiser))
+        parameters = assembled.parameters
+        self.optimizer = stepped_optimizer(setup.recipe.optimizer, parameters)
+        held = sum(tensor.nbytes for tensor in self._state())
+        trained = sum(parameter.numel() for parameter in parameters.values())
+        self.more = assembled.more.plus({"optimizer": held * assembled.more_trained // max(1, trained)})
+        self.trained = trained + assembled.more_trained
+        self.stepper = Stepper(
+            family=setup.family,
+            parts=assembled.parts,
+            objective=setup.objective,
+            optimizer=self.optimizer,
+            parameters=list(parameters.values()),
+            clip=setup.recipe.optimizer.clip,
+            device=CPU,
+            dtype=self.dtype,
+            autocast=assembled.autocast,
+        )
+
+    @property
+    def averages(self) -> int:
+        """Bytes of the average of the trained values, where it is on the device."""
+        ema = self.setup.recipe.ema
+        return 0 if ema is None or ema.device == "cpu" else 4 * self.trained
+
+    def resident(self) -> Bytes:
+        """What is held all the time: weights, trained values, optimizer state, averages."""
+        tracker = Tracker(self.device)
+        self._know(tracker)
+        with tracker:
+            pass
+        return tracker.segments[-1].end.plus(self.more)
+
+    def step(self, shape: Shape, *, accumulated: bool, recomputed: Policy, pieces: Pieces = "auto") -> Phase:
+        """One optimizer step; where it has several forward passes, the last, beside the gradients of earlier ones."""
+        more = self.more
+        self.assembled.parts.pieces = pieces
+        with VALUELESS:
+            batch = _batch(self.setup, shape, self.conditioning)
+            tracker = Tracker(self.device)
+            if accumulated:
+                for parameter in self.assembled.parameters.values():
+                    parameter.grad = torch.zeros_like(parameter)
+                more = more.plus({"gradients": more["trained"]})
+            self._know(tracker)
+            trained = self.assembled.parameters.values()
+            with tracker, marked(tracker, self.blocks, trained), self._recomputing(recomputed):
+                self.stepper([batch], 0, 0)
+        kept = self.trained - self.assembled.more_trained
+        freed = self.setup.recipe.optimizer.fused_backward
+        done = whole(tracker.segments, self.assembled.left_out, more, self.trained / kept, freed=freed)
+        return Phase(
+            name="step",
+            what=str(shape),
+            peak=done.peak,
+            work=done.work,
+            kept=done.turn["activations"],
+            per_block=self._per_block(tracker),
+        )
+
+    @torch.no_grad()
+    def preview(self, request: Request, pieces: Pieces = "auto") -> Phase:
+        """One preview: a step of its sampling, and its decoding."""
+        assert request.steps
+        self.assembled.parts.pieces = pieces
+        texts = len(request_texts(request))
+        with VALUELESS:
+            conditioning = self.conditioning.map(lambda t: t.expand(texts, *t.shape[1:]).clone())
+            tracker = Tracker(self.device)
+            self._know(tracker)
+            with (
+                tracker,
+                marked(tracker, self.blocks, self.assembled.parameters.values()),
+                self.stepper.precision(),
+            ):
+                once = replace(request, steps=1)
+                latents = paint(self.setup.family, self.stepper.parts, once, conditioning, device=CPU)
+                tracker.mark(("decode", 0))
+                self.setup.family.decode_latents(self.stepper.parts, latents[:1])
+        more = self.more.plus(
+            {"averages": self.averages}
+        )  # the weights' own values, while averages are shown
+        done = whole(tracker.segments, self.assembled.left_out, more)
+        decoding = tracker.segments[-1].work
+        work = Work()
+        work.add(done.work, request.steps)
+        work.add(decoding, 1 - request.steps)
+        return Phase(name="preview", what=f"{request.width}x{request.height}", peak=done.peak, work=work)
+
+    def _know(self, tracker: Tracker) -> None:
+        for kind, tensors in weights(self.assembled.parts).items():
+            tracker.know(tensors, kind)
+        parameters = self.assembled.parameters.values()
+        tracker.know(parameters, "trained")
+        tracker.know(self._state(), "optimizer")
+        tracker.know((p.grad for p in parameters if p.grad is not None), "gradients")
+        tracker.hold("averages", self.averages)
+
+    def _state(self) -> Iterator[Tensor]:
+        for state in self.optimizer.state.values():
+            yield from (value for value in state.values() if isinstance(value, Tensor))
+
+    @contextmanager
+    def _recomputing(self, policy: Policy) -> Iterator[None]:
+        denoiser = self.assembled.parts.denoiser
+        feed_forwards = [] if denoiser is None else self.setup.family.feed_forwards(denoiser)
+        methods = [*((block, "forward") for block in self.blocks), *feed_forwards]
+        own = [(module, method, getattr(module, method)) for module, method in methods]
+        recompute(self.blocks, policy, feed_forwards)
+        try:
+            yield
+        finally:
+            for module, method, run in own:
+                setattr(module, method, run)
+
+    def _per_block(self, tracker: Tracker) -> tuple[int, ...]:
+        """Activations that the forward pass of one block of each repeated kind leaves."""
+        grown = {
+            segment.label: segment.end["activations"] - segment.start["activations"]
+            for segment in tracker.segments
+        }
+        return tuple(grown["forward", place] for place in self.assembled.left_out)
+
+
+def _batch(setup: Setup, shape: Shape, conditioning: Conditioning) -> Batch:
+    """A batch as the loader gives it: cached where the run caches."""
+    info, count = setup.info, shape.count
+    size = shape.height // info.latent_scale, shape.width // info.latent_scale
+    latents = torch.zeros(count, info.latent_channels, *size) if setup.caches_latents else None
+    images = None if setup.caches_latents else torch.zeros(count, 3, shape.height, shape.width)
+    cached = conditioning.map(lambda t: t.expand(count, *t.shape[1:]).clone()) if setup.caches_text else None
+    return Batch(
+        names=("image",) * count,
+        prompts=(Prompt(text="a"),) * count,
+        weights=torch.ones(count),
+        slots=tuple(range(count)),
+        latents=latents,
+        images=images,
+        conditioning=cached,
+    )

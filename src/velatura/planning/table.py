@@ -1,0 +1,181 @@
+"""A plan for people, in at most 80 columns, and for programs."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from velatura.data.cache_place import readable
+from velatura.planning.choose import Plan
+from velatura.planning.devices import GIB
+from velatura.planning.estimate import Estimate
+from velatura.planning.phases import Phase
+
+WIDTH = 80
+COLUMNS = ("weights", "trained", "optim.", "grads", "ema", "activ.", "total", "device")
+HALF = 0.5
+_RECOMPUTED = {False: "", True: ", blocks recomputed", "mlp": ", MLPs recomputed"}
+
+
+def lines(plan: Plan) -> Iterator[str]:
+    """The whole plan, line by line."""
+    estimate = plan.estimate
+    yield from _head(plan)
+    yield ""
+    yield f"{'GiB at the peak of':25}" + "".join(f"{name:>{_width(name)}}" for name in COLUMNS)
+    for phase in estimate.phases:
+        yield _row(phase, estimate)
+    yield ""
+    for name, text in (
+        ("step", _step(estimate)),
+        ("time", _time(estimate)),
+        ("limit", _limit(estimate)),
+        ("host", ", ".join(f"{name} {readable(size)}" for name, size in estimate.sizes.host.items())),
+        ("disk", ", ".join(_disk(estimate))),
+    ):
+        yield from _wrapped(name, text)
+    for remark in estimate.work.remarks:
+        yield from _wrapped("note", remark)
+    yield ""
+    yield from _verdict(plan)
+
+
+def document(plan: Plan) -> dict[str, Any]:
+    """All of it as JSON: bytes, seconds, FLOP."""
+    estimate = plan.estimate
+    return {
+        "fits": plan.fits,
+        "budget": plan.budget,
+        "needed": estimate.needed,
+        "needed_as_written": plan.as_written.needed,
+        "set": list(plan.sets),
+        "advice": list(plan.advice),
+        "device": {
+            "name": estimate.device.name,
+            "memory": estimate.device.memory,
+            "free": estimate.device.free,
+            "flops": estimate.device.flops(estimate.work.setup.dtype),
+            "bandwidth": estimate.device.bandwidth,
+            "efficiency": estimate.device.efficiency,
+        },
+        "model": {"family": estimate.work.setup.info.family, "variant": estimate.work.setup.info.variant},
+        "precision": str(estimate.work.setup.dtype).removeprefix("torch."),
+        "trained_values": estimate.trained,
+        "phases": [_phase(phase, estimate) for phase in estimate.phases],
+        "seconds_per_step": estimate.seconds,
+        "host": estimate.sizes.host,
+        "disk": estimate.sizes.disk,
+        "remarks": estimate.work.remarks,
+    }
+
+
+def _head(plan: Plan) -> Iterator[str]:
+    estimate = plan.estimate
+    setup, training = estimate.work.setup, estimate.recipe.training
+    dtype = str(setup.dtype).removeprefix("torch.")
+    weights = estimate.recipe.memory.weights
+    held = "" if weights == "full" else f" over {weights}"
+    yield f"{setup.info.family} {setup.info.variant} on {estimate.device.name}, {dtype}{held}"
+    yield from textwrap.wrap(f"trained: {estimate.report}, {estimate.trained:,} values", WIDTH)
+    recomputed = _RECOMPUTED.get(training.checkpoint_blocks, ", some blocks recomputed")
+    share = estimate.recipe.memory.streamed
+    streamed = f", {share:.0%} of frozen weights streamed" if share else ""
+    yield f"batch {estimate.step.what}, {training.accumulate} per step{recomputed}{streamed}"
+
+
+def _row(phase: Phase, estimate: Estimate) -> str:
+    peak = phase.peak
+    weights = peak["denoiser"] + peak["autoencoder"] + peak["text encoders"]
+    kinds = (peak["trained"], peak["optimizer"], peak["gradients"], peak["averages"], peak["activations"])
+    sizes = (weights, *kinds, peak.total, estimate.occupied(phase))
+    cells = (f"{_gib(size):>{_width(name)}}" for size, name in zip(sizes, COLUMNS, strict=True))
+    return f"{phase.name:9}{phase.what:16}" + "".join(cells)
+
+
+def _width(column: str) -> int:
+    return max(6, len(column) + 1) if column != "weights" else 7
+
+
+def _gib(size: int) -> str:
+    if not size:
+        return "-"
+    return f"{size / GIB:.2f}" if size < 100 * GIB else f"{size / GIB:.0f}"
+
+
+def _step(estimate: Estimate) -> str:
+    step = estimate.step
+    each = ", ".join(readable(size) for size in step.per_block)
+    blocks = f"; {each} of them in a block of each kind" if each else ""
+    return f"{readable(step.kept)} of activations wait for the backward pass{blocks}"
+
+
+def _time(estimate: Estimate) -> str:
+    step, training = estimate.step, estimate.recipe.training
+    whole = estimate.seconds * training.steps
+    share = f"{estimate.device.efficiency:.0%} of the peak" if not estimate.device.here else "measured speeds"
+    return (
+        f"{step.work.flops / 1e12:.3g} TFLOP and about {_seconds(step.work.seconds)} per forward and backward, "
+        f"{_seconds(estimate.seconds)} per step, at most {_seconds(whole)} in all ({share}, not compiled)"
+    )
+
+
+def _limit(estimate: Estimate) -> str:
+    work = estimate.step.work
+    if estimate.copying > work.seconds:
+        return "the link to the machine's memory, over which weights are streamed: larger batches make it worth more"
+    share = work.bound_by_arithmetic / max(work.seconds, 1e-12)
+    if share > HALF:
+        return f"arithmetic, {share:.0%} of the time"
+    return (
+        f"memory bandwidth and the start of kernels, {1 - share:.0%} of the time: compile, or a larger batch"
+    )
+
+
+def _disk(estimate: Estimate) -> Iterator[str]:
+    each = {"cached latents": estimate.sizes.per_image, "cached captions": estimate.sizes.per_text}
+    for name, size in estimate.sizes.disk.items():
+        yield f"{name} {readable(each[name])} each" if size is None else f"{name} {readable(size)}"
+
+
+def _verdict(plan: Plan) -> Iterator[str]:
+    estimate = plan.estimate
+    needed = f"{estimate.needed / GIB:.1f} GiB, in the phase '{estimate.highest.name}'"
+    budget = f"{plan.budget / GIB:.1f} GiB"
+    if not plan.fits:
+        yield f"does not fit in {budget}: at least {needed}"
+    elif estimate.needed > plan.budget:
+        yield f"fits in {budget}, with encoding done ahead"
+    else:
+        yield f"fits in {budget}: {needed}"
+    if plan.sets:
+        yield f"with these changes ({plan.as_written.needed / GIB:.1f} GiB as the recipe is written):"
+        yield from (f"  --set {line}" for line in plan.sets)
+    for line in plan.advice:
+        yield from textwrap.wrap(line, WIDTH, initial_indent="  ", subsequent_indent="    ")
+
+
+def _wrapped(name: str, text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=f"{name:7}", subsequent_indent=" " * 7)
+
+
+def _seconds(count: float) -> str:
+    if count >= 5400:
+        return f"{count / 3600:.1f} h"
+    if count >= 90:
+        return f"{count / 60:.0f} min"
+    return f"{count:.2g} s" if count < 10 else f"{count:.0f} s"
+
+
+def _phase(phase: Phase, estimate: Estimate) -> dict[str, Any]:
+    return {
+        "name": phase.name,
+        "what": phase.what,
+        "peak": {kind: size for kind, size in phase.peak.items() if size},
+        "total": phase.peak.total,
+        "device": estimate.occupied(phase),
+        "kept_for_backward": phase.kept,
+        "kept_per_block": list(phase.per_block),
+        "flops": phase.work.flops,
+        "seconds": phase.work.seconds,
+    }

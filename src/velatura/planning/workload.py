@@ -1,0 +1,145 @@
+"""What a recipe asks for, as far as a plan needs it: with the model's shapes and the data's sizes, or likely ones."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from velatura.data.captions import Caption
+from velatura.data.items import Item, Scan, Treatment
+from velatura.data.order import BatchPlan
+from velatura.data.places import FilePlace
+from velatura.data.plan import lay_out
+from velatura.data.texts import texts_of
+from velatura.data.views import views_of
+from velatura.events import Events
+from velatura.families.latent_family import LatentFamily
+from velatura.families.outline import Outline, outline
+from velatura.families.registry import family_for, files_of
+from velatura.objectives.registry import objective_for
+from velatura.planning.devices import Device
+from velatura.planning.phases import Shape
+from velatura.plural import agreeing
+from velatura.recipe.paths import missing_files, with_absolute_paths
+from velatura.recipe.recipe import Recipe
+from velatura.sampling.request import Request
+from velatura.training.dataset import Dataset, prepare_dataset
+from velatura.training.folder import RunFolder
+from velatura.training.previews import plan_previews
+from velatura.training.setup import Setup
+
+LARGE = 16384  # pixels: an image that is smaller than no resolution
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """A run that may have neither model nor data yet. `remarks` say what was assumed."""
+
+    setup: Setup
+    found: Outline
+    images: int | None  # different ones at their sizes; None: the data is not there
+    texts: int | None
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def shapes(self) -> Counter[Shape]:
+        """What a forward pass may get, with the number of images an epoch has of it."""
+        dataset, usual = self.setup.dataset, self.setup.recipe.training.batch_size
+        found: Counter[Shape] = Counter()
+        for entry in dataset.entries:
+            width, height = entry.bucket
+            found[Shape(width=width, height=height, count=entry.batch_size or usual)] += 1
+        return found
+
+    @property
+    def largest(self) -> Shape:
+        """The shape with the most pixels in a forward pass."""
+        return max(self.shapes, key=lambda shape: (shape.width * shape.height * shape.count, shape.width))
+
+    @property
+    def previews(self) -> list[Request]:
+        """What is painted while training."""
+        return plan_previews(self.setup.recipe.previews, self.setup.info, size=self.setup.preview_size)
+
+
+def workload(recipe: Recipe, base: Path, device: Device, events: Events) -> Workload:
+    """Settle a recipe for a device that may be elsewhere. Raises RecipeError, DataError or ModelError."""
+    remarks: list[str] = []
+    recipe = _without_missing_adapter(with_absolute_paths(recipe, base), remarks)
+    family = family_for(recipe.model)
+    assert isinstance(family, LatentFamily)
+    files = files_of(recipe.model, base)
+    found = outline(family, files)
+    if found.assumed:
+        names = ", ".join(part.replace("_", " ") for part in found.assumed)
+        verb = agreeing(len(found.assumed), "is", "are")
+        remarks.append(
+            f"not there, so taken as {verb} published: {names} ({family.name} {found.info.variant})"
+        )
+    step = found.info.size_step
+    missing = [
+        problem for problem in missing_files(recipe, base) if problem.path[0] in ("data", "validation")
+    ]
+    if missing:
+        remarks.append("the data is not there: square images of every resolution are assumed")
+        dataset = _likely(recipe, step)
+    else:
+        dataset = prepare_dataset(recipe, base, step, events)
+    setup = Setup(
+        recipe=recipe,
+        family=family,
+        files=files,
+        info=found.info,
+        objective=objective_for(recipe),
+        dataset=dataset,
+        folder=RunFolder(Path(recipe.output.folder) / recipe.name, recipe.name),
+        device=torch.device("cpu"),
+        dtype=device.dtype(recipe.training.precision),
+    )
+    texts = texts_of(dataset.entries, setup.caption_dropout)
+    return Workload(
+        setup=setup,
+        found=found,
+        images=None if missing else len(views_of(dataset.entries)),
+        texts=None if missing else len(texts),
+        remarks=remarks,
+    )
+
+
+def _without_missing_adapter(recipe: Recipe, remarks: list[str]) -> Recipe:
+    """A LoRA that is to be continued and is not there yet counts as a new one of the recipe's rank."""
+    adapter = recipe.adapter
+    if adapter is None or adapter.init_from is None or Path(adapter.init_from).exists():
+        return recipe
+    remarks.append("adapter.init_from is not there: a new adapter of the recipe's rank is assumed")
+    return recipe.model_copy(update={"adapter": adapter.model_copy(update={"init_from": None})})
+
+
+def _likely(recipe: Recipe, size_step: int) -> Dataset:
+    """One square image for each source, larger than any resolution."""
+    items = [
+        Item(
+            name="an image",
+            place=FilePlace(""),
+            caption=Caption(text="a caption"),
+            width=LARGE,
+            height=LARGE,
+            content=str(number),
+            source=number,
+            treatment=Treatment.of(section),
+        )
+        for number, section in enumerate(recipe.data)
+    ]
+    tokens = recipe.training.batch_tokens
+    laid = lay_out(items, recipe.data, size_step=size_step, events=Events(), batch_tokens=tokens)
+    plan = BatchPlan(
+        laid.entries,
+        batch_size=recipe.training.batch_size,
+        accumulate=recipe.training.accumulate,
+        seed=recipe.seed,
+    )
+    scan = Scan(sections=tuple(recipe.data), items=tuple(items))
+    return Dataset(scan=scan, entries=laid.entries, validations={}, plan=plan)

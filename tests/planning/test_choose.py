@@ -1,0 +1,131 @@
+"""Settings for a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from velatura.planning.candidates import candidates
+from velatura.planning.choose import plan
+from velatura.planning.devices import KNOWN
+from velatura.planning.estimate import Estimator
+from velatura.recipe.recipe import Recipe
+
+from ..tiny import recipe
+from .conftest import sections
+
+GIB = 2**30
+GPU = KNOWN["4090"]
+FULL = 'name = "x"\n[model]\nmodel = "pocket/flux"\n[[data]]\nfolder = "x"\n[full]\n'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", [12, 24, 48])
+def test_what_is_chosen_fits_and_what_is_faster_does_not(
+    tmp_path: Path, flux_dev: Callable[..., Recipe], budget: int
+) -> None:
+    made = plan(flux_dev("data.0.resolution=512"), tmp_path, GPU, budget * GIB)
+    assert made.fits
+    assert all(phase.peak.total < budget * GIB for phase in made.estimate.phases)
+    chosen = flux_dev("data.0.resolution=512", *made.sets)
+    assert Estimator(chosen, tmp_path, GPU).of(chosen).needed == made.estimate.needed
+    if budget < 48:
+        assert made.as_written.needed > budget * GIB
+        assert made.sets
+
+
+def test_what_cannot_fit_says_how_much_is_needed(tmp_path: Path, photos: Path, flux: Path) -> None:
+    made = plan(recipe(tmp_path, flux, **sections()), tmp_path, GPU, GIB // 2)  # CUDA alone takes more
+    assert not made.fits
+    assert made.estimate.needed > GIB // 2
+    assert "training.checkpoint_blocks=true" in made.sets
+    assert any(line.startswith("step:") for line in made.advice)
+
+
+def test_a_recipe_that_fits_stays_as_it_is(tmp_path: Path, photos: Path, flux: Path) -> None:
+    frugal = recipe(tmp_path, flux, **sections(training={"checkpoint_blocks": True}))
+    made = plan(frugal, tmp_path, GPU, 10 * GIB)
+    assert (made.fits, made.sets, made.advice) == (True, (), ())
+
+
+@pytest.mark.slow
+def test_captions_that_do_not_fit_are_encoded_ahead(tmp_path: Path, flux_dev: Callable[..., Recipe]) -> None:
+    made = plan(flux_dev("data.0.resolution=512"), tmp_path, GPU, 8 * GIB)
+    assert made.fits
+    assert [phase.name for phase in made.estimate.too_large(8 * GIB)] == ["captions"]
+    assert (
+        "velatura cache build RECIPE --set training.device=cpu --set training.precision=bf16"
+        in made.advice[0]
+    )
+
+
+def test_levers_keep_the_images_of_a_step(flux_dev: Callable[..., Recipe]) -> None:
+    recipe = flux_dev("training.batch_size=4", "training.accumulate=3")
+    found = candidates(recipe, GPU)
+    assert {c.recipe.training.batch_size * c.recipe.training.accumulate for c in found} == {12}
+    assert {c.recipe.training.batch_size for c in found} == {1, 2, 4}
+    assert found[0].sets == ()
+    assert set(found[-1].sets) == {
+        "training.batch_size=1",
+        "training.accumulate=12",
+        "training.checkpoint_blocks=true",
+        "memory.streamed=1.0",
+        "memory.weights=fp8",
+        "memory.autoencoder=tiled",
+    }
+
+
+def test_whole_models_have_no_frozen_weights_to_narrow(flux_dev: Callable[..., Recipe]) -> None:
+    found = candidates(flux_dev(text=FULL), GPU)
+    assert {line.partition("=")[0] for candidate in found for line in candidate.sets} == {
+        "training.checkpoint_blocks",
+        "training.precision",
+        "memory.autoencoder",
+        "optimizer.kind",
+        "optimizer.fused_backward",
+        "optimizer.clip",
+        "full.weights",
+    }
+
+
+def test_what_does_not_go_together_is_not_offered(flux_dev: Callable[..., Recipe]) -> None:
+    """Gradients that are added up over passes cannot be used at once."""
+    found = candidates(flux_dev("training.accumulate=3", text=FULL), GPU)
+    assert len(found) > 10
+    assert not any(candidate.recipe.optimizer.fused_backward for candidate in found)
+
+
+@pytest.mark.parametrize(
+    ("said", "offered"),
+    [
+        ("memory.streamed=0.6", {0.6, 0.75, 1.0}),
+        ("memory.weights=int8", {"int8"}),
+        ("memory.autoencoder=sliced", {"sliced", "tiled"}),
+        ("training.checkpoint_blocks=3", {3, 2, True}),
+        ("training.checkpoint_blocks=true", {True}),
+    ],
+)
+def test_nothing_is_offered_that_takes_more_than_what_is_said(
+    flux_dev: Callable[..., Recipe], said: str, offered: set[object]
+) -> None:
+    section, key = said.partition("=")[0].split(".")
+    found = candidates(flux_dev(said), GPU)
+    assert {getattr(getattr(candidate.recipe, section), key) for candidate in found} == offered
+    assert found[0].sets == ()
+
+
+def test_what_is_to_be_kept_is_kept(flux_dev: Callable[..., Recipe]) -> None:
+    found = candidates(flux_dev(), GPU, kept=("memory.streamed", "training.checkpoint_blocks"))
+    assert {(c.recipe.memory.streamed, c.recipe.training.checkpoint_blocks) for c in found} == {(0, False)}
+
+
+@pytest.mark.slow
+def test_all_weights_of_flux_dev_fit_in_48_gib(tmp_path: Path, flux_dev: Callable[..., Recipe]) -> None:
+    """2 bytes a weight in bf16, 2 of optimizer state in 8 bits or nearly none: 22 to 44 GiB."""
+    text = FULL.replace('model = "pocket/flux"', 'family = "flux"\nmodel = "black-forest-labs/FLUX.1-dev"')
+    made = plan(flux_dev("data.0.resolution=512", text=text), tmp_path, KNOWN["h200"], 48 * GIB)
+    assert made.fits
+    assert "full.weights=bf16" in made.sets
+    assert made.estimate.step.peak["trained"] == pytest.approx(2 * 11_901_408_320, rel=1e-3)

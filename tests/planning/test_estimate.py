@@ -1,0 +1,147 @@
+"""The planned peak of a step beside what the allocator counts in a real training of the same recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from velatura.planning import repeats
+from velatura.planning.devices import KNOWN, device_named
+from velatura.planning.estimate import Estimate, Estimator
+from velatura.planning.measuring import measure
+from velatura.recipe.recipe import Recipe
+
+from ..tiny import recipe
+from .conftest import sections
+
+CPU = device_named("cpu")
+H200 = KNOWN["h200"]
+GIB = 2**30
+
+
+def estimated(wanted: Recipe, base: Path) -> Estimate:
+    return Estimator(wanted, base, CPU).of(wanted)
+
+
+def precise(**training: Any) -> dict[str, Any]:
+    return {"training": training}
+
+
+def slow(changes: dict[str, Any]) -> Any:
+    return pytest.param(changes, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        precise(),
+        {"full": {}, **precise(accumulate=2, precision="bf16", checkpoint_blocks=True)},
+        slow(precise(batch_size=2, checkpoint_blocks=True)),
+        slow({"adapter": {"targets": ["attention"]}, **precise(precision="bf16", checkpoint_blocks="mlp")}),
+        slow(precise(accumulate=2, checkpoint_blocks=2)),
+        slow({"full": {}, **precise(batch_size=2)}),
+        slow({"full": {}, "optimizer": {"kind": "muon"}}),
+        slow({"full": {}, "optimizer": {"kind": "adamw8bit", "clip": 0, "fused_backward": True}}),
+        slow({"full": {"weights": "bf16"}, "optimizer": {"kind": "adafactor"}, **precise(precision="bf16")}),
+        slow({"full": {}, "optimizer": {"kind": "torch.optim.Adam"}}),
+        slow({"memory": {"weights": "fp8"}}),
+        slow({"memory": {"weights": "int8"}}),
+        slow({"ema": {"decay": 0.9}}),
+        slow({"adapter": {"targets": ["attention", "mlp", "modulation"]}}),
+        slow({"full": {"parts": ["autoencoder"]}, "objective": {"kind": "autoencoder"}}),
+    ],
+    ids=str,
+)
+def test_a_step_of_flux_within_5_percent(
+    tmp_path: Path, photos: Path, flux: Path, changes: dict[str, Any]
+) -> None:
+    wanted = recipe(tmp_path, flux, **sections(**changes))
+    assert estimated(wanted, tmp_path).step.peak.total == pytest.approx(
+        measure(wanted, tmp_path).peak, rel=0.05
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes", [precise(), precise(checkpoint_blocks=True, batch_size=2), {"full": {}}], ids=str
+)
+def test_a_step_of_sd1_within_5_percent(
+    tmp_path: Path, photos: Path, sd1: Path, changes: dict[str, Any]
+) -> None:
+    wanted = recipe(tmp_path, sd1, **sections(**changes))
+    assert estimated(wanted, tmp_path).step.peak.total == pytest.approx(
+        measure(wanted, tmp_path).peak, rel=0.05
+    )
+
+
+def test_flux_dev_needs_no_files(tmp_path: Path, flux_dev: Callable[..., Recipe]) -> None:
+    """Arithmetic of 11,901,408,320 weights in bf16, 56,033,280 LoRA values in float32, T5-XXL and CLIP-L."""
+    wanted = flux_dev()
+    estimate = Estimator(wanted, tmp_path, H200).of(wanted)
+    step, captions = estimate.step.peak, estimate.phases[0].peak
+    assert estimate.trained == 56_033_280
+    assert step["denoiser"] == 2 * 11_901_408_320
+    assert step["trained"] == 4 * 56_033_280
+    assert step["optimizer"] == pytest.approx(8 * 56_033_280, rel=1e-4)
+    assert captions["text encoders"] == pytest.approx(2 * (4_762_310_656 + 123_060_480), rel=1e-4)
+    # T5-XXL without its embedding, 512 tokens of 8 texts; attention in 24 blocks of width 4096
+    t5 = 2 * (4_762_310_656 - 32_128 * 4096) * 512 * 8 + 24 * 4 * 512**2 * 4096 * 8
+    assert estimate.phases[0].work.flops == pytest.approx(t5, rel=0.01)
+    # each of 57 blocks: 12 d^2 products per token, forward and for the input's gradient; attention 4 L^2 d, and 2.5
+    # times that backward, since flash attention computes its weights again
+    attention = 57 * 4 * 4608**2 * 3072
+    lora = 6 * 56_033_280 * 4608
+    linear = 2 * 2 * 57 * 12 * 3072**2 * 4608
+    assert estimate.step.work.flops == pytest.approx(linear + 3.5 * attention + lora, rel=0.05)
+    assert len(estimate.work.remarks) == 2
+
+
+@pytest.mark.slow
+def test_blocks_that_are_left_out_change_nothing(
+    tmp_path: Path, photos: Path, flux: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = recipe(tmp_path, flux, **sections(training={"checkpoint_blocks": True}))
+    estimator = Estimator(wanted, tmp_path, CPU)
+    pruned = estimator.of(wanted).step
+    monkeypatch.setattr(repeats, "KEPT", 100)
+    followed = Estimator(wanted, tmp_path, CPU).of(wanted).step
+    assert pruned.peak.total == pytest.approx(followed.peak.total, rel=0.002)
+    assert pruned.work.flops == pytest.approx(followed.work.flops, rel=0.002)
+
+
+@pytest.mark.slow
+def test_less_is_held_where_more_is_recomputed(tmp_path: Path, flux_dev: Callable[..., Recipe]) -> None:
+    policies = ("false", "mlp", "2", "true")
+    recipes = [flux_dev(f"training.checkpoint_blocks={policy}") for policy in policies]
+    estimator = Estimator(recipes[0], tmp_path, H200)
+    peaks = [estimator.of(one).step.peak["activations"] for one in recipes]
+    flops = [estimator.of(one).step.work.flops for one in recipes]
+    assert sorted(peaks, reverse=True) == peaks
+    assert peaks[0] > 1.3 * peaks[1] > 5 * peaks[3]
+    assert flops == sorted(flops)
+
+
+def test_streamed_weights_leave_the_device_but_for_their_slots(
+    tmp_path: Path, flux_dev: Callable[..., Recipe]
+) -> None:
+    wanted = flux_dev("memory.streamed=1.0", "training.checkpoint_blocks=true")
+    estimate = Estimator(wanted, tmp_path, H200).of(wanted)
+    double, single = 2 * 12 * 3072**2 * 2, 12 * 3072**2 * 2  # bytes, but for biases and norms
+    outside = 2 * 71e6  # embedders and the last layer
+    assert estimate.sizes.host["streamed weights, pinned"] > 23.5e9
+    assert estimate.step.peak["denoiser"] == pytest.approx(
+        2 * double + outside + 2 * 6 * 3072**2 * 2, rel=0.1
+    )
+    assert single < double
+
+
+def test_what_stays_loaded_is_counted(tmp_path: Path, photos: Path, flux: Path) -> None:
+    """Without a cache the encoders run in every step."""
+    wanted = recipe(tmp_path, flux, **sections(memory={"cache": False}))
+    estimate = estimated(wanted, tmp_path)
+    assert {phase.name for phase in estimate.phases} == {"step"}
+    assert estimate.step.peak["text encoders"] > 0
+    assert estimate.step.peak["autoencoder"] > 0
