@@ -116,11 +116,6 @@ def test_nothing_is_offered_that_takes_more_than_what_is_said(
     assert found[0].sets == ()
 
 
-def test_what_is_to_be_kept_is_kept(flux_dev: Callable[..., Recipe]) -> None:
-    found = candidates(flux_dev(), GPU, kept=("memory.streamed", "training.checkpoint_blocks"))
-    assert {(c.recipe.memory.streamed, c.recipe.training.checkpoint_blocks) for c in found} == {(0, False)}
-
-
 @pytest.mark.slow
 def test_all_weights_of_flux_dev_fit_in_48_gib(tmp_path: Path, flux_dev: Callable[..., Recipe]) -> None:
     """2 bytes a weight in bf16, 2 of optimizer state in 8 bits or nearly none: 22 to 44 GiB."""

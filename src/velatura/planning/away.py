@@ -53,8 +53,11 @@ def between(own: Phase, recomputed: Phase, share: float) -> Phase:
         return a + share * (b - a)
 
     kinds = {kind: int(mixed(size, recomputed.peak[kind])) for kind, size in own.peak.items()}
+    kept = int(mixed(own.kept, recomputed.kept))
+    # in the backward pass one block comes on top of what waits, whole where it is recomputed
+    on_top = max(phase.peak["activations"] - phase.kept for phase in (own, recomputed))
+    kinds["activations"] = kept + on_top
     work = Work()
     work.add(own.work, 1 - share)
     work.add(recomputed.work, share)
-    kept = int(mixed(own.kept, recomputed.kept))
     return replace(own, peak=Bytes(kinds), kept=kept, work=work)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -23,15 +23,9 @@ class Candidate:
     sets: tuple[str, ...]  # `section.key=value`, as --set takes them
 
 
-def candidates(recipe: Recipe, device: Device, kept: Collection[str] = ()) -> list[Candidate]:
-    """All combinations of options that go together; the first is the recipe itself, the last the most frugal.
-
-    `kept`: keys that no option may change.
-    """
-    levers = [
-        [option for option in lever(recipe, device) if not any(_differs(recipe, option, key) for key in kept)]
-        for lever in LEVERS
-    ]
+def candidates(recipe: Recipe, device: Device) -> list[Candidate]:
+    """All combinations of options that go together; the first is the recipe itself, the last the most frugal."""
+    levers = [lever(recipe, device) for lever in LEVERS]
     combined = sorted(product(*levers), key=lambda options: prod(option.cost for option in options))
     made = (changed(recipe, _together(options)) for options in combined)
     return [candidate for candidate in made if _consistent(candidate.recipe)]
@@ -57,10 +51,6 @@ def _consistent(recipe: Recipe) -> bool:
     except Inconsistent:
         return False
     return True
-
-
-def _differs(recipe: Recipe, option: Option, key: str) -> bool:
-    return key in option.sets and option.sets[key] != _at(recipe, key)
 
 
 def _together(options: Sequence[Option]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,18 +52,16 @@ def choose(estimator: Estimator, recipe: Recipe, budget: int) -> Plan:
 
     choices = candidates(recipe, estimator.device)
     frugal = choices[-1]
-    least = of(frugal)
-    if not least.fits(budget):
+    possible: Iterator[Candidate] = iter(())
+    if estimator.may_fit(frugal.recipe, budget):
+        possible = (choice for choice in choices if estimator.may_fit(choice.recipe, budget))
+    best = next((choice for choice in possible if of(choice).fits(budget)), None)
+    if best is None:
+        least = of(frugal)
+        advice = tuple(remedies(least, budget))
         return Plan(
-            estimate=least,
-            as_written=own,
-            budget=budget,
-            fits=False,
-            sets=frugal.sets,
-            advice=tuple(remedies(least, budget)),
+            estimate=least, as_written=own, budget=budget, fits=False, sets=frugal.sets, advice=advice
         )
-    possible = (choice for choice in choices if estimator.may_fit(choice.recipe, budget))
-    best = next(choice for choice in possible if of(choice).fits(budget))
     chosen = of(best)
     advice = _ahead(chosen, budget)
     return Plan(estimate=chosen, as_written=own, budget=budget, fits=True, sets=best.sets, advice=advice)

@@ -8,34 +8,22 @@ from pathlib import Path
 
 import torch
 
-from velatura.data.cache import MEMORY
 from velatura.events import Events
 from velatura.interfaces import Conditioning, Pieces
 from velatura.placement.recompute import Policy
 from velatura.planning.assembly import assemble
 from velatura.planning.away import Away, away, between, without
-from velatura.planning.devices import GIB, Device
+from velatura.planning.devices import Device
 from velatura.planning.encoding import IMAGES, encode_images, encode_texts
 from velatura.planning.loop import Training
 from velatura.planning.phases import Phase, Shape
+from velatura.planning.sizes import PROGRAM, Sizes, sizes_of
 from velatura.planning.tracking import Bytes, Work
 from velatura.planning.workload import Workload, workload
 from velatura.recipe.recipe import Recipe
-from velatura.training.export import DTYPES
 from velatura.training.setup import Setup
 
-PROGRAM = int(0.8 * GIB)  # of the machine's memory: Python, torch and the libraries around it
-PROGRAM_WITH_CUDA = int(2.5 * GIB)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """Bytes elsewhere than on the device. None: it depends on data that is not there."""
-
-    host: dict[str, int]
-    disk: dict[str, int | None]
-    per_image: int  # of cached latents
-    per_text: int  # of cached conditioning
+ENCODING = {"captions", "latents"}  # phases that can be done ahead, on the CPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +58,12 @@ class Estimate:
         """Bytes of the device's memory that the whole run needs."""
         return self.occupied(self.highest)
 
+    @property
+    def needed_ahead(self) -> int:
+        """The same where captions and images are encoded ahead, on the CPU."""
+        phases = [phase for phase in self.phases if phase.name not in ENCODING] or self.phases
+        return max(map(self.occupied, phases))
+
     def too_large(self, budget: int) -> tuple[Phase, ...]:
         """The phases that need more than a budget, those that need most first."""
         return tuple(
@@ -79,7 +73,7 @@ class Estimate:
     def encoded_elsewhere(self, budget: int) -> bool:
         """Whether a budget is enough once captions or latents, which it is not enough for, are in the cache."""
         names = {phase.name for phase in self.too_large(budget)}
-        return self.device.kind != "cpu" and bool(names) and names <= {"captions", "latents"}
+        return self.device.kind != "cpu" and bool(names) and names <= ENCODING
 
     def fits(self, budget: int) -> bool:
         """Whether a budget in bytes is enough, perhaps with encoding ahead on the CPU."""
@@ -150,7 +144,7 @@ class Estimator:
             phases=tuple(phases),
             trained=training.trained,
             report=training.assembled.report,
-            sizes=_sizes(work, training, conditioning, self.device, gone),
+            sizes=sizes_of(work, training, conditioning, self.device, gone),
             away=gone,
         )
 
@@ -159,7 +153,9 @@ class Estimator:
         work = self._varied(recipe)
         training = self._training(_Variant.of(work.setup))
         gone = away(training.assembled, recipe.memory.streamed)
-        if self.device.occupied(training.resident().total - gone.saved) > budget:
+        resident = training.resident()
+        gradients = 0 if recipe.optimizer.fused_backward else resident["trained"]
+        if self.device.occupied(resident.total + gradients - gone.saved) > budget:
             return False
         return self.device.occupied(without(self._stepped(work, gone), gone).peak.total) <= budget
 
@@ -217,38 +213,3 @@ def _narrowing(training: Training, setup: Setup) -> Phase:
     full = resident["denoiser"] * setup.dtype.itemsize
     peak = Bytes({**resident, "trained": 0, "optimizer": 0, "denoiser": full})
     return Phase(name="loading", what="denoiser", peak=peak, work=Work())
-
-
-def _sizes(
-    work: Workload, training: Training, conditioning: Conditioning, device: Device, gone: Away
-) -> Sizes:
-    setup = work.setup
-    recipe = setup.recipe
-    largest, info = work.largest, setup.info
-    values = info.latent_channels * largest.width * largest.height // info.latent_scale**2
-    deviations = 2 if recipe.memory.cached_latents == "sample" else 1
-    per_image = values * deviations * (4 if setup.dtype == torch.float32 else 2)
-    per_text = sum(tensor.nbytes for tensor in conditioning.tensors.values())
-    latents = None if work.images is None else work.images * per_image
-    texts = None if work.texts is None else work.texts * per_text
-    resident = training.resident()
-    state = resident["trained"] + resident["optimizer"] + resident["averages"]
-    host = {"program": PROGRAM_WITH_CUDA if device.kind == "cuda" else PROGRAM}
-    if setup.caches_latents:
-        host["latents in memory"] = min(MEMORY, latents or 0)
-    if setup.caches_text:
-        host["captions in memory"] = min(MEMORY, texts or 0)
-    if recipe.memory.weights != "full" and device.kind != "cpu":
-        host["denoiser while it is loaded"] = resident["denoiser"] * setup.dtype.itemsize
-    if gone.host:
-        host["streamed weights, pinned"] = gone.host
-    if recipe.ema is not None and recipe.ema.device == "cpu":
-        host["average"] = 4 * training.trained
-    disk: dict[str, int | None] = {}
-    if setup.caches_latents:
-        disk["cached latents"] = latents
-    if setup.caches_text:
-        disk["cached captions"] = texts
-    disk["states"] = state * (recipe.output.keep_states + 1)  # a new one is whole before an old one goes
-    disk["one saved result"] = training.trained * DTYPES[recipe.output.save_dtype].itemsize
-    return Sizes(host=host, disk=disk, per_image=per_image, per_text=per_text)

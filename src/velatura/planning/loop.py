@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -88,8 +89,10 @@ class Training:
                 more = more.plus({"gradients": more["trained"]})
             self._know(tracker)
             trained = self.assembled.parameters.values()
-            with tracker, marked(tracker, self.blocks, trained), self._recomputing(recomputed):
-                self.stepper([batch], 0, 0)
+            with warnings.catch_warnings(), tracker, marked(tracker, self.blocks, trained):
+                warnings.simplefilter("ignore")  # of kernels of the CPU, which is not what is planned
+                with self._recomputing(recomputed):
+                    self.stepper([batch], 0, 0)
         kept = self.trained - self.assembled.more_trained
         freed = self.setup.recipe.optimizer.fused_backward
         done = whole(tracker.segments, self.assembled.left_out, more, self.trained / kept, freed=freed)

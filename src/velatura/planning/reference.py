@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from velatura.planning.choose import Plan, choose
@@ -13,6 +13,7 @@ from velatura.recipe.recipe import Recipe
 from velatura.recipe.toml import parse_recipe
 
 BUDGETS = (8, 10, 12, 16, 24, 48, 80, 141)  # GiB
+BUDGETS_OF_FULL = (24, 48, 80, 141)
 RESOLUTIONS = (512, 1024)
 SLOWER, FASTER = KNOWN["4090"], KNOWN["h100"]
 FAST = 80  # GiB: from here on the speed of the faster one
@@ -28,6 +29,10 @@ step. One image at a time, AdamW, bf16, captions and latents cached, no previews
 in that budget, and captions are encoded in the machine's own memory first. Seconds are an estimate for one image, not
 compiled: with the speed of a GeForce 4090 up to 48 GiB, of an H100 from 80 GiB on.
 [The guide](../guides/planning.md) says how the figures are made.
+"""
+_FULL = """\
+All 11.9 billion weights. In float32 with gradients and AdamW's two averages they take 16 bytes each, 177 GiB.
+[The guide](../guides/planning.md#a-budget) says what the settings give up.
 """
 _RECIPE = """
 name = "plan"
@@ -46,34 +51,19 @@ _NOWHERE = Path("nowhere")
 
 def reference() -> str:
     """The whole page."""
-    return "\n".join([_TITLE, *_lora(), *_full()])
+    full = ("## Full fine-tuning\n", _FULL, *_tables("full", BUDGETS_OF_FULL))
+    return "\n".join([_TITLE, "## A LoRA of rank 16\n", *_tables("adapter", BUDGETS), *full])
 
 
-def _lora() -> Iterator[str]:
-    yield "## A LoRA of rank 16\n"
+def _tables(trained: str, budgets: Sequence[int]) -> Iterator[str]:
     for resolution in RESOLUTIONS:
-        recipe = _recipe(resolution, "adapter")
+        recipe = _recipe(resolution, trained)
         slower, faster = (Estimator(recipe, _NOWHERE, device) for device in (SLOWER, FASTER))
         yield f"At {resolution}x{resolution}:\n"
         yield from _head("GiB", "settings", "step, GiB", "host, GiB", "seconds")
-        for budget in BUDGETS:
+        for budget in budgets:
             yield _row(choose(faster if budget >= FAST else slower, recipe, budget * GIB))
         yield ""
-
-
-def _full() -> Iterator[str]:
-    yield "## Full fine-tuning\n"
-    yield (
-        "All 11.9 billion weights in float32 with gradients and AdamW's two averages: 16 bytes a weight. The most\n"
-        "frugal settings, and what they need:\n"
-    )
-    yield from _head("GiB", "resolution", "settings", "step, GiB")
-    for resolution in RESOLUTIONS:
-        recipe = _recipe(resolution, "full")
-        made = choose(Estimator(recipe, _NOWHERE, FASTER), recipe, BUDGETS[-1] * GIB)
-        said = _settings(made) if made.fits else f"does not fit, even with {_settings(made)}"
-        yield f"| {BUDGETS[-1]} | {resolution} | {said} | {_gib(made.estimate.occupied(made.estimate.step))} |"
-    yield ""
 
 
 def _head(*names: str) -> Iterator[str]:

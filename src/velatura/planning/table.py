@@ -48,6 +48,7 @@ def document(plan: Plan) -> dict[str, Any]:
         "fits": plan.fits,
         "budget": plan.budget,
         "needed": estimate.needed,
+        "needed_with_encoding_ahead": estimate.needed_ahead,
         "needed_as_written": plan.as_written.needed,
         "set": list(plan.sets),
         "advice": list(plan.advice),
@@ -81,7 +82,8 @@ def _head(plan: Plan) -> Iterator[str]:
     recomputed = _RECOMPUTED.get(training.checkpoint_blocks, ", some blocks recomputed")
     share = estimate.recipe.memory.streamed
     streamed = f", {share:.0%} of frozen weights streamed" if share else ""
-    yield f"batch {estimate.step.what}, {training.accumulate} per step{recomputed}{streamed}"
+    batch = f"batch {estimate.step.what}, {training.accumulate} per step{recomputed}{streamed}"
+    yield from textwrap.wrap(batch, WIDTH)
 
 
 def _row(phase: Phase, estimate: Estimate) -> str:
@@ -144,6 +146,8 @@ def _verdict(plan: Plan) -> Iterator[str]:
     budget = f"{plan.budget / GIB:.1f} GiB"
     if not plan.fits:
         yield f"does not fit in {budget}: at least {needed}"
+        if estimate.needed_ahead < estimate.needed and estimate.device.kind != "cpu":
+            yield f"or {estimate.needed_ahead / GIB:.1f} GiB, with encoding done ahead"
     elif estimate.needed > plan.budget:
         yield f"fits in {budget}, with encoding done ahead"
     else:
@@ -160,6 +164,8 @@ def _wrapped(name: str, text: str) -> list[str]:
 
 
 def _seconds(count: float) -> str:
+    if count >= 48 * 3600:
+        return f"{count / 86400:.0f} days"
     if count >= 5400:
         return f"{count / 3600:.1f} h"
     if count >= 90:

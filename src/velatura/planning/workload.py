@@ -22,7 +22,6 @@ from velatura.families.registry import family_for, files_of
 from velatura.objectives.registry import objective_for
 from velatura.planning.devices import Device
 from velatura.planning.phases import Shape
-from velatura.plural import agreeing
 from velatura.recipe.paths import missing_files, with_absolute_paths
 from velatura.recipe.recipe import Recipe
 from velatura.sampling.request import Request
@@ -75,9 +74,8 @@ def workload(recipe: Recipe, base: Path, device: Device, events: Events) -> Work
     found = outline(family, files)
     if found.assumed:
         names = ", ".join(part.replace("_", " ") for part in found.assumed)
-        verb = agreeing(len(found.assumed), "is", "are")
         remarks.append(
-            f"not there, so taken as {verb} published: {names} ({family.name} {found.info.variant})"
+            f"not there, so that the shapes of the published {family.name} {found.info.variant} are taken: {names}"
         )
     step = found.info.size_step
     missing = [

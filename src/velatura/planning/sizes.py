@@ -1,0 +1,64 @@
+"""What a run takes elsewhere than on the device: of the machine's memory, and on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from velatura.data.cache import MEMORY
+from velatura.interfaces import Conditioning
+from velatura.planning.away import Away
+from velatura.planning.devices import GIB, Device
+from velatura.planning.loop import Training
+from velatura.planning.workload import Workload
+from velatura.training.export import DTYPES
+
+PROGRAM = int(0.8 * GIB)  # of the machine's memory: Python, torch and the libraries around it
+PROGRAM_WITH_CUDA = int(2.5 * GIB)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Bytes elsewhere than on the device. None: it depends on data that is not there."""
+
+    host: dict[str, int]
+    disk: dict[str, int | None]
+    per_image: int  # of cached latents
+    per_text: int  # of cached conditioning
+
+
+def sizes_of(
+    work: Workload, training: Training, conditioning: Conditioning, device: Device, gone: Away
+) -> Sizes:
+    """By the name of what takes it."""
+    setup = work.setup
+    recipe = setup.recipe
+    largest, info = work.largest, setup.info
+    values = info.latent_channels * largest.width * largest.height // info.latent_scale**2
+    deviations = 2 if recipe.memory.cached_latents == "sample" else 1
+    per_image = values * deviations * (4 if setup.dtype == torch.float32 else 2)
+    per_text = sum(tensor.nbytes for tensor in conditioning.tensors.values())
+    latents = None if work.images is None else work.images * per_image
+    texts = None if work.texts is None else work.texts * per_text
+    resident = training.resident()
+    state = resident["trained"] + resident["optimizer"] + resident["averages"]
+    host = {"program": PROGRAM_WITH_CUDA if device.kind == "cuda" else PROGRAM}
+    if setup.caches_latents and latents is not None:
+        host["latents in memory"] = min(MEMORY, latents)
+    if setup.caches_text and texts is not None:
+        host["captions in memory"] = min(MEMORY, texts)
+    if recipe.memory.weights != "full" and device.kind != "cpu":
+        host["denoiser while it is loaded"] = resident["denoiser"] * setup.dtype.itemsize
+    if gone.host:
+        host["streamed weights, pinned"] = gone.host
+    if recipe.ema is not None and recipe.ema.device == "cpu":
+        host["average"] = 4 * training.trained
+    disk: dict[str, int | None] = {}
+    if setup.caches_latents:
+        disk["cached latents"] = latents
+    if setup.caches_text:
+        disk["cached captions"] = texts
+    disk["states"] = state * (recipe.output.keep_states + 1)  # a new one is whole before an old one goes
+    disk["one saved result"] = training.trained * DTYPES[recipe.output.save_dtype].itemsize
+    return Sizes(host=host, disk=disk, per_image=per_image, per_text=per_text)
