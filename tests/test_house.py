@@ -18,7 +18,9 @@ ROOMS = (
     *GROUND, "recipe", "pocket", "checkpoints", "placement", "families", "adapters", "data", "conditioning",
     "sampling", "metrics", "objectives", "training", "runs", "doctor", "planning", "migrate", "cli", "ui",
 )  # fmt: skip
-FRONT_DOOR = "velatura"  # __init__.py: imports `Pipeline` when it is first used; __main__.py: starts the command
+FRONT_DOOR = (
+    "velatura"  # __init__.py: imports `Pipeline` when it is first used; __main__.py: starts the command
+)
 DOORS = (HOUSE / "__init__.py", HOUSE / "__main__.py")
 FILES = sorted(path for path in HOUSE.rglob("*.py") if path not in DOORS)
 

@@ -13,7 +13,9 @@ from velatura.placement.links import Link, link_to
 from velatura.placement.streaming import SLOTS, PackedBlock, Ring, evenly, frozen_tensors, stream
 
 GIB = 1024**3
-NO_USE = "streamed weights have no use on the CPU, whose memory holds all weights anyway: they are only copied"
+NO_USE = (
+    "streamed weights have no use on the CPU, whose memory holds all weights anyway: they are only copied"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

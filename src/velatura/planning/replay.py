@@ -78,14 +78,14 @@ def _answer(out: Any, read: list[Tensor]) -> _Answer | None:
 
 
 def _spec(result: Any, read: list[Tensor]) -> _Spec | None:
-    """None for what is no plain tensor without values, or reaches before its base."""
+    """None for what is no plain tensor without values."""
     if type(result) is not FakeTensor or result.constant is not None or result.device != CPU:
         return None
     own = _Spec(tuple(result.shape), result.stride(), result.dtype)
     storage = result.untyped_storage()._cdata
     for place, tensor in enumerate(read):
         if tensor.untyped_storage()._cdata == storage:
-            offset = result.storage_offset() - tensor.storage_offset()
+            offset = int(result.storage_offset() - tensor.storage_offset())
             return (
                 _Spec(own.shape, own.stride, own.dtype, offset, place) if type(tensor) is FakeTensor else None
             )
@@ -93,11 +93,11 @@ def _spec(result: Any, read: list[Tensor]) -> _Spec | None:
 
 
 def _make(spec: _Spec, read: list[Tensor]) -> Tensor:
-    with torch._C._DisableTorchDispatch():  # type: ignore[attr-defined]
+    with torch._C._DisableTorchDispatch():
         if spec.base is None:
             plain = torch.empty_strided(spec.shape, spec.stride, dtype=spec.dtype, device="meta")
         else:
             base = read[spec.base]
             plain = torch.empty(0, dtype=spec.dtype, device="meta")
-            plain.set_(base.untyped_storage(), base.storage_offset() + spec.offset, spec.shape, spec.stride)  # type: ignore[call-overload]
+            plain.set_(base.untyped_storage(), base.storage_offset() + spec.offset, spec.shape, spec.stride)
     return FakeTensor(VALUELESS, plain, CPU)
