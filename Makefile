@@ -64,11 +64,14 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/sample.py
+	$(BIN)/python benchmarks/stream.py
 	$(BIN)/python benchmarks/data.py --count 10000
 
 docs: $(STAMP)
 	$(BIN)/python -m velatura.recipe.reference > docs/reference/recipe.md
 	$(BIN)/python -m velatura.cli.reference > docs/reference/cli.md
+	$(BIN)/python -m velatura.recipe.combinations > docs/reference/combinations.md
 	$(BIN)/python -m velatura.planning.reference > docs/reference/plans.md
 
 clean:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -13,6 +13,9 @@ from typing import Any
 
 Step = Callable[[], object]
 """One step; it returns when the device has finished."""
+
+Contestants = dict[str, tuple[Callable[..., Step], Sequence[Any]]]
+"""Name -> what builds a contestant in its process, and the arguments of that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +39,7 @@ def ratio(result: Result, base: Result) -> float:
 
 
 def run(
-    contestants: Mapping[str, tuple[Callable[..., Step], Sequence[Any]]],
+    contestants: Contestants,
     *,
     rounds: int,
     threads: int,

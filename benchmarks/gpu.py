@@ -10,15 +10,20 @@ has 512 tokens. MFU counts the arithmetic that a step needs without recomputing 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from velatura.interfaces import Conditioning, ModelInfo
 
 TEXT, RANK, WARM = 512, 16, 3
 TOY = {
@@ -93,15 +98,35 @@ def denoiser(config: dict[str, Any], dtype: torch.dtype, device: torch.device) -
     return model
 
 
-def measure(arm: Arm, config: dict[str, Any], steps: int, peak: float) -> Figures:
-    """Train the arm for some steps."""
+def info() -> ModelInfo:
+    """What the trainer and the painter ask of a model, as of FLUX.1-dev."""
+    from velatura.interfaces import ModelInfo, SamplingDefaults
+
+    return ModelInfo(
+        family="flux", variant="benchmark", architecture="flux-1-dev", latent_channels=16, latent_scale=8,
+        size_step=16, prediction="velocity", shifted=True, defaults=SamplingDefaults(size=1024, steps=20),
+        fingerprints={},
+    )  # fmt: skip
+
+
+def conditioning(config: dict[str, Any], batch: int) -> Conditioning:
+    """Of random texts: text `[B, 512, joint]`, pooled `[B, pooled]`."""
+    from velatura.interfaces import Conditioning
+
+    text = torch.randn(batch, TEXT, config["joint_attention_dim"])
+    return Conditioning(tensors={"text": text, "pooled": torch.randn(batch, config["pooled_projection_dim"])})
+
+
+def trainer(
+    arm: Arm, config: dict[str, Any], device: torch.device, dtype: torch.dtype
+) -> Callable[[], object]:
+    """A step of velatura's own trainer, which returns when the device has finished."""
     from velatura.adapters.attach import put_on_fresh
     from velatura.adapters.targets import choose
     from velatura.families.flux import FluxFamily
-    from velatura.interfaces import Batch, Conditioning, ModelInfo, Parts, Prompt, SamplingDefaults
+    from velatura.interfaces import Batch, Parts, Prompt
     from velatura.objectives.flow import Flow
     from velatura.placement.compiling import compile_blocks
-    from velatura.placement.device import choose_device, choose_dtype
     from velatura.placement.place import place
     from velatura.placement.quantised import quantise_blocks
     from velatura.placement.recompute import recompute
@@ -110,8 +135,6 @@ def measure(arm: Arm, config: dict[str, Any], steps: int, peak: float) -> Figure
     from velatura.training.optimizer import make_optimizer
     from velatura.training.step import Stepper
 
-    device = choose_device("auto")
-    dtype = choose_dtype("auto", device)
     family = FluxFamily()
     model = denoiser(config, dtype, torch.device("cpu") if arm.streamed else device)
     if arm.weights != "full":
@@ -128,14 +151,9 @@ def measure(arm: Arm, config: dict[str, Any], steps: int, peak: float) -> Figure
     recompute(family.blocks(model), arm.recompute, family.feed_forwards(model))  # type: ignore[arg-type]
     if arm.streamed:
         place(model, family.blocks(model), family.ahead(model), share=arm.streamed, device=device)
-    info = ModelInfo(
-        family="flux", variant="benchmark", architecture="flux-1-dev", latent_channels=16, latent_scale=8,
-        size_step=16, prediction="velocity", shifted=True, defaults=SamplingDefaults(size=1024, steps=20),
-        fingerprints={},
-    )  # fmt: skip
     stepper = Stepper(
         family=family,
-        parts=Parts(info=info, denoiser=model),
+        parts=Parts(info=info(), denoiser=model),
         objective=Flow(FlowObjective(), guidance=1.0),
         optimizer=make_optimizer(Optimizer(learning_rate=1e-5), parameters, seed=0),
         parameters=list(parameters.values()),
@@ -145,26 +163,37 @@ def measure(arm: Arm, config: dict[str, Any], steps: int, peak: float) -> Figure
         autocast=False,
     )
     edge = arm.size // 8
-    text = {
-        "text": torch.randn(arm.batch, TEXT, config["joint_attention_dim"]),
-        "pooled": torch.randn(arm.batch, config["pooled_projection_dim"]),
-    }
     batch = Batch(
         names=tuple(str(slot) for slot in range(arm.batch)),
         prompts=(Prompt(text=""),) * arm.batch,
         weights=torch.ones(arm.batch),
         slots=tuple(range(arm.batch)),
         latents=torch.randn(arm.batch, 16, edge, edge),
-        conditioning=Conditioning(tensors=text),
+        conditioning=conditioning(config, arm.batch),
     )
+    count = itertools.count()
+    return lambda: finished(device, stepper([batch], 0, next(count)))
+
+
+def finished(device: torch.device, done: Any) -> Any:
+    """What was enqueued, once the device has computed it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return done
+
+
+def measure(arm: Arm, config: dict[str, Any], steps: int, peak: float) -> Figures:
+    """Train the arm for some steps."""
+    from velatura.placement.device import choose_device, choose_dtype
+
+    device = choose_device("auto")
+    step = trainer(arm, config, device, choose_dtype("auto", device))
     seconds = []
-    for step in range(WARM + steps):
+    for _ in range(WARM + steps):
         started = time.perf_counter()
-        stepper([batch], 0, step)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        step()
         seconds.append(time.perf_counter() - started)
-    tokens = (edge // 2) ** 2 + TEXT
+    tokens = (arm.size // 16) ** 2 + TEXT
     median = statistics.median(seconds[WARM:])
     return Figures(
         seconds=median,

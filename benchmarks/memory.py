@@ -73,7 +73,7 @@ def rows(base: Path, model: Path) -> Iterator[dict[str, Any]]:
         precision = () if any("precision" in line for line in sets) else ("training.precision=fp32",)
         into = (f"output.folder={base}/runs", f"name=row-{model.name}-{number}")
         recipe: Recipe = parse_recipe(text, sets=(*sets, *precision, *into))
-        planned = Estimator(recipe, base, device).of(recipe).step.peak.total
+        planned = Estimator.of_recipe(recipe, base, device).of(recipe).step.peak.total
         measured = measure(recipe, base).peak
         yield {"name": name, "planned": planned, "measured": measured, "ratio": planned / measured}
 

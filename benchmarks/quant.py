@@ -1,25 +1,34 @@
-"""Error and speed of a linear layer whose weights are held in 8 bits, forwards and backwards.
+"""Error and speed of a linear layer whose weights are held in few bits, forwards and backwards; and what that costs.
 
-    python benchmarks/quant.py [--device cpu] [--width 1024] [--tokens 512] [--repeats 20] [--json FILE]
+    python benchmarks/quant.py [--device cpu] [--width 1024] [--tokens 512] [--repeats 20] [--pictures 0] [--json FILE]
 
 Errors are relative, of the output and of the input's gradient, against the unrounded layer in float32; "heavy" inputs
 have the tails and outlier channels of a transformer's activations. Times are medians of a forward and a backward pass,
 layers interleaved. On a GPU `--width 3072 --tokens 4608` are those of FLUX.1 at 1024 x 1024.
+
+`--pictures N` paints N captions with the pocket FLUX, each with full weights and each kind from the same noise, and
+scores them: share of pictures that are wholly right, its difference from full weights, and the standard error of that.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
 from pathlib import Path
+from typing import get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from velatura.placement.device import choose_dtype
-from velatura.placement.quantised import LINEARS
+from velatura.placement.quantised import LINEARS, Weights
+from velatura.pocket.checker import check
+from velatura.pocket.dataset import WorldSource
+from velatura.sampling.pipeline import Pipeline
 
 
 def inputs(shape: tuple[int, int], *, heavy: bool) -> Tensor:
@@ -53,7 +62,7 @@ def errors(width: int, tokens: int) -> list[dict[str, object]]:
         x, gradient = (inputs((tokens, width), heavy=heavy) for _ in range(2))
         out, back = both_ways(layer, x, gradient)
         for name, kind in LINEARS.items():
-            found, its_back = both_ways(kind(layer), x, gradient)
+            found, its_back = both_ways(kind.of(layer), x, gradient)
             rows.append(
                 {
                     "weights": name,
@@ -69,7 +78,7 @@ def seconds(width: int, tokens: int, device: torch.device, repeats: int) -> dict
     """Median of a forward and a backward pass by kind of layer."""
     dtype = choose_dtype("auto", device)
     full = nn.Linear(width, width).requires_grad_(False)
-    layers: dict[str, nn.Module] = {"full": full, **{name: kind(full) for name, kind in LINEARS.items()}}
+    layers: dict[str, nn.Module] = {"full": full, **{name: kind.of(full) for name, kind in LINEARS.items()}}
     layers = {name: layer.to(device) for name, layer in layers.items()}
     layers["full"].to(dtype)
     x, gradient = (torch.randn(tokens, width, device=device, dtype=dtype) for _ in range(2))
@@ -82,6 +91,33 @@ def seconds(width: int, tokens: int, device: torch.device, repeats: int) -> dict
             _wait(device)
             times[name].append(time.perf_counter() - started)
     return {name: statistics.median(found[2:]) for name, found in times.items()}
+
+
+def scores(count: int, steps: int, device: str) -> list[dict[str, object]]:
+    """A row for each kind of weights: points right, the paired difference from full weights and its standard error."""
+    source = WorldSource(seed=11, split="held-out")
+    pipelines = {
+        kind: Pipeline.load("pocket/flux", device=device, weights=kind) for kind in get_args(Weights)
+    }
+    right: dict[str, list[float]] = {kind: [] for kind in pipelines}
+    for index in range(count):
+        caption = source.text(index, source.scene(index))
+        for kind, pipeline in pipelines.items():
+            (picture,) = pipeline(caption, seed=index, steps=steps)
+            right[kind].append(100.0 * check(np.asarray(picture), caption).right)
+    rows: list[dict[str, object]] = []
+    for kind, found in right.items():
+        apart = [one - full for one, full in zip(found, right["full"], strict=True)]
+        error = statistics.stdev(apart) / math.sqrt(count)
+        rows.append(
+            {
+                "weights": kind,
+                "right": statistics.mean(found),
+                "apart": statistics.mean(apart),
+                "error": error,
+            }
+        )
+    return rows
 
 
 def _wait(device: torch.device) -> None:
@@ -98,6 +134,10 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument(
+        "--pictures", type=int, default=0, help="How many are scored; 0: none, else at least 2."
+    )
+    parser.add_argument("--steps", type=int, default=12, help="Sampling steps of a picture.")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     rows = errors(given.width, given.tokens)
@@ -107,8 +147,13 @@ def main() -> None:
     times = seconds(given.width, given.tokens, torch.device(given.device), given.repeats)
     for name, found in times.items():
         print(f"{name:<10}{1e3 * found:>10.2f} ms {found / times['full']:>8.2f} x full")
+    scored = scores(given.pictures, given.steps, given.device) if given.pictures else []
+    for row in scored:
+        print(
+            f"{row['weights']:<10}{row['right']:>7.1f} % right{row['apart']:>+8.2f} +- {row['error']:.2f} points"
+        )
     if given.json is not None:
-        given.json.write_text(json.dumps({"errors": rows, "seconds": times}, indent=2))
+        given.json.write_text(json.dumps({"errors": rows, "seconds": times, "scores": scored}, indent=2))
 
 
 if __name__ == "__main__":

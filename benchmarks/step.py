@@ -1,10 +1,13 @@
-"""Time of a LoRA training step: ours beside a plain loop over diffusers and peft, same shape, interleaved.
+"""Time of a LoRA training step: ours beside a plain loop over diffusers and peft, and beside the peers' own networks.
 
-    python benchmarks/step.py [--dtype auto|bf16|fp32] [--threads 2] [--rounds 7] [--no-compile] [--json FILE]
+    python benchmarks/step.py [--tokens 1024+256|256+128|both] [--peers DIR] [--dtype auto|bf16|fp32] [--threads 2]
+        [--rounds 7] [--no-compile] [--json FILE]
 
-Shape: FLUX blocks 768 wide, 12 heads, 3 double + 6 single, 1024 image + 256 text tokens, rank 16 on attention and
-MLP linears. A step is forward, backward, clipping and fused AdamW on one item; ours is what `velatura train` runs. Each
-contestant has a process of its own and they take turns. Ratios below 1 mean that ours is faster.
+Shape: FLUX blocks 768 wide, 12 heads, 3 double + 6 single, image + text tokens, rank 16 on attention and MLP linears. A
+step is forward, backward, clipping and fused AdamW on one item; ours is what `velatura train` runs. `--peers`: a
+folder with clones of sd-scripts and DiffSynth-Studio, whose FLUX and LoRA take part then (see step_peers.py). Each
+contestant has a process of its own and they take turns. "of fastest": time by that of the fastest eager peer, the
+median over rounds; below 1 ours is faster.
 """
 
 from __future__ import annotations
@@ -12,59 +15,29 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from contest import Step, ratio, run
+from contest import Contestants, Result, Step, ratio, run
+from step_peers import peers
+from step_shape import RANK, RATE, SINGLE, SIZES, Tokens, denoiser, ids, item, written_out
 
 if TYPE_CHECKING:
-    from diffusers import FluxTransformer2DModel
-
     from velatura.interfaces import Batch, ModelInfo
 
-GRID, TEXT, RANK, RATE = (32, 32), 256, 16, 1e-4
-SINGLE = 6
-SHAPE = {
-    "num_layers": 3,
-    "num_single_layers": SINGLE,
-    "attention_head_dim": 64,
-    "num_attention_heads": 12,
-    "joint_attention_dim": 512,
-    "pooled_projection_dim": 256,
-    "axes_dims_rope": (8, 28, 28),
-}
 PEFT_TARGETS = [
     *("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
     *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2", "proj_mlp"),
     *(f"single_transformer_blocks.{number}.proj_out" for number in range(SINGLE)),
 ]
-FLOPS = 0.50e12  # of a step, attention included: 6 per weight and token, less the frozen weights' gradients
 PLAIN = "plain diffusers + peft"
+PROCESS = ExitStack()  # entered for as long as a contestant's process lives
 
 
-def denoiser(dtype: torch.dtype, device: torch.device) -> FluxTransformer2DModel:
-    """The same random weights for every contestant."""
-    from diffusers import FluxTransformer2DModel
-
-    torch.manual_seed(0)
-    return FluxTransformer2DModel(**SHAPE).to(device, dtype).requires_grad_(False)
-
-
-def item() -> dict[str, torch.Tensor]:
-    """Latents `[1, 16, 64, 64]`, noise, text and pooled text of the one item."""
-    torch.manual_seed(1)
-    latents = torch.randn(1, 16, 2 * GRID[0], 2 * GRID[1])
-    return {
-        "latents": latents,
-        "noise": torch.randn_like(latents),
-        "text": torch.randn(1, TEXT, 512),
-        "pooled": torch.randn(1, 256),
-    }
-
-
-def ours(dtype: torch.dtype, device: torch.device, compiled: bool) -> Step:
+def ours(tokens: Tokens, dtype: torch.dtype, device: torch.device, compiled: bool) -> Step:
     """A step of velatura's own trainer."""
     from velatura.adapters.attach import put_on_fresh
     from velatura.adapters.targets import choose
@@ -73,6 +46,7 @@ def ours(dtype: torch.dtype, device: torch.device, compiled: bool) -> Step:
     from velatura.interfaces import Parts
     from velatura.objectives.flow import Flow
     from velatura.placement.compiling import compile_blocks
+    from velatura.placement.heap import freed_memory_kept
     from velatura.recipe.objectives.flow import FlowObjective
     from velatura.recipe.training.optimizer import Optimizer
     from velatura.training.optimizer import make_optimizer
@@ -98,7 +72,8 @@ def ours(dtype: torch.dtype, device: torch.device, compiled: bool) -> Step:
         dtype=dtype,
         autocast=False,
     )
-    batch, count = _batch(), iter(range(10**9))
+    PROCESS.enter_context(freed_memory_kept(device))
+    batch, count = _batch(tokens), iter(range(10**9))
     return lambda: stepper([batch], 0, next(count)).loss
 
 
@@ -112,10 +87,10 @@ def _info() -> ModelInfo:
     )  # fmt: skip
 
 
-def _batch() -> Batch:
+def _batch(tokens: Tokens) -> Batch:
     from velatura.interfaces import Batch, Conditioning, Prompt
 
-    data = item()
+    data = item(tokens)
     return Batch(
         names=("one",),
         prompts=(Prompt(text=""),),
@@ -126,8 +101,8 @@ def _batch() -> Batch:
     )
 
 
-def plain(dtype: torch.dtype, device: torch.device, compiled: bool) -> Step:
-    """A step as the diffusers example scripts write it."""
+def plain(tokens: Tokens, dtype: torch.dtype, device: torch.device, compiled: bool) -> Step:
+    """A step as the diffusers example scripts write it: LoRA in float32 under autocast."""
     from peft import LoraConfig, inject_adapter_in_model
 
     model = denoiser(dtype, device)
@@ -136,40 +111,24 @@ def plain(dtype: torch.dtype, device: torch.device, compiled: bool) -> Step:
     for parameter in parameters:
         parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW(parameters, lr=RATE, fused=True)
     if compiled:
         model.compile_repeated_blocks()
-    data = {name: tensor.to(device) for name, tensor in item().items()}
-    rows, columns = GRID
-    image_ids = torch.zeros(rows, columns, 3, device=device)
-    image_ids[..., 1], image_ids[..., 2] = torch.arange(rows)[:, None], torch.arange(columns)[None]
-    text_ids = torch.zeros(TEXT, 3, device=device)
+    data = {name: tensor.to(device, dtype) for name, tensor in item(tokens).items()}
+    text_ids, image_ids = ids(tokens, device)
 
-    def pack(latents: torch.Tensor) -> torch.Tensor:
-        squares = latents.view(1, 16, rows, 2, columns, 2).permute(0, 2, 4, 1, 3, 5)
-        return squares.reshape(1, rows * columns, 64)
+    def predict(noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = model(
+            hidden_states=noisy,
+            encoder_hidden_states=data["text"],
+            pooled_projections=data["pooled"],
+            timestep=t,
+            img_ids=image_ids,
+            txt_ids=text_ids,
+            return_dict=False,
+        )[0]
+        return out
 
-    def step() -> float:
-        t = torch.sigmoid(torch.randn(1, device=device))
-        noisy = pack((1 - t) * data["latents"] + t * data["noise"])
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            out = model(
-                hidden_states=noisy.to(dtype),
-                encoder_hidden_states=data["text"].to(dtype),
-                pooled_projections=data["pooled"].to(dtype),
-                timestep=t,
-                img_ids=image_ids.view(-1, 3),
-                txt_ids=text_ids,
-                return_dict=False,
-            )[0]
-        loss = (out.float() - pack(data["noise"] - data["latents"])).square().mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        return float(loss.detach())
-
-    return step
+    return written_out(predict, parameters, tokens, dtype, device, autocast=True)
 
 
 def matmul_peak(dtype: torch.dtype, device: torch.device) -> float:
@@ -183,13 +142,50 @@ def matmul_peak(dtype: torch.dtype, device: torch.device) -> float:
     return 2 * 2048**3 / best
 
 
+def contestants(
+    tokens: Tokens, dtype: torch.dtype, device: torch.device, *, compiled: bool, clones: Path | None
+) -> tuple[Contestants, list[str]]:
+    """All who take part, and the names of the eager ones that are not ours."""
+    given = (tokens, dtype, device)
+    them: Contestants = {PLAIN: (plain, (*given, False))}
+    if clones is not None:
+        them |= {name: (make, (*given, clones)) for name, make in peers(clones).items()}
+    all_: Contestants = {**them, "velatura": (ours, (*given, False))}
+    if compiled:
+        all_["plain, compiled blocks"] = (plain, (*given, True))
+        all_["velatura, compiled"] = (ours, (*given, True))
+    return all_, list(them)
+
+
+def show(
+    results: dict[str, Result], eager: list[str], tokens: Tokens, peak: float
+) -> list[dict[str, object]]:
+    """Print the table of one size, and return its rows."""
+    fastest = min(eager, key=lambda name: results[name].median)
+    print(f"\n{tokens} tokens; fastest eager peer: {fastest}")
+    print(f"{'':26}{'median s':>10}{'min s':>8}{'of fastest':>12}{'of peak':>9}{'peak GiB':>10}{'torch':>7}")
+    rows: list[dict[str, object]] = []
+    for name, result in results.items():
+        least, share = min(result.seconds), ratio(result, results[fastest])
+        of_peak = tokens.flops / least / peak
+        rows.append(
+            {"tokens": str(tokens), "name": name, "ratio": share, "of_peak": of_peak, **asdict(result)}
+        )
+        print(
+            f"{name:26}{result.median:10.3f}{least:8.3f}{share:12.3f}{of_peak:9.1%}{result.peak:10.2f}{result.before:7.2f}"
+        )
+    return rows
+
+
 def main() -> None:
-    """Run the contest and print a table."""
+    """Run the contest and print a table for each size."""
     from velatura.placement.device import choose_device, choose_dtype
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--tokens", default="both", choices=[*SIZES, "both"], help="image + text")
+    parser.add_argument("--peers", type=Path, help="folder with clones of sd-scripts and DiffSynth-Studio")
     parser.add_argument("--dtype", default="auto", choices=["auto", "bf16", "fp32"])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=2)
@@ -201,21 +197,16 @@ def main() -> None:
     device = choose_device(options.device)
     dtype = choose_dtype(options.dtype, device)
     peak = matmul_peak(dtype, device)
-    contestants = {PLAIN: (plain, (dtype, device, False)), "velatura": (ours, (dtype, device, False))}
-    if not options.no_compile:
-        contestants["plain, compiled blocks"] = (plain, (dtype, device, True))
-        contestants["velatura, compiled"] = (ours, (dtype, device, True))
-    results = run(contestants, rounds=options.rounds, threads=options.threads)
     print(f"{dtype} on {device}, {options.threads} threads, matmul peak {peak / 1e9:.0f} GFLOP/s")
-    print(f"{'':26}{'median s':>10}{'min s':>8}{'ratio':>8}{'of peak':>9}{'peak GiB':>10}{'torch':>9}")
+    if options.peers is None:
+        print("sd-scripts and DiffSynth-Studio do not take part: --peers names the folder with their clones")
     rows = []
-    for name, result in results.items():
-        row = {"ratio": ratio(result, results[PLAIN]), "of_peak": FLOPS / min(result.seconds) / peak}
-        rows.append({"name": name, **asdict(result), **row})
-        print(
-            f"{name:26}{result.median:10.3f}{min(result.seconds):8.3f}{row['ratio']:8.3f}{row['of_peak']:9.1%}"
-            f"{result.peak:10.2f}{result.before:9.2f}"
+    for tokens in SIZES.values() if options.tokens == "both" else [SIZES[options.tokens]]:
+        chosen, eager = contestants(
+            tokens, dtype, device, compiled=not options.no_compile, clones=options.peers
         )
+        results = run(chosen, rounds=options.rounds, threads=options.threads)
+        rows += show(results, eager, tokens, peak)
     if options.json:
         options.json.write_text(json.dumps({"dtype": str(dtype), "peak": peak, "rows": rows}, indent=2))
 

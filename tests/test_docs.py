@@ -15,6 +15,7 @@ import typer
 
 from velatura.cli.app import app
 from velatura.cli.reference import cli_reference
+from velatura.recipe.combinations import combinations
 from velatura.recipe.reference import recipe_reference
 from velatura.recipe.toml import parse_recipe
 
@@ -98,7 +99,9 @@ def test_examples_are_valid_and_begin_with_their_command(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "text"), [("recipe.md", recipe_reference), ("cli.md", cli_reference)], ids=["recipe", "cli"]
+    ("page", "text"),
+    [("recipe.md", recipe_reference), ("cli.md", cli_reference), ("combinations.md", combinations)],
+    ids=["recipe", "cli", "combinations"],
 )
 def test_the_reference_is_up_to_date(page: str, text: Any) -> None:
     file = ROOT / "docs" / "reference" / page

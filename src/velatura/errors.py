@@ -12,6 +12,13 @@ class VelaturaError(Exception):
     exit_code = 1
 
 
+def reason(error: BaseException) -> str:
+    """What any error says, for a message: ours as it is, another's with its kind."""
+    if isinstance(error, VelaturaError):
+        return str(error)
+    return ": ".join(filter(None, [type(error).__name__, str(error)]))
+
+
 class RecipeError(VelaturaError):
     """A recipe, an option or a value in one that is not allowed."""
 

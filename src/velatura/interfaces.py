@@ -193,11 +193,14 @@ class Family(ABC):
         device: torch.device,
         dtype: torch.dtype | None,
         seed: int = 0,
+        keep_fp8: bool = False,
     ) -> Parts:
         """Load some parts, each by itself, frozen and in eval mode.
 
         `dtype`: of the weights; None keeps each as it is stored. On the meta device no weight is read, but all else
-        happens. `seed` initialises parts made from scratch. Raises ModelError and CheckpointError.
+        happens. `seed` initialises parts made from scratch. `keep_fp8`: linear layers of text encoders and of the
+        denoiser's blocks that a file has in fp8 are held so, with the same results; they cannot be trained.
+        Raises ModelError and CheckpointError.
         """
 
     @abstractmethod
@@ -251,6 +254,15 @@ class Family(ABC):
     ) -> Tensor:
         """The denoiser's prediction `[B, C, H, W]` for noisy latents at t `[B]` (float32): pack, run, unpack."""
 
+    def along(
+        self, parts: Parts, conditioning: Conditioning, times: Tensor, *, guidance: float = 1.0
+    ) -> Sequence[Conditioning]:
+        """For each of the times `[S]`, the conditioning with all that the denoiser can compute without latents.
+
+        For sampling: it is computed for many times at once, and `predict` at that time and guidance takes it.
+        """
+        return [conditioning] * len(times)
+
     @abstractmethod
     def blocks(self, denoiser: nn.Module) -> Sequence[nn.Module]:
         """The repeated blocks in order of execution: what is compiled, recomputed and streamed."""
@@ -258,6 +270,10 @@ class Family(ABC):
     def ahead(self, denoiser: nn.Module) -> Sequence[nn.Module]:
         """Layers inside the blocks that are all run before the first block, once per pass, in this order."""
         return ()
+
+    @abstractmethod
+    def attentions(self, denoiser: nn.Module) -> Sequence[Any]:
+        """The layers of attention: `heads`, `inner_dim`, and `attend`, which computes them and may be replaced."""
 
     @abstractmethod
     def feed_forwards(self, denoiser: nn.Module) -> Sequence[tuple[nn.Module, str]]:

@@ -16,7 +16,7 @@ from velatura.adapters.targets import choose
 from velatura.checkpoints.loading import skeleton
 from velatura.checkpoints.lora_file import Written
 from velatura.checkpoints.reader import TensorFile
-from velatura.families.flux import flux_targets
+from velatura.families.flux_targets import flux_targets
 
 from ..tiny import load
 from .test_attach import filled, output

@@ -124,6 +124,18 @@ def test_nothing_is_held_once_all_have_read() -> None:
     assert down._kept is None
 
 
+def test_readers_may_read_different_rows() -> None:
+    """The last block of FLUX has two readers of all tokens and two of the image's; a pass may break off between them."""
+    down = Down(torch.randn(R, IN), readers=4)
+    x = torch.randn(B, IN)
+    for reads in ([x, x, x[1:]], [x, x, y := x[1:], y]):
+        for given in reads:
+            torch.testing.assert_close(down(given), given @ down.weight.t())
+        with torch.no_grad():
+            down.weight.add_(1.0)  # the next step
+    assert down._kept is None
+
+
 def test_no_gradient_mode_is_not_mixed_up_with_gradient_mode() -> None:
     down = Down(torch.randn(R, IN), readers=2)
     x = torch.randn(B, IN)

@@ -11,7 +11,7 @@ from velatura.adapters.attach import put_on_fresh
 from velatura.adapters.targets import choose
 from velatura.checkpoints.loading import skeleton
 from velatura.errors import RecipeError
-from velatura.families.flux import flux_targets
+from velatura.families.flux_targets import flux_targets
 from velatura.interfaces import Target
 
 DOUBLE, SINGLE, D = 19, 38, 3072

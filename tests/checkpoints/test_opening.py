@@ -68,6 +68,15 @@ def test_hostile_index(tmp_path: Path, text: str, says: str) -> None:
         open_checkpoint(tmp_path)
 
 
+def test_long_names_in_an_index_are_cut(tmp_path: Path) -> None:
+    for names in ({"a": "x" * 60_000}, {"a" * 60_000: "m-00001-of-00002.safetensors"}):
+        shards(tmp_path, index=False)
+        (tmp_path / "m.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+        with pytest.raises(CheckpointError) as caught:
+            open_checkpoint(tmp_path)
+        assert len(str(caught.value)) < 1000
+
+
 def test_folder_with_one_or_several(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="found no weights file"):
         open_checkpoint(tmp_path)

@@ -12,6 +12,7 @@ import pytest
 from velatura.events import Events
 from velatura.recipe.recipe import Recipe
 from velatura.training.live import Reread
+from velatura.training.planned import Planner
 from velatura.training.resuming import Resume
 
 Run = Callable[..., Any]
@@ -30,6 +31,7 @@ class FakeTraining:
     recipe: Recipe | None = None
     base: Path | None = None
     reread: Reread | None = None
+    planner: Planner | None = None
     resume: Resume | None = None
     dry_run: bool = False
 
@@ -42,8 +44,9 @@ class FakeTraining:
         dry_run: bool,
         events: Events,
         reread: Reread,
+        planner: Planner,
     ) -> Outcome:
-        self.reread = reread
+        self.reread, self.planner = reread, planner
         self.recipe, self.base, self.resume, self.dry_run = recipe, base, resume, dry_run
         events.notice("training")
         return Outcome(exit_code=self.exit_code)

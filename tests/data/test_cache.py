@@ -186,6 +186,54 @@ def test_text_depends_on_text_and_encoders(tmp_path: Path, info: ModelInfo, log:
         cache.put(writer, "x", Conditioning(tensors={"pooled": torch.tensor([[float("inf")]])}))
 
 
+@pytest.mark.parametrize("limit", [0, 2**30])
+def test_texts_are_read_to_their_places_in_a_batch(
+    tmp_path: Path, info: ModelInfo, log: Any, limit: int
+) -> None:
+    texts = ["a dog", "a cat", ""]
+    found = {
+        text: {"text": torch.randn(1, 5, 8).bfloat16(), "ids": torch.randint(9, (1, 3))} for text in texts
+    }
+
+    def cache() -> CachedText:
+        return CachedText(tmp_path, info, log.events, computed=torch.bfloat16, memory_limit=limit)
+
+    filled = cache()
+    with ShardWriter(filled.store) as writer:
+        for text, tensors in found.items():
+            filled.put(writer, text, Conditioning(tensors=tensors))
+    for source in (filled, cache()):
+        for _ in range(2):
+            wanted = ["", "a dog", "", "a cat"]
+            room = source.empty(wanted)
+            for position, text in enumerate(wanted):
+                source.read_into(room, position, text)
+            for name, tensor in room.tensors.items():
+                assert torch.equal(tensor, torch.cat([found[text][name] for text in wanted]))
+            for tensor in room.tensors.values():
+                tensor.zero_()  # what a step does to its batch does not reach the cache
+
+
+def test_a_damaged_text_is_not_read_into_a_batch(tmp_path: Path, info: ModelInfo, log: Any) -> None:
+    cache = CachedText(tmp_path, info, log.events, computed=torch.bfloat16, memory_limit=0)
+    with pytest.raises(StorageError, match="'a dog' is missing"):
+        cache.empty(["a dog"])
+    with ShardWriter(cache.store) as writer:
+        cache.put(writer, "a dog", Conditioning(tensors={"text": torch.randn(1, 8)}))
+        cache.put(writer, "two", Conditioning(tensors={"text": torch.randn(1, 9)}))
+    room = cache.empty(["a dog", "two"])
+    with pytest.raises(ValueError, match="'two' is"):
+        cache.read_into(room, 1, "two")
+    (shard,) = cache.store.folder.glob("*.safetensors")
+    data = bytearray(shard.read_bytes())
+    data[-3] ^= 1
+    data[-3 - 9 * 4] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(StorageError, match="'a dog' is missing or damaged"):
+        cache.read_into(room, 0, "a dog")
+    assert "was damaged (a checksum is wrong)" in log.texts[-1]
+
+
 def test_a_model_without_identity_is_not_cached(tmp_path: Path, info: ModelInfo, log: Any) -> None:
     nameless = replace(info, fingerprints={})
     with pytest.raises(ModelError, match="autoencoder of this fake model has no fingerprint"):

@@ -213,7 +213,7 @@ def test_a_caption_that_is_no_text(tmp_path: Path, write_image: Write, log: Any)
     assert [item.name for item in found.items] == ["set/0.png", "set/2.png"]
     (bad,) = found.quarantined
     assert bad.name == "set/1.png"
-    assert f"its caption {tmp_path}/set/1.txt holds zero bytes" in bad.reason
+    assert "its caption set/1.txt holds zero bytes" in bad.reason
 
 
 @pytest.mark.parametrize(

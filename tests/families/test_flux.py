@@ -9,8 +9,9 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 from velatura.errors import ModelError
-from velatura.families.flux import FlowSchedule, FluxFamily, flux_targets, pack, unpack
+from velatura.families.flux import FlowSchedule, FluxFamily, pack, unpack
 from velatura.families.flux_blocks import use_our_blocks
+from velatura.families.flux_targets import flux_targets
 from velatura.interfaces import Conditioning, ModelInfo, Parts, Prompt, SamplingDefaults
 from velatura.placement.recompute import recompute
 

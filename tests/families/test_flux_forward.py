@@ -7,7 +7,7 @@ import torch
 from diffusers import FluxPipeline
 from torch import Tensor
 
-from velatura.families.flux_blocks import rotated, use_our_blocks
+from velatura.families.flux_blocks import gelu, rotated, use_our_blocks
 from velatura.families.flux_forward import FluxInputs, _rotary, flux_forward
 
 from .models import flux
@@ -59,6 +59,26 @@ def test_forward_and_gradients_equal_diffusers(guidance: bool) -> None:
         torch.testing.assert_close(ours_by, theirs_by, atol=1e-4, rtol=1e-4)
 
 
+def test_the_last_block_makes_nothing_of_the_text() -> None:
+    """It looks at all tokens and makes the image's: the rows that its layers are given, in a pass."""
+    model, given = flux(guidance=False), inputs(guidance=False)
+    use_our_blocks(model)
+    last, rows = model.single_transformer_blocks[-1], {}
+    for name in ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp", "proj_out"):
+        last.get_submodule(name).register_forward_hook(
+            lambda module, read, out, name=name: rows.update({name: out.shape[1]})
+        )
+    flux_forward(model, given)
+    image, all_ = ROWS * COLUMNS, ROWS * COLUMNS + TEXT
+    assert rows == {
+        "attn.to_q": image,
+        "attn.to_k": all_,
+        "attn.to_v": all_,
+        "proj_mlp": image,
+        "proj_out": image,
+    }
+
+
 def test_guidance_and_time_are_read() -> None:
     model, given = flux(guidance=True), inputs(guidance=True)
     use_our_blocks(model)
@@ -94,3 +114,15 @@ def test_rotations_are_the_same_compiled_and_not(monkeypatch: pytest.MonkeyPatch
     turned = rotated(x, (quarter.cos(), quarter.sin()))
     torch.testing.assert_close(turned[..., 0::2], -x[..., 1::2])
     torch.testing.assert_close(turned[..., 1::2], x[..., 0::2])
+
+
+def test_gelu_is_the_same_compiled_and_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within the rounding of float32 of its size, far out too, and so are its slopes."""
+    x = torch.cat((torch.linspace(-12, 12, 4001), torch.tensor([-1e4, 1e4]))).requires_grad_()
+    eager = gelu(x)
+    slopes = torch.autograd.grad(eager.sum(), x)[0]
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    compiled = gelu(x)
+    torch.testing.assert_close(compiled, eager, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(torch.autograd.grad(compiled.sum(), x)[0], slopes, rtol=1e-6, atol=3e-6)
+    assert gelu(x.bfloat16()).dtype == torch.bfloat16

@@ -47,7 +47,7 @@ def noise(count: int = 1) -> Tensor:
 
 def painted(pipeline: Pipeline, wanted: Request, start: Tensor | None = None) -> Tensor:
     """What the Pipeline paints, before it is rounded to 8 bits: `[B, 3, H, W]` in [0, 1]."""
-    parts = pipeline.family.load(pipeline.files, PARTS, device=CPU, dtype=torch.float32)
+    parts = pipeline.family.load(pipeline.held.files, PARTS, device=CPU, dtype=torch.float32)
     wanted = pipeline.complete(wanted)
     conditioning = encode_request(pipeline.family, parts, wanted)
     latents = paint(pipeline.family, parts, wanted, conditioning, device=CPU, start=start)
@@ -95,7 +95,7 @@ def test_true_guidance_and_negative_prompt(ours: Pipeline, theirs: FluxPipeline)
 def test_image_to_image_equals_diffusers(ours: Pipeline, theirs: FluxPipeline, strength: float) -> None:
     """Where steps * strength is whole. Else diffusers' FLUX rounds up; we round down, as its other pipelines."""
     image = torch.rand(1, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(2))
-    parts = ours.family.load(ours.files, ["autoencoder"], device=CPU, dtype=torch.float32)
+    parts = ours.family.load(ours.held.files, ["autoencoder"], device=CPU, dtype=torch.float32)
     start = ours.family.encode_image(parts, image * 2 - 1)
     t = ours.family.schedule.times(4, 48)[round(4 * (1 - strength))]
     pipeline = FluxImg2ImgPipeline(**theirs.components)

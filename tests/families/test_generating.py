@@ -13,7 +13,7 @@ from velatura.adapters.attach import put_on_fresh
 from velatura.adapters.files import write_adapter
 from velatura.errors import ModelError, RecipeError
 from velatura.events import Event, Events, Notice
-from velatura.families.flux import flux_targets
+from velatura.families.flux_targets import flux_targets
 from velatura.recipe.families.flux import FluxModel
 from velatura.sampling.generate import Order, generate
 from velatura.sampling.pipeline import Pipeline

@@ -39,7 +39,7 @@ def test_images_equal_those_of_diffusers(ours: Pipeline, sd1_folder: Path, cfg: 
             seed=3,
         )
     )
-    parts = ours.family.load(ours.files, PARTS, device=CPU, dtype=torch.float32)
+    parts = ours.family.load(ours.held.files, PARTS, device=CPU, dtype=torch.float32)
     conditioning = encode_request(ours.family, parts, request)
     latents = paint(ours.family, parts, request, conditioning, device=CPU)
     found = (ours.family.decode_latents(parts, latents) / 2 + 0.5).clamp(0, 1)

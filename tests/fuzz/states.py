@@ -20,8 +20,9 @@ from velatura.data.shards import ShardStore
 from velatura.errors import VelaturaError
 from velatura.events import Events
 from velatura.training.identity import Identity
+from velatura.training.manifest import MANIFEST
 from velatura.training.saved_states import load_state, saved_before
-from velatura.training.state import MANIFEST, RunState, save_state
+from velatura.training.state import RunState, save_state
 
 from .checkpoints import put
 from .mutate import dumped, of_bytes, of_json, tree

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from velatura.adapters.lora import Down, LoraLinear
 from velatura.placement.links import Link, PlainLink
+from velatura.placement.packed import PackedBlock
 from velatura.placement.quantised import Fp8Linear
 from velatura.placement.recompute import recompute
-from velatura.placement.streaming import PackedBlock, Ring, evenly
+from velatura.placement.ring import Ring
+from velatura.placement.streaming import evenly
 from velatura.placement.streaming import stream as stream_packed
 
 WIDTH = 8
@@ -32,7 +34,7 @@ class Block(nn.Module):
         base.requires_grad_(False)
         down = Down(torch.randn(2, WIDTH, generator=generator))
         up = torch.randn(WIDTH, 2, generator=generator)
-        self.layer = LoraLinear(Fp8Linear(base) if fp8 else base, down, up, alpha=1.0)
+        self.layer = LoraLinear(Fp8Linear.of(base) if fp8 else base, down, up, alpha=1.0)
         self.link = link
 
     def forward(self, x: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ def test_what_is_chosen_fits_and_what_is_faster_does_not(
     assert made.fits
     assert all(phase.peak.total < budget * GIB for phase in made.estimate.phases)
     chosen = flux_dev("data.0.resolution=512", *made.sets)
-    assert Estimator(chosen, tmp_path, GPU).of(chosen).needed == made.estimate.needed
+    assert Estimator.of_recipe(chosen, tmp_path, GPU).of(chosen).needed == made.estimate.needed
     if budget < 48:
         assert made.as_written.needed > budget * GIB
         assert made.sets
@@ -51,14 +51,13 @@ def test_a_recipe_that_fits_stays_as_it_is(tmp_path: Path, photos: Path, flux: P
 
 
 @pytest.mark.slow
-def test_captions_that_do_not_fit_are_encoded_ahead(tmp_path: Path, flux_dev: Callable[..., Recipe]) -> None:
+def test_captions_that_do_not_fit_are_encoded_on_the_cpu(
+    tmp_path: Path, flux_dev: Callable[..., Recipe]
+) -> None:
     made = plan(flux_dev("data.0.resolution=512"), tmp_path, GPU, 8 * GIB)
     assert made.fits
-    assert [phase.name for phase in made.estimate.too_large(8 * GIB)] == ["captions"]
-    assert (
-        "velatura cache build RECIPE --set training.device=cpu --set training.precision=bf16"
-        in made.advice[0]
-    )
+    assert [phase.name for phase in made.as_written.too_large(8 * GIB)][-1:] == ["captions"]
+    assert "memory.text_encoders=cpu" in made.sets
 
 
 def test_levers_keep_the_images_of_a_step(flux_dev: Callable[..., Recipe]) -> None:
@@ -71,8 +70,10 @@ def test_levers_keep_the_images_of_a_step(flux_dev: Callable[..., Recipe]) -> No
         "training.batch_size=1",
         "training.accumulate=12",
         "training.checkpoint_blocks=true",
+        "memory.offload_activations=true",
         "memory.streamed=1.0",
-        "memory.weights=fp8",
+        "memory.weights=nf4",
+        "memory.text_encoders=cpu",
         "memory.autoencoder=tiled",
     }
 
@@ -83,6 +84,10 @@ def test_whole_models_have_no_frozen_weights_to_narrow(flux_dev: Callable[..., R
         "training.checkpoint_blocks",
         "training.precision",
         "memory.autoencoder",
+        "memory.offload_activations",
+        "memory.streamed",
+        "memory.text_encoders",
+        "optimizer.offload",
         "optimizer.kind",
         "optimizer.fused_backward",
         "optimizer.clip",
@@ -102,6 +107,7 @@ def test_what_does_not_go_together_is_not_offered(flux_dev: Callable[..., Recipe
     [
         ("memory.streamed=0.6", {0.6, 0.75, 1.0}),
         ("memory.weights=int8", {"int8"}),
+        ("memory.weights=nf4", {"nf4"}),
         ("memory.autoencoder=sliced", {"sliced", "tiled"}),
         ("training.checkpoint_blocks=3", {3, 2, True}),
         ("training.checkpoint_blocks=true", {True}),

@@ -23,7 +23,7 @@ GIB = 2**30
 
 
 def estimated(wanted: Recipe, base: Path) -> Estimate:
-    return Estimator(wanted, base, CPU).of(wanted)
+    return Estimator.of_recipe(wanted, base, CPU).of(wanted)
 
 
 def precise(**training: Any) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def test_a_step_of_sd1_within_5_percent(
 def test_flux_dev_needs_no_files(tmp_path: Path, flux_dev: Callable[..., Recipe]) -> None:
     """Arithmetic of 11,901,408,320 weights in bf16, 56,033,280 LoRA values in float32, T5-XXL and CLIP-L."""
     wanted = flux_dev()
-    estimate = Estimator(wanted, tmp_path, H200).of(wanted)
+    estimate = Estimator.of_recipe(wanted, tmp_path, H200).of(wanted)
     step, captions = estimate.step.peak, estimate.phases[0].peak
     assert estimate.trained == 56_033_280
     assert step["denoiser"] == 2 * 11_901_408_320
@@ -104,10 +104,10 @@ def test_blocks_that_are_left_out_change_nothing(
     tmp_path: Path, photos: Path, flux: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = recipe(tmp_path, flux, **sections(training={"checkpoint_blocks": True}))
-    estimator = Estimator(wanted, tmp_path, CPU)
+    estimator = Estimator.of_recipe(wanted, tmp_path, CPU)
     pruned = estimator.of(wanted).step
     monkeypatch.setattr(repeats, "KEPT", 100)
-    followed = Estimator(wanted, tmp_path, CPU).of(wanted).step
+    followed = Estimator.of_recipe(wanted, tmp_path, CPU).of(wanted).step
     assert pruned.peak.total == pytest.approx(followed.peak.total, rel=0.002)
     assert pruned.work.flops == pytest.approx(followed.work.flops, rel=0.002)
 
@@ -116,7 +116,7 @@ def test_blocks_that_are_left_out_change_nothing(
 def test_less_is_held_where_more_is_recomputed(tmp_path: Path, flux_dev: Callable[..., Recipe]) -> None:
     policies = ("false", "mlp", "2", "true")
     recipes = [flux_dev(f"training.checkpoint_blocks={policy}") for policy in policies]
-    estimator = Estimator(recipes[0], tmp_path, H200)
+    estimator = Estimator.of_recipe(recipes[0], tmp_path, H200)
     peaks = [estimator.of(one).step.peak["activations"] for one in recipes]
     flops = [estimator.of(one).step.work.flops for one in recipes]
     assert sorted(peaks, reverse=True) == peaks
@@ -128,7 +128,7 @@ def test_streamed_weights_leave_the_device_but_for_their_slots(
     tmp_path: Path, flux_dev: Callable[..., Recipe]
 ) -> None:
     wanted = flux_dev("memory.streamed=1.0", "training.checkpoint_blocks=true")
-    estimate = Estimator(wanted, tmp_path, H200).of(wanted)
+    estimate = Estimator.of_recipe(wanted, tmp_path, H200).of(wanted)
     double, single = 2 * 12 * 3072**2 * 2, 12 * 3072**2 * 2  # bytes, but for biases and norms
     outside = 2 * 71e6  # embedders and the last layer
     assert estimate.sizes.host["streamed weights, pinned"] > 23.5e9

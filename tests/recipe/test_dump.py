@@ -6,7 +6,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from velatura.recipe.dump import dump_recipe, toml_value
+from velatura.recipe.dump import dump_recipe
+from velatura.recipe.plain_toml import toml_value
 from velatura.recipe.recipe import Recipe
 from velatura.recipe.toml import parse_recipe
 

@@ -56,10 +56,11 @@ Refusal = Callable[..., str]
         ("[full]", "[adapter]", "received both of [adapter] and [full]", ""),
         ("[objective]\nkind = 'diffusion'", "[objective] kind", 'the family flux allows "flow"', ""),
         ("[objective]\nkind = 'autoencoder'", "[objective] kind", 'does not train "denoiser"', 'parts = ["autoencoder"]'),
-        ("[training]\nbatch_size = 4\nbatch_tokens = 512", "[training] batch_tokens", "received 512 and batch_size = 4", ""),
-        ("[ema]\nstrength = 0.1\ndecay = 0.9", "[ema] strength", "received 0.1 and decay = 0.9", ""),
+        ("[training]\nbatch_size = 4\nbatch_tokens = 512", "[training] batch_tokens", "received 512 with batch_size = 4: one of them", ""),
+        ("[ema]\nstrength = 0.1\ndecay = 0.9", "[ema] strength", "received 0.1 with decay = 0.9: one of them", ""),
         ("[ema]\nevery = 1001", "[ema] every", "training.steps = 1000: no update would be made", ""),
-        ("[validation]\nshare = 0.1\nfolder = 'x'", "[validation] share", "received both share and folder", ""),
+        ("[training]\nattention = 'sage'", "[training] attention", "has no backward pass", "velatura generate --attention sage"),
+        ("[validation]\nshare = 0.1\nfolder = 'x'", "[validation] share", "received 0.1 with folder = \"x\"", ""),
     ],
 )  # fmt: skip
 def test_one_mistake(smallest: str, refusal: Refusal, added: str, place: str, what: str, hint: str) -> None:

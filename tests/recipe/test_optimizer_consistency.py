@@ -68,7 +68,7 @@ def test_nothing_is_without_effect(smallest: str, refusal: Refusal, keys: str, p
     ("added", "what"),
     [
         ("", "with clip = 1: the norm of all gradients is known only after all updates"),
-        ('clip = 0\nkind = "a.B"', 'with kind = "a.B", whose updates may depend on all gradients'),
+        ('clip = 0\nkind = "a.B"', 'with kind = "a.B": its updates may depend on all gradients'),
         ("clip = 0\n[training]\naccumulate = 2", "with training.accumulate = 2"),
         ('clip = 0\n[training]\nprecision = "fp16"', "its loss scaling looks at all gradients"),
         ("clip = 0\n[training]\nretry_on_oom = true", "a step that is half made cannot be made again"),
@@ -84,14 +84,14 @@ def test_what_updates_in_the_backward_pass_do_not_go_with(
 @pytest.mark.parametrize(
     ("added", "what"),
     [
-        ("", 'received "bf16" with training.precision = "auto"; allowed with "bf16"'),
+        ("", 'received "bf16" with training.precision = "auto": allowed with "bf16"'),
         (
             '[training]\nprecision = "bf16"\n[optimizer]\nkind = "muon"',
             'received "bf16" with optimizer.kind = "muon"',
         ),
         (
             'parts = ["autoencoder"]\n[training]\nprecision = "bf16"',
-            'received "bf16" with the objective "autoencoder"',
+            'received "bf16" with objective.kind = "autoencoder"',
         ),
     ],
 )

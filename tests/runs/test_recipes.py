@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from velatura.runs.recipes import Difference, differences, flat, in_short, read_recipe_table
+from velatura.runs.recipes import Difference, differences, in_short, read_recipe_table, texts_by_key
 
 from .folders import RECIPE
 
 
-def test_flat() -> None:
+def test_texts_by_key() -> None:
     table = {
         "a": 1,
         "b": {"c": [1, "x"], "d": {"e": True}},
@@ -18,7 +18,7 @@ def test_flat() -> None:
         "h": [],
         "i": "ü",
     }
-    assert flat(table) == {
+    assert texts_by_key(table) == {
         "a": "1", "b.c": '[1, "x"]', "b.d.e": "true", "data[0].f": "g", "data[1].f": "0.5", "h": "[]", "i": "ü",
     }  # fmt: skip
 

@@ -18,6 +18,9 @@ from velatura.adapters.files import write_adapter
 from velatura.adapters.targets import choose
 from velatura.errors import CheckpointError, ModelError, RecipeError, StorageError, VelaturaError
 from velatura.events import Notice, PhaseFinished, PhaseProgress
+from velatura.families import attending
+from velatura.placement import attention
+from velatura.placement.attention import _attend as sdpa
 from velatura.placement.quantised import Weights
 from velatura.sampling.generate import Order, generate
 from velatura.sampling.pipeline import Pipeline
@@ -294,8 +297,8 @@ def test_the_way_of_the_autoencoder_is_repeated_and_told(order: Order, tmp_path:
     assert "may not be repeated exactly: the autoencoder was tiled and is sliced now" in log.texts
 
 
-@pytest.mark.parametrize("weights", ["fp8", "int8"])
-def test_weights_in_8_bits_are_repeated_and_are_not_the_full_ones(
+@pytest.mark.parametrize("weights", ["fp8", "int8", "nf4"])
+def test_weights_in_few_bits_are_repeated_and_are_not_the_full_ones(
     order: Order, tmp_path: Path, weights: Weights
 ) -> None:
     log = Log()
@@ -315,6 +318,28 @@ def test_what_may_differ_in_the_last_bits_is_told(order: Order, monkeypatch: pyt
     list(generate(wanted, log.events))
     assert f"{picture} may not be repeated exactly: velatura was 0.1.0 and is 99 now" in log.texts
     assert "may not be repeated exactly: the weights was full and is fp8 now" in log.texts
+
+
+def test_the_attention_that_is_used_is_recorded(
+    order: Order, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with monkeypatch.context() as elsewhere:  # a machine that has it; what it computes is SDPA's here
+        elsewhere.setattr(attending, "why_not", lambda name, **given: None)
+        elsewhere.setattr(attention, "_attend", lambda name, *given: sdpa("sdpa", *given))
+        (there,) = paint(order, attention="flash")
+    assert read_record(there)[1]["attention"] == "flash"
+    log = Log()
+    (here,) = generate(Order(out=tmp_path / "here.png", like=there, device="cpu"), log.events)
+    assert 'attention "flash" cannot be had' in log.texts
+    assert "may not be repeated exactly: the attention was flash and is sdpa now" in log.texts
+    assert read_record(here.path)[1]["attention"] == "sdpa"
+
+
+def test_one_picture_of_a_batch_at_a_time(order: Order, tmp_path: Path) -> None:
+    together = paint(order, batch=2)
+    split = paint(order, batch=2, split_attention=True, out=tmp_path / "s.png")
+    assert max(apart(a, b) for a, b in zip(together, split, strict=True)) <= 1  # of 255, by rounding
+    assert like(split[1]).read_bytes() == split[1].read_bytes()
 
 
 def test_what_was_painted_before_an_interrupt_is_kept_and_nothing_else(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ import torch
 
 from velatura.adapters.attach import LoraValues, put_on_fresh
 from velatura.errors import CheckpointError, MemoryShortage, RecipeError
-from velatura.interfaces import PartName, Target
+from velatura.families.flux import FluxFamily
+from velatura.interfaces import PARTS, ModelFiles, PartName, Target
 from velatura.sampling.held import HeldParts
+from velatura.sampling.memory import FILLED
 from velatura.sampling.pipeline import Pipeline
 
 from ..tiny import Log
@@ -49,7 +52,7 @@ def test_text_encoders_go_before_the_denoiser_comes(
 
 def test_released_text_encoders_are_not_held_by_their_adapters(tiny_model: Path) -> None:
     paints = pipeline(tiny_model)
-    held = paints._held
+    held = paints.held
     held.need("text_encoders")
     (clip, _) = held.parts.modules("text_encoders")
     module = next(name for name, layer in clip.named_modules() if isinstance(layer, torch.nn.Linear))
@@ -70,7 +73,7 @@ def test_a_lora_that_does_not_fit_a_later_part_is_refused_each_time(tiny_model: 
     """The part must not stay behind without it: the next picture would be painted as if there were none."""
     paints = pipeline(tiny_model)
     wrong = LoraValues(down=torch.ones(2, 99), up=torch.ones(32, 2), alpha=2.0)
-    paints._held._loras.append(({"clip_l": {"text_model.encoder.layers.0.self_attn.q_proj": wrong}}, 1.0))
+    paints.held._loras.append(({"clip_l": {"text_model.encoder.layers.0.self_attn.q_proj": wrong}}, 1.0))
     for _ in range(2):
         with pytest.raises(CheckpointError, match="99"):
             paints("a red cube", **SMALL)
@@ -90,7 +93,7 @@ def test_too_little_memory_for_the_weights_is_told(tiny_model: Path, monkeypatch
     with pytest.raises(
         MemoryShortage, match="of cpu is too small to load the denoiser: ask for another device"
     ):
-        paints._held.need("denoiser")  # as `add_lora` does
+        paints.held.need("denoiser")  # as `add_lora` does
 
 
 @pytest.mark.parametrize("weights", ["full", "fp8", "int8"])
@@ -116,3 +119,33 @@ def test_streamed_weights_paint_the_same(tiny_model: Path, tmp_path: Path, weigh
 def test_a_share_is_a_share(tiny_model: Path) -> None:
     with pytest.raises(RecipeError, match=r"received streamed = 1\.5; allowed: a share from 0 to 1"):
         pipeline(tiny_model, streamed=1.5)
+
+
+def test_text_encoders_can_be_on_the_cpu(tiny_model: Path) -> None:
+    for text_encoders, where in (("auto", "meta"), ("cpu", "cpu")):
+        held = pipeline(tiny_model, text_encoders=text_encoders).held
+        held.device = torch.device("meta")
+        for part in PARTS:
+            held.need(part)
+        found = {
+            part: {p.device.type for m in held.parts.modules(part) for p in m.parameters()} for part in PARTS
+        }
+        assert found == {"text_encoders": {where}, "autoencoder": {"meta"}, "denoiser": {"meta"}}
+
+
+def test_text_encoders_on_the_cpu_make_room(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they do not count, all other parts may stay."""
+    counts = FluxFamily().weight_counts(ModelFiles(model=str(tiny_model)))
+    rest = 4 * (counts["denoiser"] + counts["autoencoder"])
+    properties = SimpleNamespace(total_memory=int(rest / FILLED) + 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    for text_encoders, keeps_all in (("auto", False), ("cpu", True)):
+        held = pipeline(tiny_model, text_encoders=text_encoders).held
+        held.device = torch.device("cuda")
+        assert held.keeps_all == keeps_all
+
+
+@pytest.mark.parametrize("name", ["weights", "autoencoder", "text_encoders", "attention"])
+def test_unknown_words_are_refused(tiny_model: Path, name: str) -> None:
+    with pytest.raises(RecipeError, match=f"received {name} 'odd'; allowed: "):
+        pipeline(tiny_model, **{name: "odd"})

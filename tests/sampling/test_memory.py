@@ -11,7 +11,7 @@ import torch
 from velatura.errors import MemoryShortage
 from velatura.families.flux import FluxFamily
 from velatura.interfaces import ModelFiles
-from velatura.sampling.memory import enough_to, fits_whole
+from velatura.sampling.memory import enough_to, fits_whole, weight_bytes
 
 from ..tiny import load
 
@@ -38,7 +38,7 @@ def test_what_fits_depends_on_the_memory_and_the_weights(
     def fits(total: float, weights: str, streamed: float = 0.0) -> bool:
         properties = SimpleNamespace(total_memory=int(total))
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-        return fits_whole(family, files, CUDA, torch.bfloat16, weights, streamed)  # type: ignore[arg-type]
+        return fits_whole(weight_bytes(family, files, torch.bfloat16, weights, streamed), CUDA)  # type: ignore[arg-type]
 
     assert fits(1.4 * wide, "full")
     assert not fits(1.3 * wide, "full")
@@ -46,7 +46,7 @@ def test_what_fits_depends_on_the_memory_and_the_weights(
     assert not fits(1.3 * narrow, "fp8")
     assert fits(1.4 * (wide - counts["denoiser"]), "full", streamed=0.5)
     assert not fits(1.3 * (wide - counts["denoiser"]), "full", streamed=0.5)
-    assert fits_whole(family, files, CPU, torch.float32, "full")
+    assert fits_whole(weight_bytes(family, files, torch.float32, "full"), CPU)
 
 
 @pytest.mark.parametrize(

@@ -78,5 +78,18 @@ def test_a_model_that_gives_nan_paints_nothing(tiny_model: Path) -> None:
     assert paints("a cube", **SMALL)
     assert paints.parts.denoiser is not None
     next(paints.parts.denoiser.parameters()).data.fill_(float("nan"))
-    with pytest.raises(NumericError, match="NaN or infinity in torch.float32, which makes no picture"):
+    with pytest.raises(
+        NumericError, match="denoiser gave NaN or infinity in torch.float32, which makes no picture"
+    ):
+        paints("a cube", **SMALL)
+
+
+def test_a_decoder_that_overflows_paints_nothing(tiny_model: Path) -> None:
+    """As fp16 does in many autoencoders."""
+    paints = pipeline(tiny_model)
+    assert paints("a cube", **SMALL)
+    assert paints.parts.autoencoder is not None
+    paints.parts.autoencoder.decoder.conv_out.bias.data[0] = float("inf")
+    message = "the autoencoder gave NaN or infinity in torch.float32, .* use precision bf16 or fp32"
+    with pytest.raises(NumericError, match=message):
         paints("a cube", **SMALL)

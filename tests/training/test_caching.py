@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
-from velatura.events import Notice
+from velatura.events import Event, Notice, PhaseProgress
+from velatura.families.latent_family import LatentFamily
+from velatura.families.registry import family_for, files_of
+from velatura.interfaces import PARTS, Batch, Parts, Prompt
+from velatura.objectives.denoising import condition
+from velatura.training.caching import load_part
 
-from .conftest import Run, Train
+from ..tiny import Log, load, recipe
+from .conftest import Run, Train, equal
 
 
 def levels(found: Run, words: str) -> list[str]:
@@ -110,3 +121,82 @@ def test_with_variants_the_encoders_are_released(run: Train, photos: Path) -> No
 def test_other_reasons(run: Train, sections: dict[str, Any], reason: str) -> None:
     said = run(dry_run=True, **sections).log.texts
     assert f"captions are encoded at every step: {reason}" in said
+
+
+def test_a_stop_file_is_obeyed_between_batches_and_what_is_encoded_stays(
+    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("velatura.data.progress._EVERY", 0)  # seconds: an event for each batch
+
+    def ask(event: Event) -> None:
+        if isinstance(event, PhaseProgress) and event.phase == "cache latents":
+            (tmp_path / "runs/tiny/stop").touch()
+
+    stopped = run(training={"steps": 2}, watch=ask)
+    assert stopped.outcome.exit_code == 75
+    assert "the file 'stop' was found, and is removed: stopping" in stopped.log.texts
+    assert "go on with --resume" in stopped.log.texts
+    assert not (stopped.folder / "stop").exists()
+    resumed = run(training={"steps": 2}, resume=True)
+    assert "encoded 2 images" in resumed.log.texts
+    assert "4 were in the cache" in resumed.log.texts
+    assert resumed.losses == run(training={"steps": 2}, into="straight").losses
+
+
+def test_text_encoders_are_gone_before_the_denoiser_comes(
+    run: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No weight of them is alive any more, whoever might hold one."""
+    encoders: list[weakref.ref[nn.Module]] = []
+    alive: list[tuple[str, int]] = []
+    load = LatentFamily.load
+
+    def loading(self: LatentFamily, files: Any, parts: Any, **options: Any) -> Parts:
+        if options["device"].type != "meta":
+            gc.collect()
+            alive.append((parts[0], sum(one() is not None for one in encoders)))
+        found = load(self, files, parts, **options)
+        encoders.extend(weakref.ref(p) for module in found.text_encoders or () for p in module.parameters())
+        return found
+
+    monkeypatch.setattr(LatentFamily, "load", loading)
+    run(training={"steps": 1}, previews={"prompts": ["a red cube"], "steps": 1})
+    assert encoders
+    assert alive == [("text_encoders", 0), ("autoencoder", 0), ("denoiser", 0)]
+
+
+@pytest.mark.parametrize(("text_encoders", "where"), [("auto", "meta"), ("cpu", "cpu")])
+def test_text_encoders_can_be_run_on_the_cpu(
+    text_encoders: str, where: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    wanted = recipe(tmp_path, tiny_model, memory={"text_encoders": text_encoders})
+    family, files = family_for(wanted.model), files_of(wanted.model, tmp_path)
+    setup: Any = SimpleNamespace(
+        recipe=wanted, family=family, files=files, device=torch.device("meta"), dtype=torch.float32, sharded=False, trained=("denoiser",)
+    )  # fmt: skip
+    parts = Parts(info=family.inspect(files))
+    for name in PARTS:
+        load_part(setup, parts, name, Log().events)
+    devices = {part: {p.device.type for m in parts.modules(part) for p in m.parameters()} for part in PARTS}
+    assert devices == {"text_encoders": {where}, "autoencoder": {"meta"}, "denoiser": {"meta"}}
+
+
+def test_what_encoders_on_the_cpu_give_goes_to_the_batch(tiny_model: Path) -> None:
+    family, parts = load(tiny_model)
+    batch = Batch(
+        names=("a",), prompts=(Prompt(text="a cube"),), weights=torch.ones(1, device="meta"), slots=(0,)
+    )
+    assert {one.device.type for one in condition(family, parts, batch).tensors.values()} == {"meta"}
+
+
+def test_trained_as_with_encoders_on_the_device(run: Train) -> None:
+    for memory in ({}, {"cache": False}):
+        runs = [
+            run(
+                into=f"runs-{where}{len(memory)}",
+                training={"steps": 2},
+                memory={**memory, "text_encoders": where},
+            )
+            for where in ("auto", "cpu")
+        ]
+        assert equal(runs[0].state(), runs[1].state())

@@ -6,12 +6,16 @@ import shutil
 from typing import Any
 
 import pytest
+import torch
 
-from .conftest import Train
+from .conftest import Train, equal
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler of torch's CPU code needs one"),
+]
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler of torch's CPU code needs one")
 @pytest.mark.parametrize("checkpoint_blocks", [False, True])
 def test_compiled_blocks_learn_the_same(run: Train, checkpoint_blocks: bool) -> None:
     """To float32's rounding; layers that share a projection are fused by the compiler, not by our own memory of it."""
@@ -24,3 +28,24 @@ def test_compiled_blocks_learn_the_same(run: Train, checkpoint_blocks: bool) -> 
     ours, theirs = eager.state(), compiled.state()
     assert ours.keys() == theirs.keys()
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-3
+
+
+def test_compiled_runs_that_stop_go_on_as_if_they_had_not(run: Train) -> None:
+    """Bit for bit, though the process that goes on meets the two sizes in another order."""
+    training = {"steps": 5, "batch_size": 2, "compile": True}
+    whole = run(into="whole", training=training)
+    torch.compiler.reset()  # as in a new process
+    run(into="parted", training=training, stop_after=3)
+    torch.compiler.reset()
+    parted = run(into="parted", training=training, resume=True)
+    assert parted.losses == whole.losses[3:]
+    assert equal(parted.state(), whole.state())
+
+
+def test_graphs_do_not_grow_with_the_sizes(run: Train) -> None:
+    """One for the double block, one for the single one, one for the last; with and without several items in a batch."""
+    counters = torch._dynamo.utils.counters
+    torch.compiler.reset()
+    counters.clear()
+    run(training={"steps": 5, "batch_size": 2, "compile": True}, previews={"prompts": ["a cube"], "every": 5})
+    assert 3 <= counters["stats"]["unique_graphs"] <= 3 * 2

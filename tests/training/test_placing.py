@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from velatura.errors import RecipeError
 from velatura.events import FileSaved, Notice
+from velatura.placement import activations
+from velatura.training.optimizers import visits
 
 from .conftest import Train, equal
 
@@ -22,7 +23,7 @@ SECTIONS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("weights", ["full", "fp8", "int8"])
+@pytest.mark.parametrize("weights", ["full", "fp8", "int8", "nf4"])
 def test_streamed_runs_learn_the_same_bit_for_bit(run: Train, weights: str) -> None:
     resident = run(into="resident", memory={"weights": weights}, **SECTIONS)
     streamed = run(into="streamed", memory={"weights": weights, "streamed": 0.8}, **SECTIONS)
@@ -52,9 +53,95 @@ def test_streaming_on_the_cpu_is_remarked(run: Train) -> None:
     assert any("memory.streamed: streamed weights have no use on the CPU" in line for line in warnings)
 
 
-def test_what_is_trained_in_full_is_not_streamed(run: Train) -> None:
-    with pytest.raises((RecipeError, ValueError), match=r"memory\.streamed|received 0\.5 with \[full\]"):
-        run(memory={"streamed": 0.5}, full={}, training={"steps": 1})
+IN_FULL: dict[str, dict[str, Any]] = {
+    "gradients go out, clipped, over several passes, with an average": {
+        "full": {},
+        "optimizer": {"learning_rate": 0.01, "clip": 0.05},
+        "training": {"steps": 4, "accumulate": 2},
+        "ema": {"saved": "both"},
+    },
+    "new weights go back, in bf16": {
+        "full": {"weights": "bf16", "parts": ["denoiser", "text_encoders"]},
+        "optimizer": {"kind": "adafactor", "learning_rate": 0.01, "clip": 0, "fused_backward": True},
+        "training": {"steps": 4, "batch_size": 2, "precision": "bf16"},
+    },
+    "some weights of the blocks, in bf16": {
+        "full": {"weights": "bf16", "only": "*.attn.*"},
+        "optimizer": {"kind": "adamw8bit", "learning_rate": 0.01, "clip": 0.05},
+        "training": {"steps": 4, "precision": "bf16", "checkpoint_blocks": True},
+    },
+    "muon": {
+        "full": {},
+        "optimizer": {"kind": "muon", "learning_rate": 0.01, "clip": 0.05},
+        "training": {"steps": 4, "checkpoint_blocks": True},
+    },
+}
+
+
+@pytest.fixture
+def all_but_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny model has nothing large."""
+    monkeypatch.setattr(visits, "LEAST", 1024)
+    monkeypatch.setattr(activations, "LEAST", 1024)
+
+
+@pytest.mark.usefixtures("all_but_vectors")
+@pytest.mark.parametrize("case", IN_FULL)
+def test_streamed_and_offloaded_in_full_bit_for_bit(run: Train, case: str) -> None:
+    """Weights, averages, results and previews; also where a run goes on elsewhere."""
+    sections = {**IN_FULL[case], "previews": SECTIONS["previews"]}
+    optimizer = sections["optimizer"]
+    offload = (
+        {"optimizer": {**optimizer, "offload": optimizer["kind"] != "adafactor"}}
+        if "kind" in optimizer
+        else {}
+    )
+    away: dict[str, Any] = {**sections, **offload, "memory": {"streamed": 0.8, "offload_activations": True}}
+    resident = run(into="resident", **sections)
+    run(into="away", stop_after=2, **{**sections, "memory": {"streamed": 1.0}})
+    streamed = run(into="away", resume=True, **away)
+    assert "are streamed from the machine's memory" in streamed.log.texts
+    assert streamed.losses == resident.losses[2:]
+    for group in ("values", "average", "optimizer"):
+        if group != "average" or "ema" in sections:
+            assert equal(streamed.state(group), resident.state(group)), group
+    ours, theirs = (
+        {
+            str(path.relative_to(of.folder)): path.read_bytes()
+            for kind in ("*.png", "model*/**/*.safetensors")
+            for path in of.folder.rglob(kind)
+        }
+        for of in (streamed, resident)
+    )
+    assert len(ours) > 3
+    assert ours == theirs
+
+
+@pytest.mark.usefixtures("all_but_vectors")
+def test_offloaded_without_streaming_bit_for_bit(run: Train) -> None:
+    sections: dict[str, Any] = {"full": {}, "training": {"steps": 3, "checkpoint_blocks": True}}
+    optimizer = {"learning_rate": 0.01, "clip": 0.05}
+    resident = run(into="resident", optimizer=optimizer, **sections)
+    away = run(
+        into="away",
+        optimizer={**optimizer, "offload": True},
+        memory={"offload_activations": True},
+        **sections,
+    )
+    assert away.losses == resident.losses
+    assert equal(away.state(), resident.state())
+    assert equal(away.state("optimizer"), resident.state("optimizer"))
+
+
+@pytest.mark.usefixtures("all_but_vectors")
+def test_activations_of_a_run_with_an_adapter(run: Train) -> None:
+    training = {"steps": 3, "checkpoint_blocks": 2}
+    kept = run(into="kept", **{**SECTIONS, "training": training})
+    memory = {"offload_activations": True}
+    away = run(into="away", memory=memory, **{**SECTIONS, "training": training})
+    assert away.losses == kept.losses
+    assert equal(away.state(), kept.state())
+    assert "memory.offload_activations: the CPU computes in the machine's memory" in away.log.texts
 
 
 @pytest.mark.slow

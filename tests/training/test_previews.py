@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from velatura.errors import RecipeError
+from velatura.errors import NumericError, RecipeError
 from velatura.events import Event, PhaseFinished, PhaseProgress, PhaseStarted, PreviewSaved, StepFinished
+from velatura.families.flux import FluxFamily
 from velatura.recipe.sampling.previews import Previews
 from velatura.sampling.png import read_record
 from velatura.training.previews import plan_previews
@@ -49,6 +50,17 @@ def test_each_picture_says_what_it_shows(run: Train) -> None:
     request, facts = read_record(last)
     assert (request.prompt, request.seed, request.width) == ("a red cube", 3, 64)
     assert (read_record(first)[1]["step"], facts["step"]) == ("0", "1")
+
+
+def test_a_picture_that_is_not_finite_ends_the_run_and_is_not_written(
+    run: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    decode = FluxFamily.decode_latents
+    monkeypatch.setattr(FluxFamily, "decode_latents", lambda *inputs: decode(*inputs) * float("inf"))
+    message = "preview 00 after step 0: the autoencoder gave NaN or infinity in torch.float32"
+    with pytest.raises(NumericError, match=message):
+        run(training={"steps": 1}, previews={"steps": 1, "prompts": ["a"]})
+    assert not list(tmp_path.rglob("previews/**/*.png"))
 
 
 def test_a_request_to_stop_does_not_wait_for_the_other_pictures(

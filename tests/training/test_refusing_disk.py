@@ -62,6 +62,7 @@ def test_every_writer_says_what_it_could_not_write_and_what_is_saved(
             run(**SECTIONS, **sections)
     assert "Permission denied" in str(caught.value)
     assert str(caught.value).endswith(
-        f"The last state saved is {tmp_path / 'runs' / 'tiny' / 'state' / kept}."
+        f"The last state saved is {tmp_path / 'runs' / 'tiny' / 'state' / kept}; once the disk takes what it refused, "
+        "go on with --resume."
     )
     assert run(resume=True, **SECTIONS, **sections).outcome.exit_code == 0

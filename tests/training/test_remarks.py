@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from velatura.errors import RecipeError
 from velatura.events import Notice
+from velatura.training.distribution.launch import Launch
+from velatura.training.distribution.team import Team
+from velatura.training.remarks import _require_alone
 
+from ..tiny import recipe
 from .conftest import Run, Train
 
 
@@ -67,3 +72,21 @@ def test_an_optimizer_that_cannot_be_used_is_refused_by_a_dry_run(run: Train) ->
     for kind, said in {"no_such.Best": "no_such is not installed", "torch.optim.LBFGS": "closure"}.items():
         with pytest.raises(RecipeError, match=said):
             run(dry_run=True, optimizer={"kind": kind})
+
+
+@pytest.mark.parametrize(
+    ("key", "sections"),
+    [
+        ("optimizer.fused_backward", {"optimizer": {"fused_backward": True, "clip": 0}}),
+        ("optimizer.offload", {"optimizer": {"offload": True}}),
+        ("memory.streamed", {"memory": {"streamed": 0.5}}),
+    ],
+)
+def test_what_one_process_alone_can_do(
+    key: str, sections: dict[str, Any], tmp_path: Path, tiny_model: Path
+) -> None:
+    wanted = recipe(tmp_path, tiny_model, full={}, **sections)
+    several = SimpleNamespace(recipe=wanted, team=Team(launch=Launch(size=2)))
+    with pytest.raises(RecipeError, match=f"{key}.* 2 processes: .* Leave it out, or train with one process"):
+        _require_alone(several)  # type: ignore[arg-type]
+    _require_alone(SimpleNamespace(recipe=wanted, team=Team()))  # type: ignore[arg-type]

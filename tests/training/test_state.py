@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from velatura.errors import CheckpointError, RecipeError, StorageError
+from velatura.training import manifest as manifests
 from velatura.training import state as states
 from velatura.training.identity import Identity
 from velatura.training.saved_states import Saved, load_state, saved_before
@@ -128,13 +131,13 @@ def test_a_state_of_another_version_is_refused_and_not_passed_over(tmp_path: Pat
     save_state(tmp_path, made(5), keep=2)
     manifest = tmp_path / "000005" / "manifest.json"
     facts = json.loads(manifest.read_text())
-    for change in ({"format": states.FORMAT + 1}, {"format": None}):
+    for change in ({"format": manifests.FORMAT + 1}, {"format": None}):
         other = {**facts, **change}
-        manifest.write_text(json.dumps({**other, "manifest": states._own_checksum(other)}))
+        manifest.write_text(json.dumps({**other, "manifest": manifests._own_checksum(other)}))
         for read in (lambda: load_state(tmp_path, Log().events), lambda: saved_before(tmp_path)):
             with pytest.raises(
                 RecipeError,
-                match=f"was saved by another version of velatura .format .*, this one reads {states.FORMAT}",
+                match=f"was saved by another version of velatura .format .*, this one reads {manifests.FORMAT}",
             ):
                 read()
 
@@ -149,14 +152,21 @@ def test_what_was_shown_after_a_step_is_noted_later(tmp_path: Path) -> None:
     assert sorted(entry.name for entry in path.iterdir())[:2] == ["average.safetensors", "manifest.json"]
 
 
-STAGES = ["write_safetensors", "_checksum", "write_atomically", "shutil.rmtree", "os.replace", "sync_folder"]
+STAGES = [
+    (states, "write_safetensors"),
+    (manifests, "_checksum"),
+    (manifests, "write_bytes"),
+    (shutil, "rmtree"),
+    (os, "replace"),
+    (states, "sync_folder"),
+]
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage[1])
 @pytest.mark.parametrize("when", [1, 2, 3])
 @pytest.mark.parametrize("keep", [1, 2])
 def test_a_kill_between_any_two_stages_leaves_a_whole_state(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, when: int, keep: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: tuple[Any, str], when: int, keep: int
 ) -> None:
     """Death at the `when`-th call of each function that touches the disk: before it, and after it."""
     for after in (False, True):
@@ -177,9 +187,8 @@ class Killed(BaseException):
     """Not caught by anything."""
 
 
-def _die_at(patch: pytest.MonkeyPatch, stage: str, when: int, *, after: bool) -> None:
-    owner, _, name = stage.rpartition(".")
-    place = getattr(states, owner) if owner else states
+def _die_at(patch: pytest.MonkeyPatch, stage: tuple[Any, str], when: int, *, after: bool) -> None:
+    place, name = stage
     real, calls = getattr(place, name), []
 
     def dying(*arguments: object, **options: object) -> object:
@@ -215,20 +224,17 @@ def test_a_run_that_went_back_behind_a_damaged_state_keeps_what_it_saves_now(tmp
     assert same(load_state(tmp_path, Log().events), made(15))
 
 
-@pytest.mark.parametrize("stage", ["write_safetensors", "write_atomically", "os.replace"])
+@pytest.mark.parametrize("stage", [STAGES[0], STAGES[2], STAGES[4]], ids=lambda stage: stage[1])
 def test_a_full_disk_is_told_and_the_states_before_stay(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: tuple[Any, str]
 ) -> None:
     save_state(tmp_path, made(5), keep=1)
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    owner, _, name = stage.rpartition(".")
-    monkeypatch.setattr(getattr(states, owner) if owner else states, name, full)
-    with pytest.raises(
-        StorageError, match="the state of step 10: .*No space left on device. The states saved before"
-    ):
+    monkeypatch.setattr(*stage, full)
+    with pytest.raises(StorageError, match="the state of step 10: .*No space left on device"):
         save_state(tmp_path, made(10), keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["000005"]
     assert same(load_state(tmp_path, Log().events), made(5))
@@ -241,9 +247,7 @@ def test_a_disk_that_is_known_to_be_too_small_is_told_as_well(
     room = shutil._ntuple_diskusage(10**9, 10**9, 300)  # for the values, not for the optimizer
     monkeypatch.setattr("velatura.training.state.shutil.disk_usage", lambda _: room)
     monkeypatch.setattr(states, "write_safetensors", None)  # nothing is begun
-    with pytest.raises(
-        StorageError, match="cannot save the state of step 10: .* has 300 free.* go on with --resume"
-    ):
+    with pytest.raises(StorageError, match="cannot save the state of step 10: .* has 300 free; make room"):
         save_state(tmp_path, made(10), keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["000005"]
     assert same(load_state(tmp_path, Log().events), made(5))

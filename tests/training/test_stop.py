@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from velatura.events import Event, LeftAtOnce, Notice
+from velatura.events import Event, LeftAtOnce, Notice, PhaseProgress
 from velatura.training.folder import RunFolder
 from velatura.training.stop import Interrupted, StopRequest, listening
 
@@ -71,6 +71,19 @@ def test_a_preparation_is_broken_off() -> None:
     with pytest.raises(Interrupted), stop.preparing():
         stop.on_signal(signal.SIGINT, None)
     assert log.texts == "stopping; press Ctrl-C again to leave at once"
+
+
+def test_a_preparation_looks_for_the_file_whenever_it_makes_progress(tmp_path: Path) -> None:
+    log = Log()
+    with listening(log.events) as stop:
+        stop.watch(RunFolder(tmp_path, "x"))
+        (tmp_path / "stop").write_text("")
+        log.events(PhaseProgress(phase="scan", done=1))  # outside a preparation the loop looks
+        with pytest.raises(Interrupted), stop.preparing():
+            log.events(PhaseProgress(phase="cache latents", done=1))
+    assert log.texts == "the file 'stop' was found, and is removed: stopping"
+    assert list(tmp_path.iterdir()) == []
+    log.events(PhaseProgress(phase="scan", done=2))  # nobody listens any more
 
 
 @pytest.fixture

@@ -85,7 +85,9 @@ class Adapter:
         for path, layer in self.layers.items():
             base: Tensor = layer.base.weight  # type: ignore[assignment]
             if base.itemsize < 2:
-                raise CheckpointError("a LoRA cannot be merged into 8-bit weights; load the model in full")
+                raise CheckpointError(
+                    "a LoRA cannot be merged into weights of 8 bits or fewer; load the model in full"
+                )
             base.copy_(narrowed(base.float() + strength * layer.delta().to(base.device), base.dtype, path))
         self.take_off()
 

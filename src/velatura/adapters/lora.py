@@ -23,18 +23,21 @@ class Down(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(weight)
         self.readers = readers
-        self._kept: tuple[Tensor, bool, int, Tensor] | None = None
+        self._kept: tuple[Tensor, Tensor] | None = None  # an input, and what was made of it
+        self._state = (False, 0)  # whether gradients were on, and the version of the weight
         self._reads = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[..., in]` -> `[..., r]` in the dtype of x; computed once for all readers of one input."""
+        """`[..., in]` -> `[..., r]` in the dtype of x; computed once for readers of one input in a row."""
         weight = self.weight.to(x.dtype)
         if self.readers == 1 or torch.compiler.is_compiling():  # a compiler merges equal products by itself
             return F.linear(x, weight)
-        grad, version = torch.is_grad_enabled(), self.weight._version
-        if self._kept is None or self._kept[0] is not x or self._kept[1:3] != (grad, version):
-            self._kept, self._reads = (x, grad, version, F.linear(x, weight)), 0
-        hidden = self._kept[3]
+        state = (torch.is_grad_enabled(), self.weight._version)
+        if state != self._state:
+            self._kept, self._state, self._reads = None, state, 0  # a pass before may have broken off
+        if self._kept is None or self._kept[0] is not x:
+            self._kept = (x, F.linear(x, weight))
+        hidden = self._kept[1]
         self._reads += 1
         if self._reads == self.readers:
             self._kept, self._reads = None, 0  # hold no activation longer than its readers need it

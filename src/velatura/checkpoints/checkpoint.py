@@ -18,6 +18,7 @@ from velatura.plural import counted
 
 Shape = tuple[int, ...]
 Rows = tuple[int, int]  # half-open
+FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
@@ -73,6 +74,17 @@ class Checkpoint(ABC):
             problem = f"rows {start} to {stop} of '{key}' were asked for, its shape is {info.shape}"
             raise CheckpointError(f"{self.name}: {problem}.")
         return self._read(key, (start, stop), dtype or info.dtype, device)
+
+    def in_fp8(self, key: str) -> bool:
+        """Whether a matrix is stored in 8-bit floating numbers."""
+        return self.dtype(key) in FP8 and len(self.shape(key)) == 2
+
+    def read_fp8(
+        self, key: str, *, rows: Rows | None = None, device: torch.device | str = "cpu"
+    ) -> tuple[Tensor, Tensor]:
+        """A matrix as it is stored: 8-bit values `[n, k]`, and what each row is multiplied by, `[n, 1]` float32."""
+        values = self.read(key, rows=rows, device=device)
+        return values, torch.ones(len(values), 1, device=device)
 
     def close(self) -> None:
         """Let go of open files; later reads raise. Works as a context manager too."""
@@ -138,6 +150,14 @@ class _Renamed(Checkpoint):
         super().__init__(tensors, name=base.name, paths=base.paths, metadata=base.metadata)
         self._base = base
         self._there = there
+
+    def in_fp8(self, key: str) -> bool:
+        return self._base.in_fp8(self._there[key])
+
+    def read_fp8(
+        self, key: str, *, rows: Rows | None = None, device: torch.device | str = "cpu"
+    ) -> tuple[Tensor, Tensor]:
+        return self._base.read_fp8(self._there[key], rows=rows, device=device)
 
     def close(self) -> None:
         self._base.close()

@@ -65,9 +65,7 @@ class Origin:
         device: torch.device | str = "cpu",
     ) -> Tensor:
         """The parameter of `shape`; only its own rows are read. Raises CheckpointError for a wrong shape."""
-        found, wanted = checkpoint.shape(self.key), self.file_shape(shape)
-        if found not in (wanted, (self.total, *shape[1:]) if shape else ()):
-            raise CheckpointError(f"{checkpoint.name}: '{self.key}' has shape {found}, expected {wanted}.")
+        found = self._checked(checkpoint, shape)
         rows = self.rows if found else None
         if self.form == "swapped_halves" and rows is not None:
             half = (rows[0] + rows[1]) // 2
@@ -76,6 +74,24 @@ class Origin:
                 [checkpoint.read(self.key, rows=part, dtype=dtype, device=device) for part in halves]
             )
         return checkpoint.read(self.key, rows=rows, dtype=dtype, device=device).reshape(shape)
+
+    def in_fp8(self, checkpoint: Checkpoint) -> bool:
+        """Whether `read_fp8` can be asked for it."""
+        return self.form == "same" and self.key in checkpoint and checkpoint.in_fp8(self.key)
+
+    def read_fp8(
+        self, checkpoint: Checkpoint, shape: Shape, *, device: torch.device | str = "cpu"
+    ) -> tuple[Tensor, Tensor]:
+        """The parameter as `Checkpoint.read_fp8` gives it. Raises CheckpointError for a wrong shape."""
+        self._checked(checkpoint, shape)
+        return checkpoint.read_fp8(self.key, rows=self.rows, device=device)
+
+    def _checked(self, checkpoint: Checkpoint, shape: Shape) -> Shape:
+        """The shape of the file's whole tensor. Raises CheckpointError for a wrong one."""
+        found, wanted = checkpoint.shape(self.key), self.file_shape(shape)
+        if found not in (wanted, (self.total, *shape[1:]) if shape else ()):
+            raise CheckpointError(f"{checkpoint.name}: '{self.key}' has shape {found}, expected {wanted}.")
+        return found
 
 
 class KeyMap:

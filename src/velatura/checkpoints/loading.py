@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from velatura.checkpoints.checkpoint import Checkpoint
 from velatura.checkpoints.keymap import KeyMap, Origin
@@ -19,6 +20,7 @@ from velatura.plural import counted
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _LISTED = 5
 _registration = threading.RLock()
+_DRAWN = ("normal_", "uniform_", "kaiming_uniform_")  # of tensors or `nn.init`, which libraries wrap
 
 
 def skeleton(build: Callable[[], ModuleT]) -> ModuleT:
@@ -27,8 +29,20 @@ def skeleton(build: Callable[[], ModuleT]) -> ModuleT:
     Buffers that no file has (position ids, rotary tables) are computed by constructors: under
     `torch.device("meta")` they would be lost.
     """
-    with _parameters_on_meta():
+    with _parameters_on_meta(), _Undrawn():
         return build()
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out the random starts of tensors without values, which cost more than all else about them."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        tensor = args[0] if args else (kwargs or {}).get("tensor")
+        if getattr(func, "__name__", "") in _DRAWN and isinstance(tensor, Tensor) and tensor.is_meta:
+            return tensor
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
@@ -62,11 +76,13 @@ def load_into(
     device: torch.device | str = "cpu",
     what: str,
     ignore: Iterable[str] = (),
+    later: Collection[str] = (),
 ) -> None:
     """Give every parameter and stored buffer of `module` its tensor from `checkpoint`, in place.
 
     dtype: of the floating tensors; None keeps them as stored. `what` names the part in messages ("FLUX
-    denoiser"). `ignore` are patterns of the file's names that may be left over. Parameters that the module
+    denoiser"). `ignore` are patterns of the file's names that may be left over. `later` are names whose tensors must be
+    there, and are left for others to read. Parameters that the module
     ties stay tied. Raises ModelError when anything is missing, left over, or would stay on the meta device;
     CheckpointError for a wrong shape. On an error the module may be half filled: throw it away.
     """
@@ -76,6 +92,8 @@ def load_into(
     sources = {names: _first_present(names, origins, checkpoint) for names in groups}
     _check_complete(checkpoint, origins, sources, what, tuple(ignore))
     for names, source in sources.items():
+        if names[0] in later:
+            continue
         tensor = state[names[0]]
         if source is None:
             raise AssertionError("checked above")

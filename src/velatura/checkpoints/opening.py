@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -117,13 +118,13 @@ def _open_index(index: Path) -> Checkpoint:
         plain = isinstance(name, str) and name == PurePosixPath(name).name == PureWindowsPath(name).name
         if not plain or not name.endswith(".safetensors"):
             raise CheckpointError(
-                f"{index}: it names the file {name!r}, expected a .safetensors name in this folder."
+                f"{index}: it names the file {reprlib.repr(name)}, expected a .safetensors name in this folder."
             )
     joined = Joined([TensorFile(index.parent / name) for name in names], name=str(index))
     missing = sorted(set(weight_map) - set(joined))
     if missing:
         count = counted(len(missing), "of its tensors is", "of its tensors are")
-        raise CheckpointError(f"{index}: {count} in no shard, first '{missing[0]}'.")
+        raise CheckpointError(f"{index}: {count} in no shard, first {reprlib.repr(missing[0])}.")
     return joined
 
 

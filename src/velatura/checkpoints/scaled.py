@@ -1,4 +1,4 @@
-"""fp8 files that carry scales: `W = stored * scale`, applied while reading.
+"""fp8 files that carry scales: `W = stored * scale`, applied while reading, unless what is stored is asked for.
 
 Two conventions are in use beside a weight `x.weight`: `x.scale_weight` (ComfyUI; with a marker tensor
 `scaled_fp8`) and `x.weight_scale`. A scale is one number, or one per row. Input scales steer fp8 matmuls and
@@ -53,6 +53,17 @@ class _Scaled(Checkpoint):
         applied = {key: TensorInfo(shape=base.shape(key), dtype=_RESULT) for key in self._scales}
         super().__init__({**kept, **applied}, name=base.name, paths=base.paths, metadata=base.metadata)
 
+    def in_fp8(self, key: str) -> bool:
+        return self._base.in_fp8(key)
+
+    def read_fp8(
+        self, key: str, *, rows: Rows | None = None, device: torch.device | str = "cpu"
+    ) -> tuple[Tensor, Tensor]:
+        values, ones = self._base.read_fp8(key, rows=rows, device=device)
+        if key not in self._scales:
+            return values, ones
+        return values, ones * self._scale(key, rows or self.info(key).all_rows, device)[:, None]
+
     def close(self) -> None:
         self._base.close()
 
@@ -73,9 +84,12 @@ class _Scaled(Checkpoint):
     def _read(self, key: str, rows: Rows, dtype: torch.dtype, device: torch.device | str) -> Tensor:
         if key not in self._scales:
             return self._base.read(key, rows=rows, dtype=dtype, device=device)
-        scale = self._base.read(self._scales[key], dtype=torch.float32, device=device).flatten()
+        scale = self._scale(key, rows, device)
         values = self._base.read(key, rows=rows, dtype=torch.float32, device=device)
-        if scale.numel() == 1:
-            return values.mul_(scale[0]).to(dtype)
-        scale = scale[slice(*rows)].reshape(-1, *[1] * (values.dim() - 1))
-        return values.mul_(scale).to(dtype)
+        by_row = (-1, *[1] * (values.dim() - 1)) if values.dim() else ()
+        return values.mul_(scale.reshape(by_row)).to(dtype)
+
+    def _scale(self, key: str, rows: Rows, device: torch.device | str) -> Tensor:
+        """One for all rows, or one for each: float32."""
+        scale = self._base.read(self._scales[key], dtype=torch.float32, device=device).flatten()
+        return scale if scale.numel() == 1 else scale[slice(*rows)]

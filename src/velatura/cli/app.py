@@ -17,6 +17,7 @@ import typer
 
 from velatura import __version__
 from velatura.cli import cache, data, demo, doctor, generate, lora, plan, pocket, recipe, runs, train
+from velatura.cli.console import echo
 from velatura.errors import VelaturaError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -74,20 +75,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _tell(f"{error.strerror}: {error.filename or 'the disk'}; {remedy}")
             return 1
         traceback.print_exc()
-        typer.secho(
-            "this is a bug in velatura; please report it with the lines above", fg=typer.colors.RED, err=True
+        echo(
+            "this is a bug in velatura; please report it with the lines above",
+            colour=typer.colors.RED,
+            err=True,
         )
         return BUG
     return 0
 
 
 def _tell(message: str) -> None:
-    typer.secho("error: ", fg=typer.colors.RED, bold=True, err=True, nl=False)
-    typer.echo(message, err=True)
+    echo("error: ", colour=typer.colors.RED, bold=True, err=True, nl=False)
+    echo(message, err=True)
 
 
 def _tell_interrupted() -> None:
-    typer.secho("interrupted", fg=typer.colors.RED, err=True)
+    echo("interrupted", colour=typer.colors.RED, err=True)
 
 
 def _exit_code(stop: SystemExit) -> int:
@@ -102,7 +105,7 @@ def root(
 ) -> None:
     """Teach image diffusion models something new, and paint with them."""
     if version:
-        typer.echo(f"velatura {__version__}")
+        echo(f"velatura {__version__}")
         raise typer.Exit
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from velatura.cli.console import echo
 from velatura.cli.train import RecipeFile, Sets
 from velatura.errors import RecipeError
 from velatura.plural import agreeing, counted
@@ -55,10 +56,10 @@ def build(recipe: RecipeFile, sets: Sets = None, as_json: AsJson = False) -> Non
             {"kind": one.kind, "needed": one.needed, "encoded": one.encoded, "folder": str(one.folder)}
             for one in built
         ]
-        typer.echo(json.dumps(facts, indent=2))
+        echo(json.dumps(facts, indent=2))
         return
     for one in built:
-        typer.echo(f"{one.kind}: {one.needed} needed, {one.encoded} of them encoded now, in {one.folder}")
+        echo(f"{one.kind}: {one.needed} needed, {one.encoded} of them encoded now, in {one.folder}")
 
 
 @app.command()
@@ -89,13 +90,13 @@ def verify(place: Place = None, as_json: AsJson = False) -> None:
             "damaged_files": found.damaged,
             "caches": caches,
         }
-        typer.echo(json.dumps(facts, indent=2))
+        echo(json.dumps(facts, indent=2))
     else:
         sound = counted(found.sound, "entry is", "entries are")
         damaged = counted(found.damaged, "damaged file was", "damaged files were")
-        typer.echo(f"{folder}: {sound} sound, {damaged} removed")
+        echo(f"{folder}: {sound} sound, {damaged} removed")
         for use in uses:
-            typer.echo(f"  {use.kind:8} {use.entries:8d} entries {readable(use.size):>10}  {use.folder}")
+            echo(f"  {use.kind:8} {use.entries:8d} entries {readable(use.size):>10}  {use.folder}")
     if found.damaged:
         raise typer.Exit(DAMAGED)
 
@@ -145,13 +146,13 @@ def gc(
     if as_json:
         names = [str(shard.path) for shard in shards]
         facts = {"folder": str(folder), "removed": not dry_run, "bytes": size, "files": names}
-        typer.echo(json.dumps({**facts, "forgotten_sources": sources}, indent=2))
+        echo(json.dumps({**facts, "forgotten_sources": sources}, indent=2))
         return
     done = "would be removed" if dry_run else "removed"
-    typer.echo(f"{folder}: {counted(len(shards), 'file')}, {readable(size)}, {done}")
+    echo(f"{folder}: {counted(len(shards), 'file')}, {readable(size)}, {done}")
     if sources:
         forgotten = counted(sources, "data folder that was", "data folders that were")
-        typer.echo(f"{forgotten} not scanned for so long {agreeing(sources, 'is', 'are')} forgotten")
+        echo(f"{forgotten} not scanned for so long {agreeing(sources, 'is', 'are')} forgotten")
 
 
 def cache_folder_of(place: Path | None) -> Path:

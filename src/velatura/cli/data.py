@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from velatura.cli import data_labels
+from velatura.cli.console import echo
 from velatura.cli.train import RecipeFile, Sets
 from velatura.plural import counted
 
@@ -62,11 +63,11 @@ def check(
         checked = check_data(loaded.recipe, loaded.base, Events(listener))
         files = write_check(checked, out or Path(f"{loaded.recipe.name}-check"), Events(listener))
     if as_json:
-        typer.echo(json.dumps(document_of(checked), indent=1, ensure_ascii=False))
+        echo(json.dumps(document_of(checked), indent=1, ensure_ascii=False))
     else:
         for line in _summary(checked):
-            typer.echo(line)
-        typer.echo(f"look at {files[0]}; all items are in {files[1]}")
+            echo(line)
+        echo(f"look at {files[0]}; all items are in {files[1]}")
     if checked.refusals:
         raise typer.Exit(REFUSED)
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from velatura.cli.console import echo
 from velatura.cli.train import Sets
 from velatura.errors import RecipeError
 from velatura.plural import agreeing, counted
 
 if TYPE_CHECKING:
-    from velatura.data.labelling.run import Labelled
+    from velatura.data.labelling.run import Kind, Labelled, Labeller
     from velatura.data.labelling.targets import Targets
     from velatura.recipe.data.sources.folder import FolderData
+
+T = TypeVar("T")
 
 _SHOWN = 20  # pictures that were skipped
 
@@ -70,19 +74,16 @@ def caption(
     """
     sections, base = _folders(source, sets, recursive=recursive, extension=extension)
 
-    from velatura.cli.progress import progress
     from velatura.data.labelling.captioner import Captioner
-    from velatura.data.labelling.run import CAPTIONS, Labelled, label
+    from velatura.data.labelling.run import CAPTIONS
     from velatura.data.labelling.targets import caption_targets
-    from velatura.events import Events
     from velatura.placement.device import choose_device
 
+    def captioner() -> Captioner:
+        return Captioner(model, device=choose_device(device), prompt=prompt, max_tokens=max_tokens)
+
     targets = caption_targets(sections, base, overwrite=overwrite)
-    done = Labelled()
-    if targets.todo:
-        with progress(sys.stderr) as listener:
-            captioner = Captioner(model, device=choose_device(device), prompt=prompt, max_tokens=max_tokens)
-            done = label(targets.todo, captioner, CAPTIONS, Events(listener), batch_size=batch_size)
+    done = _labelled(targets, captioner, CAPTIONS, batch_size)
     _tell("caption", targets, done, as_json=as_json)
 
 
@@ -126,19 +127,16 @@ def mask(
         )
     sections, base = _folders(source, sets, recursive=recursive)
 
-    from velatura.cli.progress import progress
-    from velatura.data.labelling.run import MASKS, Labelled, label
+    from velatura.data.labelling.run import MASKS
     from velatura.data.labelling.segmenter import Segmenter
     from velatura.data.labelling.targets import mask_targets
-    from velatura.events import Events
     from velatura.placement.device import choose_device
 
+    def segmenter() -> Segmenter:
+        return Segmenter(model, device=choose_device(device), labels=labels or [])
+
     targets = mask_targets(sections, base, overwrite=overwrite, out=out)
-    done = Labelled()
-    if targets.todo:
-        with progress(sys.stderr) as listener:
-            segmenter = Segmenter(model, device=choose_device(device), labels=labels or [])
-            done = label(targets.todo, segmenter, MASKS, Events(listener), batch_size=batch_size)
+    done = _labelled(targets, segmenter, MASKS, batch_size)
     _tell("mask", targets, done, as_json=as_json)
 
 
@@ -165,6 +163,18 @@ def _folders(
     return folders_of(loaded.recipe.data, loaded.base), loaded.base
 
 
+def _labelled(targets: Targets, model: Callable[[], Labeller[T]], kind: Kind[T], batch_size: int) -> Labelled:
+    """Let a model see to what is to be done; it is loaded only where there is something."""
+    from velatura.cli.progress import progress
+    from velatura.data.labelling.run import Labelled, label
+    from velatura.events import Events
+
+    if not targets.todo:
+        return Labelled()
+    with progress(sys.stderr) as listener:
+        return label(targets.todo, model(), kind, Events(listener), batch_size=batch_size)
+
+
 def _tell(what: str, targets: Targets, done: Labelled, *, as_json: bool) -> None:
     skipped = [*targets.skipped, *done.skipped]
     if as_json:
@@ -173,16 +183,14 @@ def _tell(what: str, targets: Targets, done: Labelled, *, as_json: bool) -> None
             "already_there": targets.there,
             "skipped": [{"name": name, "reason": reason} for name, reason in skipped],
         }
-        typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
     are = agreeing(targets.there, "was", "were")
     pictures = counted(len(skipped), "picture was", "pictures were")
-    typer.echo(
-        f"{counted(done.written, what)} written, {targets.there:,} {are} there already, {pictures} skipped"
-    )
+    echo(f"{counted(done.written, what)} written, {targets.there:,} {are} there already, {pictures} skipped")
     for name, reason in skipped[:_SHOWN]:
-        typer.echo(f"  {name}: {reason}")
+        echo(f"  {name}: {reason}")
     if len(skipped) > _SHOWN:
-        typer.echo(f"  … and {len(skipped) - _SHOWN:,} more")
+        echo(f"  … and {len(skipped) - _SHOWN:,} more")
     for folder, masks in targets.unnamed.items():
-        typer.echo(f"to train with them: masks = {json.dumps(masks)} beside folder = {json.dumps(folder)}")
+        echo(f"to train with them: masks = {json.dumps(masks)} beside folder = {json.dumps(folder)}")

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from velatura.cli.console import echo
 from velatura.errors import RecipeError
 
 CONCEPT = "snowman"
@@ -87,13 +88,13 @@ def demo(
     from velatura.recipe.toml import load_recipe
 
     folder = begin(folder.resolve())
-    typer.echo(f"1. sixteen pictures of a {CONCEPT}, with captions: {folder / 'photos'}")
+    echo(f"1. sixteen pictures of a {CONCEPT}, with captions: {folder / 'photos'}")
     concept_dataset(folder / "photos", concept=CONCEPT, count=16, seed=SEED, size=EDGE)
     recipe_file = folder / "recipe.toml"
     recipe_file.write_text(recipe_text(folder, steps), encoding="utf-8")
     loaded = load_recipe(recipe_file)
 
-    typer.echo(f"2. velatura train {recipe_file}")
+    echo(f"2. velatura train {recipe_file}")
     from velatura.training.resuming import Resume
     from velatura.training.run import train
 
@@ -105,13 +106,13 @@ def demo(
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)
 
-    typer.echo("3. the same prompts and noise, before and after")
+    echo("3. the same prompts and noise, before and after")
     with progress(sys.stdout) as listener:
         before, after = _compare(folder, outcome.files[0], pictures, Events(listener))
-    typer.echo(f"\n{'':14}before   after")
+    echo(f"\n{'':14}before   after")
     for name, share in before.items():
-        typer.echo(f"  {name:12}{share:6.0%}  {after[name]:6.0%}")
-    typer.echo(
+        echo(f"  {name:12}{share:6.0%}  {after[name]:6.0%}")
+    echo(
         f"\nLook at {folder / 'before-after.png'}\n    and {folder / 'runs' / CONCEPT / 'report.html'}\n"
         f"The LoRA is {outcome.files[0]}\n"
         f"Paint with it: velatura generate --prompt 'a large pink matte {CONCEPT} at noon' "
@@ -138,7 +139,7 @@ def begin(folder: Path) -> Path:
         if (place / MARK).is_file() and (place / MARK).read_bytes() == made_with:
             return place
     if place != folder:
-        typer.echo(f"{folder} holds something else: this goes to {place}")
+        echo(f"{folder} holds something else: this goes to {place}")
     place.mkdir(parents=True, exist_ok=True)
     (place / MARK).write_bytes(made_with)
     return place
@@ -146,7 +147,7 @@ def begin(folder: Path) -> Path:
 
 def recipe_text(folder: Path, steps: int) -> str:
     """The recipe of the demo in a folder."""
-    from velatura.recipe.dump import toml_value
+    from velatura.recipe.plain_toml import toml_value
 
     output = toml_value((folder / "runs").as_posix())
     return RECIPE.format(concept=CONCEPT, steps=steps, every=max(1, steps // 3), output=output)

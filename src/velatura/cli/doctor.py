@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from velatura.cli.console import echo
 from velatura.plural import counted
 
 if TYPE_CHECKING:
@@ -32,16 +33,16 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
     problems = sum(check.level == "problem" for check in checks)
     remarks = sum(check.level == "remark" for check in checks)
     if as_json:
-        typer.echo(json.dumps({"healthy": not problems, "checks": list(map(asdict, checks))}, indent=2))
+        echo(json.dumps({"healthy": not problems, "checks": list(map(asdict, checks))}, indent=2))
     else:
-        typer.echo(f"\n{counted(problems, 'problem')}, {counted(remarks, 'remark')}")
+        echo(f"\n{counted(problems, 'problem')}, {counted(remarks, 'remark')}")
     if problems:
         raise typer.Exit(PROBLEMS)
 
 
 def _print(check: Check) -> None:
     colours = {"ok": typer.colors.GREEN, "remark": typer.colors.YELLOW, "problem": typer.colors.RED}
-    typer.secho(f"{check.level:8}", fg=colours[check.level], nl=False)
-    typer.echo(f"{check.name}: {check.found}")
+    echo(f"{check.level:8}", colour=colours[check.level], nl=False)
+    echo(f"{check.name}: {check.found}")
     if check.remedy:
-        typer.echo(f"{'':8}  {check.remedy}")
+        echo(f"{'':8}  {check.remedy}")

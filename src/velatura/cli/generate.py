@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from velatura.cli.console import echo
 from velatura.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -89,12 +90,12 @@ def generate(
         typer.Option("--precision", help="Of the computation; auto: bf16 where it is native, else fp32."),
     ] = "auto",
     weights: Annotated[
-        Literal["full", "fp8", "int8"] | None,
+        Literal["full", "fp8", "int8", "nf4"] | None,
         typer.Option(
             "--weights",
-            metavar="full|fp8|int8",
-            help="Of the denoiser: as --precision says, or in 8 bits, which takes half of bf16's memory; int8 also "
-            "multiplies in 8 bits.",
+            metavar="full|fp8|int8|nf4",
+            help="Of the denoiser. full: as --precision says; fp8 and int8: in 8 bits, half of bf16's memory, and "
+            "int8 also multiplies in 8 bits; nf4: in 4 bits, less exact.",
             show_default="full",
         ),
     ] = None,
@@ -117,6 +118,30 @@ def generate(
             help="Share of the denoiser's weights that stay in the machine's memory and visit the GPU when needed.",
         ),
     ] = 0.0,
+    attention: Annotated[
+        Literal["sdpa", "flash", "flash3", "sage", "xformers"] | None,
+        typer.Option(
+            "--attention",
+            metavar="NAME",
+            help="Kernel of the attention: sdpa, or that of an installed package: flash, flash3, sage or xformers.",
+            show_default="sdpa",
+        ),
+    ] = None,
+    split_attention: Annotated[
+        bool,
+        typer.Option(
+            "--split-attention",
+            help="Compute attention for one picture of a batch at a time: less memory without a fused kernel.",
+        ),
+    ] = False,
+    text_encoders: Annotated[
+        Literal["auto", "cpu"],
+        typer.Option(
+            "--text-encoders",
+            metavar="auto|cpu",
+            help="Where the text encoders are run: auto: on --device; cpu: in the machine's memory, slower.",
+        ),
+    ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print what was painted as JSON.")] = False,
 ) -> None:
     """Paint pictures. The same options give the same bytes on one machine.
@@ -158,6 +183,9 @@ def generate(
         weights=weights,
         autoencoder=autoencoder,
         streamed=streamed,
+        text_encoders=text_encoders,
+        attention=attention,
+        split_attention=split_attention,
         out=out,
     )
     painted: list[Picture] = []
@@ -171,9 +199,9 @@ def generate(
 
 def _print(painted: list[Picture], as_json: bool) -> None:
     if as_json and painted:
-        typer.echo(json.dumps([picture.record() for picture in painted], indent=2))
+        echo(json.dumps([picture.record() for picture in painted], indent=2))
     elif painted:
-        typer.echo("\n".join(str(picture.path) for picture in painted))
+        echo("\n".join(str(picture.path) for picture in painted))
 
 
 def section_of(recipe: Path | None) -> tuple[ModelSection | None, Path | None]:

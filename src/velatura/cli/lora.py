@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from velatura.cli.console import echo, one_line
 from velatura.cli.generate import ModelRecipe, parse_lora
 from velatura.errors import RecipeError
 from velatura.plural import counted
@@ -34,17 +35,17 @@ def info(
 
     facts = summary(read_lora(file), file)
     if as_json:
-        typer.echo(json.dumps(facts, indent=2))
+        echo(json.dumps(facts, indent=2))
         return
     ranks = ", ".join(str(rank) for rank in facts["ranks"])
-    typer.echo(f"{file}: {facts['format']} keys, rank {ranks}, {facts['dtype']}")
-    typer.echo(f"{facts['values'] / 1e6:.1f} million values, {facts['bytes'] / 1e6:.1f} MB")
+    echo(f"{file}: {facts['format']} keys, rank {ranks}, {facts['dtype']}")
+    echo(f"{facts['values'] / 1e6:.1f} million values, {facts['bytes'] / 1e6:.1f} MB")
     for part, patterns in facts["layers"].items():
-        typer.echo(f"{part}: {counted(sum(patterns.values()), 'layer')}")
+        echo(f"{part}: {counted(sum(patterns.values()), 'layer')}")
         for pattern, count in patterns.items():
-            typer.echo(f"  {count:4d}  {pattern}")
+            echo(f"  {count:4d}  {pattern}")
     for key, value in facts["metadata"].items():
-        typer.echo(f"{key}: {value if len(value) <= 80 else value[:79] + '…'}")
+        echo(f"{one_line(key)}: {one_line(value if len(value) <= 80 else value[:79] + '…')}")
 
 
 @app.command()
@@ -67,7 +68,7 @@ def convert(
 
     names = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     write_lora(out, read_lora(file), to, dtype=names[dtype] if dtype else None)
-    typer.echo(f"{out}: {to} keys")
+    echo(f"{out}: {to} keys")
 
 
 @app.command()
@@ -99,7 +100,7 @@ def merge(
         merge_into(
             section or model or "", files, out, base=base, precision=precision, events=Events(listener)
         )
-    typer.echo(f"{out}: {model or recipe} with {counted(len(files), 'LoRA')}")
+    echo(f"{out}: {model or recipe} with {counted(len(files), 'LoRA')}")
 
 
 def summary(lora: LoraFile, file: Path) -> dict[str, Any]:

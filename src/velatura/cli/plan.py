@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from velatura.cli.console import echo
 from velatura.cli.train import RecipeFile, Sets
 
 
@@ -19,7 +20,7 @@ def plan(
             "--memory",
             metavar="SIZE",
             help="What may be used of the device, for example 24GiB; the settings that fit are looked for.",
-            show_default="what is free on the device",
+            show_default="the recipe's memory.budget, or what is free on the device",
         ),
     ] = None,
     device: Annotated[
@@ -48,9 +49,9 @@ def plan(
     Neither the model's files nor the data need be there: published shapes and the recipe's resolutions are taken then.
     Exit codes: 0 it fits; 3 it cannot fit; 2 a mistake in the recipe, the data or the model's files.
     """
-    from velatura.planning.budget import size_in_bytes
+    from velatura.recipe.byte_sizes import size_in_bytes
 
-    wanted = None if memory is None else size_in_bytes(memory)
+    given = None if memory is None else size_in_bytes(memory)
 
     from velatura.recipe.toml import read_recipe
 
@@ -62,10 +63,11 @@ def plan(
     from velatura.planning.table import document, lines
 
     target = device_named(device or loaded.recipe.training.device, efficiency=efficiency)
-    made = make_plan(loaded.recipe, loaded.base, target, target.budget if wanted is None else wanted)
+    budget = given or (size_in_bytes(own) if (own := loaded.recipe.memory.budget) else target.budget)
+    made = make_plan(loaded.recipe, loaded.base, target, budget)
     if as_json:
-        typer.echo(json.dumps(document(made), indent=2))
+        echo(json.dumps(document(made), indent=2))
     else:
-        typer.echo("\n".join(lines(made)))
+        echo("\n".join(lines(made)))
     if not made.fits:
         raise typer.Exit(NO_FIT)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from velatura.cli.console import echo
 from velatura.plural import counted
 
 app = typer.Typer(name="pocket", help="Draw, paint and check the pocket world.", no_args_is_help=True)
@@ -58,7 +58,7 @@ def render(
     with _counted("render", count) as progress:
         split: Literal["train", "held-out"] = "held-out" if held_out else "train"
         write_dataset(out, count, seed, size, split, workers, truth, progress, solids)
-    typer.echo(f"{counted(count, 'picture')} with captions in {out}")
+    echo(f"{counted(count, 'picture')} with captions in {out}")
 
 
 @app.command()
@@ -79,7 +79,7 @@ def concept(
 
     with _counted("render", count) as progress:
         concept_dataset(out, name, count, seed, size, progress)
-    typer.echo(f"{counted(count, 'picture')} of a {name} with captions in {out}")
+    echo(f"{counted(count, 'picture')} of a {name} with captions in {out}")
 
 
 @app.command()
@@ -140,7 +140,7 @@ def sample(
                     done.advance()
     except KeyboardInterrupt:
         kept = counted(len(painted), "picture is", "pictures are")
-        typer.echo(f"{kept} kept in {out}; to score what is there: velatura pocket check {out}", err=True)
+        echo(f"{kept} kept in {out}; to score what is there: velatura pocket check {out}", err=True)
         raise
     _print_score(painted, as_json)
 
@@ -189,17 +189,15 @@ def _print_score(pictures: list[Path], as_json: bool) -> None:
     images = (np.asarray(Image.open(path).convert("RGB")) for path in pictures)
     captions = [path.with_suffix(".txt").read_text(encoding="utf-8").strip() for path in pictures]
     result = score(images, captions)
-    typer.echo(result.to_json() if as_json else f"{counted(result.pictures, 'picture')}\n{result.table()}")
+    echo(result.to_json() if as_json else f"{counted(result.pictures, 'picture')}\n{result.table()}")
 
 
 @contextmanager
-def _counted(phase: str, total: int) -> Iterator[Callable[[int, int], None]]:
+def _counted(name: str, total: int) -> Iterator[Callable[[int, int], None]]:
     """Shows a phase that reports (done, total)."""
     from velatura.cli.progress import progress
-    from velatura.events import PhaseFinished, PhaseProgress, PhaseStarted
+    from velatura.data.progress import phase
+    from velatura.events import Events
 
-    begun = time.monotonic()
-    with progress(sys.stderr) as listener:
-        listener(PhaseStarted(phase=phase, total=total, unit="pictures"))
-        yield lambda done, of: listener(PhaseProgress(phase=phase, done=done))
-        listener(PhaseFinished(phase=phase, seconds=time.monotonic() - begun))
+    with progress(sys.stderr) as listener, phase(Events(listener), name, total, "pictures") as current:
+        yield lambda done, of: current.advance(done - current.done)

@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from velatura.cli.console import harmless
 from velatura.events import (
     Event,
     FileSaved,
@@ -78,7 +79,7 @@ class PlainProgress:
         return self._clock() - self._said >= PLAIN_EVERY
 
     def _say(self, line: str) -> None:
-        self._console.print(line, markup=False)
+        self._console.print(harmless(line), markup=False)
         self._said = self._clock()
 
 
@@ -112,6 +113,7 @@ class LiveProgress:
 
     def _print(self, event: Event) -> None:
         for line in _lines(event):
+            line.plain = harmless(line.plain)
             self.live.console.print(line)
 
     def _show_cursor(self) -> None:

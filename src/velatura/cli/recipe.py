@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from velatura.cli.console import echo
 from velatura.cli.train import RecipeFile, Sets
 from velatura.errors import RecipeError, StorageError
 
@@ -29,7 +30,7 @@ def new(
     """
     from velatura.recipe.starter import starter
 
-    typer.echo(starter(kind), nl=False)
+    echo(starter(kind), nl=False)
 
 
 @app.command()
@@ -56,14 +57,14 @@ def check(
             raise
         whole = [{"place": "", "where": "", "what": str(error), "hint": ""}]  # no TOML, or no file at all
         mistakes = error.record() if isinstance(error, InvalidRecipe) else whole
-        typer.echo(json.dumps({"valid": False, "mistakes": mistakes}, indent=2))
+        echo(json.dumps({"valid": False, "mistakes": mistakes}, indent=2))
         raise typer.Exit(error.exit_code) from None
     if as_json:
-        typer.echo(json.dumps({"valid": True, "recipe": loaded.recipe.model_dump(mode="json")}, indent=2))
+        echo(json.dumps({"valid": True, "recipe": loaded.recipe.model_dump(mode="json")}, indent=2))
     elif resolved:
-        typer.echo(dump_recipe(loaded.recipe), nl=False)
+        echo(dump_recipe(loaded.recipe), nl=False)
     else:
-        typer.echo(f"{recipe}: no mistakes")
+        echo(f"{recipe}: no mistakes")
 
 
 @app.command()
@@ -80,7 +81,7 @@ def schema(
 
     text = json.dumps(recipe_schema(), indent=2) + "\n"
     if out is None:
-        typer.echo(text, nl=False)
+        echo(text, nl=False)
         return
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

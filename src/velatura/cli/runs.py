@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from velatura.cli.console import echo
 from velatura.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def list_runs(
         _print_json({"runs": list(map(asdict, found)), "other_folders": list(map(str, others))})
         return
     for line in list_text(found, [path.name for path in others]):
-        typer.echo(line)
+        echo(line)
 
 
 @app.command()
@@ -61,7 +62,7 @@ def show(
         _print_json(found.record())
         return
     for line in show_text(found):
-        typer.echo(line)
+        echo(line)
 
 
 @app.command()
@@ -87,9 +88,9 @@ def compare(
         _print_json(found.record())
         return
     for line in compare_text(found):
-        typer.echo(line)
+        echo(line)
     if page is not None:
-        typer.echo(f"\n{page}")
+        echo(f"\n{page}")
 
 
 def _write_page(file: Path, comparison: Comparison) -> None:
@@ -102,4 +103,4 @@ def _write_page(file: Path, comparison: Comparison) -> None:
 
 
 def _print_json(facts: object) -> None:
-    typer.echo(json.dumps(facts, indent=2, default=str))
+    echo(json.dumps(facts, indent=2, default=str))

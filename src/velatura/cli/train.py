@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from velatura.events import Events
+    from velatura.recipe.recipe import Recipe
+    from velatura.training.setup import Setup
 
 RecipeFile = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="The recipe, a TOML file.", show_default=False)
@@ -67,11 +73,12 @@ def train(
     """Train what RECIPE says.
 
     Exit codes: 0 finished; 75 stopped and saved (--resume goes on); 2 a mistake in the recipe, the data or the
-    model's files; 1 anything else. Ctrl-C, or a file `stop` in the run's folder, finishes the step, saves and stops;
-    a second Ctrl-C stops at once. SIGUSR1, or a file `save`, saves a state and goes on.
+    model's files, or a memory.budget that cannot be met; 1 anything else. Ctrl-C, or a file `stop` in the run's
+    folder, finishes the step, saves and stops; a second Ctrl-C stops at once. SIGUSR1, or a file `save`, saves a state
+    and goes on.
     """
     from velatura.errors import RecipeError
-    from velatura.recipe.dump import toml_value
+    from velatura.recipe.plain_toml import toml_value
     from velatura.recipe.toml import load_recipe, read_recipe
     from velatura.training.distribution.launch import launched, of_one_voice
 
@@ -104,5 +111,15 @@ def train(
             dry_run=dry_run,
             events=events,
             reread=lambda: read_recipe(recipe, changes).recipe,
+            planner=_decide,
         )
     raise typer.Exit(outcome.exit_code)
+
+
+def _decide(setup: Setup, keys: Collection[str], events: Events) -> Recipe:
+    """Plan the placement; what that takes is imported only where there is something to plan."""
+    if setup.recipe.memory.budget is None and setup.device.type != "cuda":
+        return setup.recipe
+    from velatura.planning.deciding import decide
+
+    return decide(setup, keys, events)

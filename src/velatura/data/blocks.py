@@ -80,6 +80,15 @@ def read_rows(file: FileIO, block: Block, rows: Sequence[int]) -> Iterator[tuple
                 yield block.keys[row], {name: tensors[position] for name, tensors in unbound.items()}
 
 
+def read_row_into(file: FileIO, block: Block, row: int, group: Group) -> None:
+    """One group, read into contiguous tensors of its form. Raises CheckpointError on a wrong checksum."""
+    stacks = {name: group[name].unsqueeze(0) for name in block.entries}
+    for name, entry in block.entries.items():
+        _fill(stacks[name], file, entry, row)
+    if _checksums(_form(group), stacks) != [block.checksums[row]]:
+        raise CheckpointError("a checksum is wrong")
+
+
 def _form(group: Group) -> str:
     """Names, dtypes and shapes."""
     return " ".join(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}" for name, tensor in sorted(group.items()))
@@ -99,12 +108,18 @@ def _checksums(form: str, stacks: Mapping[str, Tensor]) -> list[str]:
 def _read(file: FileIO, entry: Entry, rows: range) -> Tensor:
     """Some rows of a stack, `[len(rows), ...]`."""
     tensor = torch.empty((len(rows), *entry.shape[1:]), dtype=entry.dtype)
-    if tensor.numel():
-        view = tensor.view(-1).view(torch.uint8).numpy().data
-        file.seek(entry.start + rows.start * (entry.stop - entry.start) // entry.shape[0])
-        while view:
-            count = file.readinto(view)
-            if not count:
-                raise CheckpointError("it ends too early")
-            view = view[count:]
+    _fill(tensor, file, entry, rows.start)
     return tensor
+
+
+def _fill(rows: Tensor, file: FileIO, entry: Entry, first: int) -> None:
+    """Read the rows of a stack from `first` on, as many as there is room for."""
+    if not rows.numel():
+        return
+    view = rows.view(-1).view(torch.uint8).numpy().data
+    file.seek(entry.start + first * (entry.stop - entry.start) // entry.shape[0])
+    while view:
+        count = file.readinto(view)
+        if not count:
+            raise CheckpointError("it ends too early")
+        view = view[count:]

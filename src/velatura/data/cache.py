@@ -7,7 +7,7 @@ changed image, caption, resolution or model can never meet an old entry.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -188,10 +188,30 @@ class CachedText:
             found = Conditioning(tensors=group)
             self._kept.offer(key, found, sum(tensor.nbytes for tensor in group.values()))
             return found
-        raise StorageError(
-            f"the cached text embedding of '{text[:80]}' is missing or damaged. "
-            "Start again with --resume: it is made anew."
+        raise _lost(text)
+
+    def empty(self, texts: Sequence[str]) -> Conditioning:
+        """Room for the conditioning of these texts, B = len(texts), not filled yet. Raises StorageError as `of`."""
+        form = self.store.form(self._key(texts[0])) or self.of(texts[0]).tensors
+        return Conditioning(
+            tensors={name: torch.empty((len(texts), *t.shape[1:]), dtype=t.dtype) for name, t in form.items()}
         )
+
+    def read_into(self, room: Conditioning, position: int, text: str) -> None:
+        """Fill one place of `room`, straight from the disk where memory is full. Raises StorageError as `of`."""
+        key = self._key(text)
+        place = {name: tensor[position : position + 1] for name, tensor in room.tensors.items()}
+        form = self.store.form(key)
+        size = sum(tensor.nbytes for tensor in place.values())
+        if form is None or self._kept.get(key) is not None or self._kept.takes(size):
+            found = self.of(text).tensors
+            _check_form(found, place, text)
+            for name, tensor in place.items():
+                tensor.copy_(found[name])
+            return
+        _check_form(form, place, text)
+        if not self.store.read_into(key, place):
+            raise _lost(text)
 
     def keys(self, texts: Iterable[str]) -> set[str]:
         """Under which the store holds these texts, or would."""
@@ -204,3 +224,16 @@ class CachedText:
         for key, group in self.store.read(keys):
             if not self._kept.offer(key, Conditioning(tensors=group), sum(t.nbytes for t in group.values())):
                 return
+
+
+def _lost(text: str) -> StorageError:
+    return StorageError(
+        f"the cached text embedding of '{text[:80]}' is missing or damaged. "
+        "Start again with --resume: it is made anew."
+    )
+
+
+def _check_form(found: Mapping[str, Tensor], place: Mapping[str, Tensor], text: str) -> None:
+    forms = [{name: (t.dtype, tuple(t.shape)) for name, t in one.items()} for one in (found, place)]
+    if forms[0] != forms[1]:
+        raise ValueError(f"the embedding of '{text[:80]}' is {forms[0]}, and others of its batch {forms[1]}")

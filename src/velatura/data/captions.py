@@ -10,7 +10,7 @@ from typing import Literal
 Origin = Literal["file", "guessed", "table", "recipe", "name", "none"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(unsafe_hash=True, kw_only=True, slots=True)  # never changed; not frozen, as `Item`
 class Caption:
     """A caption as it is written down; "guessed" is a file that is not UTF-8, read as Western European."""
 

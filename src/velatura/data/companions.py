@@ -12,7 +12,7 @@ from torch import Tensor
 
 from velatura.data.images import Look, alpha_of, decode, fit, fit_map, normalise, open_image, orientation
 from velatura.data.items import Item, Role
-from velatura.data.probe import content_hash
+from velatura.data.probe import content_hash, damage
 from velatura.errors import DataError
 
 
@@ -31,10 +31,8 @@ def load_companion(item: Item, role: Role, look: Look) -> Tensor:
         return _LOADERS[role](data, look)
     except DataError:
         raise
-    except Exception as error:  # decoders raise anything on damaged data
-        raise DataError(
-            f"the {role} image of {item.name} is damaged: {error or type(error).__name__}."
-        ) from error
+    except Exception as error:
+        raise DataError(f"the {role} image of {item.name} is {damage(error)}.") from error
 
 
 def _picture(data: bytes, look: Look) -> Tensor:

@@ -11,7 +11,7 @@ from velatura.data.companions import load_alpha, load_companion
 from velatura.data.images import decode, fit
 from velatura.data.items import Item, Role
 from velatura.data.memory import Kept
-from velatura.data.probe import content_hash
+from velatura.data.probe import content_hash, damage
 from velatura.data.views import View
 from velatura.errors import DataError
 
@@ -55,7 +55,7 @@ def _read(item: Item) -> bytes:
 
 def _damaged(item: Item, error: Exception) -> DataError:
     return DataError(
-        f"{item.name} is damaged: {error or type(error).__name__}. "
+        f"{item.name} is {damage(error)}. "
         "Remove or repair it; `velatura data check` decodes every image completely."
     )
 

@@ -26,6 +26,8 @@ class Uses:
         self._fading = fading
         self._shares = np.array([entry.share for entry in entries])
         self._phases = _phases(self._shares, seed)
+        if fading is None:
+            return
         images = {name: number for number, name in enumerate(dict.fromkeys(e.item.name for e in entries))}
         self._image = np.array([images[entry.item.name] for entry in entries])
         self._ratings = np.zeros(len(images))

@@ -23,6 +23,8 @@ from velatura.data.views import View, drawn_views
 from velatura.draws import Draw
 from velatura.interfaces import Batch, Conditioning, Posterior, Prompt
 
+_READERS = 8  # threads that mostly wait for the disk: it is fast when it is asked for much at once
+
 
 class Latents(Protocol):
     """Where latents come from: `velatura.data.cache.CachedLatents`."""
@@ -35,8 +37,12 @@ class Latents(Protocol):
 class Texts(Protocol):
     """Where text embeddings come from: `velatura.data.cache.CachedText`."""
 
-    def of(self, text: str) -> Conditioning:
-        """The conditioning of one caption, B = 1."""
+    def empty(self, texts: Sequence[str]) -> Conditioning:
+        """Room for the conditioning of these captions, not filled yet."""
+        ...
+
+    def read_into(self, room: Conditioning, position: int, text: str) -> None:
+        """Fill one place of `room`."""
         ...
 
 
@@ -62,7 +68,7 @@ class Loader:
         text: Texts | None = None,
         share: Share = ALL,
         workers: int | None = None,
-        prefetch: int = 2,
+        prefetch: int = 4,
         memory_limit: int = 2 * 2**30,
     ) -> None:
         self._plan = plan
@@ -77,6 +83,7 @@ class Loader:
         self._ahead: dict[int, Future[list[Batch]]] = {}
         decoders = workers or min(8, os.cpu_count() or 1)
         self._decoders = ThreadPoolExecutor(max_workers=decoders, thread_name_prefix="decode")
+        self._readers = ThreadPoolExecutor(max_workers=_READERS, thread_name_prefix="read")
         self._assemblers = ThreadPoolExecutor(max_workers=max(1, prefetch), thread_name_prefix="batch")
 
     def __enter__(self) -> Loader:
@@ -90,6 +97,7 @@ class Loader:
     def close(self) -> None:
         """Stop the threads; what they had begun is thrown away."""
         self._assemblers.shutdown(wait=False, cancel_futures=True)
+        self._readers.shutdown(wait=False, cancel_futures=True)
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
     def batches(self, step: int) -> list[Batch]:
@@ -132,9 +140,16 @@ class Loader:
             weights=_weights(placed) if mine else torch.zeros(1),
             idle=not mine,
             pixels=pixels,
-            embeddings=None if self._text is None else [submit(self._text.of, text) for text in texts],
+            embeddings=None if self._text is None else self._embeddings(self._text, texts),
             companions=[submit(self._images.companions_of, view) for view in views],
         )
+
+    def _embeddings(self, source: Texts, texts: Sequence[str]) -> _Embeddings:
+        """Each is read to where the batch has it: to copy 4 MiB costs as much as to read them."""
+        room = source.empty(texts)
+        submit = self._readers.submit
+        filled = [submit(source.read_into, room, position, text) for position, text in enumerate(texts)]
+        return _Embeddings(room=room, filled=filled)
 
     def _batch(self, use: _Use) -> Batch:
         items = [view.item for view in use.views]
@@ -148,9 +163,23 @@ class Loader:
             idle=use.idle,
             latents=None if self._latents is None else _stack_latents(self._latents, use),
             images=None if use.pixels is None else _stack_images(use),
-            conditioning=None if use.embeddings is None else _conditioning(use.embeddings),
+            conditioning=None if use.embeddings is None else use.embeddings.all(),
             companions=stack_companions(companions),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Embeddings:
+    """The conditioning of a batch while its places are being filled."""
+
+    room: Conditioning
+    filled: Sequence[Future[None]]
+
+    def all(self) -> Conditioning:
+        """Wait until it is whole."""
+        for future in self.filled:
+            future.result()
+        return self.room
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +193,7 @@ class _Use:
     total: float  # of the weights of all processes
     idle: bool
     pixels: Sequence[Future[Tensor]] | None
-    embeddings: Sequence[Future[Conditioning]] | None
+    embeddings: _Embeddings | None
     companions: Sequence[Future[dict[Role, Tensor]]]
 
 
@@ -180,10 +209,6 @@ def _stack_latents(latents: Latents, use: _Use) -> Tensor:
         mean=torch.stack([one.mean for one in found]).float(),
         deviation=torch.stack(deviations).float() if deviations else None,
     ).sample(use.draw)
-
-
-def _conditioning(embeddings: Sequence[Future[Conditioning]]) -> Conditioning:
-    return Conditioning.join([future.result() for future in embeddings])
 
 
 def _stack_images(use: _Use) -> Tensor:

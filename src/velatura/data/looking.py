@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from velatura.data.captions import Caption, read_caption
 from velatura.data.items import Companion, Role
@@ -39,6 +40,7 @@ class Looker:
     known: Remembered
     thorough: bool
     max_pixels: int
+    base: Path  # where the recipe's relative paths start
 
     def recall(self, record: Record) -> Looked | None:
         """What is known of a record; None when one of its files must be read, or is gone."""
@@ -76,7 +78,7 @@ class Looker:
             found = probed(place)
             check_pixels((found.width, found.height), self.max_pixels)
         except BadImageError as error:
-            raise BadImageError(f"its {role} image {place.key}: {error}") from None
+            raise BadImageError(f"its {role} image {self._name(place)}: {error}") from None
         ratio = found.width * image.height / (found.height * image.width)
         if abs(ratio - 1) > _SAME_RATIO and role != "reference":
             raise BadImageError(
@@ -115,7 +117,12 @@ class Looker:
                 caption = read_caption(place.read())
                 self.known.keep(place.key, stamp, caption)
         except ValueError as error:  # what is there is no text
-            raise BadImageError(f"its caption {place.key} {error}") from None
+            raise BadImageError(f"its caption {self._name(place)} {error}") from None
         except OSError as error:
-            raise DataError(f"caption '{place.key}' cannot be read: {error.strerror or error}.") from error
+            why = error.strerror or error
+            raise DataError(f"caption '{self._name(place)}' cannot be read: {why}.") from error
         return caption
+
+    def _name(self, place: Place) -> str:
+        """A file as the recipe's author would write it."""
+        return place.key.removeprefix(f"{self.base}/")

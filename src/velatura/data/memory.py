@@ -28,6 +28,10 @@ class Kept(Generic[K, V]):
         """The thing, if it is kept."""
         return self._things.get(key)
 
+    def takes(self, size: int) -> bool:
+        """Whether there is room for something of `size` bytes."""
+        return size <= self._room
+
     def offer(self, key: K, thing: V, size: int) -> bool:
         """Keep `thing` of `size` bytes if there is room; True when it is kept now."""
         with self._lock:

@@ -31,7 +31,9 @@ class Place(ABC):
         """All bytes. Raises OSError."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(
+    unsafe_hash=True, slots=True
+)  # never changed; not frozen: a start makes a hundred thousand of them
 class FilePlace(Place):
     """A file of its own. `path` is a text, for a Path for each of 100,000 files takes a second."""
 

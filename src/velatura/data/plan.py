@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -146,20 +146,24 @@ def _notices(entries: Sequence[Entry], left_out: Sequence[Item], unused: Sequenc
             f"{counted(len(left_out), 'image is', 'images are')} too small and left out (upscale, or min_size): "
             f"{some([item.name for item in left_out])}."
         )
-    enlarged = _names(entries, lambda width, height, size: enlarges(width * 2, height * 2, size))
+    sizes = {(entry.item.width, entry.item.height, entry.bucket) for entry in entries}
+    enlarged = _names(entries, sizes, lambda width, height, size: enlarges(width * 2, height * 2, size))
     if enlarged:
         count = counted(len(enlarged), "image is", "images are")
         notices.append(f"{count} enlarged to more than twice the size: {some(enlarged)}.")
-    cropped = _names(entries, lambda width, height, size: crop_loss(width, height, size) > _CROPPED)
+    cropped = _names(entries, sizes, lambda width, height, size: crop_loss(width, height, size) > _CROPPED)
     if cropped:
         count = counted(len(cropped), "image loses", "images lose")
         notices.append(f"{count} more than a third of the area to cropping: {some(cropped)}.")
     return tuple(notices)
 
 
-def _names(entries: Sequence[Entry], fits: Callable[[int, int, Bucket], bool]) -> list[str]:
-    """The items of which it is true, each once; asked once for all entries of the same sizes."""
-    sizes = {(entry.item.width, entry.item.height, entry.bucket) for entry in entries}
+def _names(
+    entries: Sequence[Entry],
+    sizes: Iterable[tuple[int, int, Bucket]],
+    fits: Callable[[int, int, Bucket], bool],
+) -> list[str]:
+    """The items of those sizes of which it is true, each once."""
     asked = {size for size in sizes if fits(*size)}
     if not asked:
         return []

@@ -24,6 +24,11 @@ class BadImageError(Exception):
     """A file that cannot be used as an image; the message is the reason."""
 
 
+def damage(error: Exception) -> str:
+    """What a decoder says of a damaged file: they raise anything, from SyntaxError to struct.error."""
+    return f"damaged: {str(error) or type(error).__name__}"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
     """What is known of a usable image file."""
@@ -94,10 +99,8 @@ def probe(data: bytes, *, thorough: bool, max_pixels: int | None = None) -> Prob
         raise
     except MemoryError:
         raise BadImageError("too large to decode in memory") from None
-    except (
-        Exception
-    ) as error:  # decoders raise anything on damaged data: SyntaxError, struct.error, IndexError…
-        raise BadImageError(f"damaged: {error or type(error).__name__}") from None
+    except Exception as error:
+        raise BadImageError(damage(error)) from None
 
 
 def _probe(data: bytes, thorough: bool, max_pixels: int | None) -> Probe:

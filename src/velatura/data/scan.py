@@ -80,6 +80,7 @@ class _Source:
     ) -> None:
         self._section = section
         self._number = number
+        self._base = base
         self._index = index
         self._thorough = thorough
         self._snapshot = Snapshot(index, section, base) if index and section.kind in NAMES else None
@@ -115,7 +116,12 @@ class _Source:
         treatment = Treatment.of(section)
         found: list[Found] = []
         bad = [Quarantined(name=name, reason=reason) for name, reason in reading.unusable]
-        looker = Looker(known=known, thorough=self._deep(len(records)), max_pixels=section.max_pixels)
+        looker = Looker(
+            known=known,
+            thorough=self._deep(len(records)),
+            max_pixels=section.max_pixels,
+            base=self._base,
+        )
         for record, looked in _look_at_all(records, looker, progress):
             if isinstance(looked, str):
                 bad.append(Quarantined(name=record.name, reason=looked))

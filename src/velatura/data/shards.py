@@ -10,17 +10,23 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from io import FileIO
 from pathlib import Path
+from typing import TypeVar
+
+import torch
 
 from velatura.checkpoints.header import read_header
 from velatura.checkpoints.writing import write_safetensors
-from velatura.data.blocks import Block, Group, blocks_of, pack, read_rows
+from velatura.data.blocks import Block, Group, blocks_of, pack, read_row_into, read_rows
 from velatura.errors import CheckpointError, StorageError
 from velatura.events import Events
+
+T = TypeVar("T")
 
 _ABANDONED = 24 * 3600  # seconds after which a staged file is taken to be a crash's remains
 
@@ -73,7 +79,27 @@ class ShardStore:
             if key in self._places:
                 by_shard.setdefault(self._places[key].shard, []).append(key)
         for shard, wanted in by_shard.items():
-            yield from self._read_shard(shard, wanted)
+            yield from self._opened(shard, partial(self._groups, wanted)) or ()
+
+    def form(self, key: str) -> Group | None:
+        """A group's tensors without their content, on the meta device; None where it is not there."""
+        place = self._places.get(key)
+        if place is None:
+            return None
+        entries = place.block.entries.items()
+        return {name: torch.empty(one.shape[1:], dtype=one.dtype, device="meta") for name, one in entries}
+
+    def read_into(self, key: str, group: Group) -> bool:
+        """Read a group into contiguous tensors of its form; False when it is not there, or not sound."""
+        place = self._places.get(key)
+        if place is None:
+            return False
+
+        def read(file: FileIO) -> bool:
+            read_row_into(file, place.block, place.row, group)
+            return True
+
+        return self._opened(place.shard, read) or False
 
     def write(self, groups: Mapping[str, Group]) -> None:
         """Append groups as one new shard; those that are there already are skipped. Raises StorageError."""
@@ -107,23 +133,29 @@ class ShardStore:
             for row, key in enumerate(block.keys):
                 self._places.setdefault(key, _Place(shard=path, block=block, row=row))
 
-    def _read_shard(self, shard: Path, keys: list[str]) -> Iterator[tuple[str, Group]]:
+    def _groups(self, keys: Iterable[str], file: FileIO) -> list[tuple[str, Group]]:
+        """Groups of one shard."""
         rows: dict[int, tuple[Block, list[int]]] = {}
         for key in keys:
             place = self._places[key]
             rows.setdefault(id(place.block), (place.block, []))[1].append(place.row)
+        return [found for block, wanted in rows.values() for found in read_rows(file, block, sorted(wanted))]
+
+    def _opened(self, shard: Path, read: Callable[[FileIO], T]) -> T | None:
+        """What `read` makes of a shard; None for one that is gone or damaged, which is forgotten."""
         try:
             with FileIO(shard, "rb") as file:
-                for block, wanted in rows.values():
-                    yield from read_rows(file, block, sorted(wanted))
+                found = read(file)
             with suppress(OSError):
                 os.utime(shard)  # `upkeep` removes what was not used for long
+            return found
         except FileNotFoundError:
             self._forget(shard)
         except PermissionError as error:
             raise StorageError(f"cache file {shard} cannot be read: {error.strerror}.") from error
         except (OSError, CheckpointError) as error:
             self._discard(shard, str(error))
+        return None
 
     def _discard(self, shard: Path, reason: str) -> None:
         self._forget(shard)

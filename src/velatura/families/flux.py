@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from velatura.errors import ModelError
 from velatura.families.configs import check_fit, sampling_defaults, scheduler_config
-from velatura.families.flux_blocks import feed_forwards, modulations
+from velatura.families.flux_blocks import attentions_of, feed_forwards, modulations
 from velatura.families.flux_files import FLUX, flow_scheduler
-from velatura.families.flux_forward import FluxInputs, flux_forward
+from velatura.families.flux_forward import FluxInputs, Steering, flux_forward, steer
+from velatura.families.flux_targets import flux_targets
 from velatura.families.latent_family import LatentFamily, loaded
 from velatura.families.listing import Headers, read_headers
 from velatura.families.text import CLIP, T5
@@ -32,6 +33,7 @@ from velatura.recipe.families.flux import GUIDANCE
 DEV = SamplingDefaults(size=1024, steps=28, guidance=GUIDANCE)
 SCHNELL = SamplingDefaults(size=1024, steps=4)
 PATCH = 2  # latent pixels per token edge
+STEERING = "steering/"  # begins the names of what `along` adds: the vector, then the modulation of each block
 
 
 class FlowSchedule(Schedule):
@@ -127,8 +129,28 @@ class FluxFamily(LatentFamily):
             t=t,
             guidance=torch.full_like(t, guidance) if denoiser.config.guidance_embeds else None,
             grid=(latents.shape[2] // PATCH, latents.shape[3] // PATCH),
+            steering=_steering(conditioning),
         )
         return unpack(flux_forward(denoiser, inputs).float(), inputs.grid)
+
+    def along(
+        self, parts: Parts, conditioning: Conditioning, times: Tensor, *, guidance: float = 1.0
+    ) -> Sequence[Conditioning]:
+        """With the modulation of all blocks: its layers are a quarter of the weights, read once for all times."""
+        denoiser: Any = loaded(parts.denoiser, "denoiser")
+        pooled = conditioning.tensors["pooled"].to(denoiser.x_embedder.weight.dtype)
+        items = len(conditioning)
+        t = times.to(pooled.device).repeat_interleave(items)
+        strength = torch.full_like(t, guidance) if denoiser.config.guidance_embeds else None
+        found = steer(denoiser, t, strength, pooled.repeat(len(times), 1))
+        known = {"vector": found.vector} | {f"block{i}": made for i, made in enumerate(found.blocks)}
+        steps = {f"{STEERING}{name}": made.split(items) for name, made in known.items()}
+        return [
+            Conditioning(
+                tensors={**conditioning.tensors, **{name: made[step] for name, made in steps.items()}}
+            )
+            for step in range(len(times))
+        ]
 
     def blocks(self, denoiser: nn.Module) -> Sequence[nn.Module]:
         """Double-stream blocks, then single-stream blocks."""
@@ -137,6 +159,10 @@ class FluxFamily(LatentFamily):
     def ahead(self, denoiser: nn.Module) -> Sequence[nn.Module]:
         """The modulation of every block, 27 % of FLUX's weights: it reads t, guidance and pooled text alone."""
         return [layer for block in self.blocks(denoiser) for layer in modulations(block)]
+
+    def attentions(self, denoiser: nn.Module) -> Sequence[Any]:
+        """One in each block, of text and image as one sequence."""
+        return attentions_of(denoiser)
 
     def feed_forwards(self, denoiser: nn.Module) -> Sequence[tuple[nn.Module, str]]:
         """The MLPs; of single blocks without their first layer, with the projection shared with the attention."""
@@ -166,6 +192,12 @@ def _check_parts(found: Headers) -> None:
     check_fit(T5.what, "a width of", t5, int(config["joint_attention_dim"]))
 
 
+def _steering(conditioning: Conditioning) -> Steering | None:
+    """What `along` has put there."""
+    known = [tensor for name, tensor in conditioning.tensors.items() if name.startswith(STEERING)]
+    return Steering(vector=known[0], blocks=known[1:]) if known else None
+
+
 def pack(latents: Tensor) -> Tensor:
     """`[B, C, H, W]` -> `[B, H/2 * W/2, 4 C]`, each token ordered (channel, row, column)."""
     b, c, h, w = latents.shape
@@ -179,67 +211,3 @@ def unpack(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     rows, columns = grid
     patches = tokens.view(b, rows, columns, width // PATCH**2, PATCH, PATCH).permute(0, 3, 1, 4, 2, 5)
     return patches.reshape(b, width // PATCH**2, rows * PATCH, columns * PATCH)
-
-
-# module suffix -> (group, what it shares its input with, leaf of the kohya name, position and parts of the fused layer)
-_DOUBLE = {
-    "attn.to_q": ("attention", "img_attn_qkv", 0),
-    "attn.to_k": ("attention", "img_attn_qkv", 1),
-    "attn.to_v": ("attention", "img_attn_qkv", 2),
-    "attn.add_q_proj": ("attention", "txt_attn_qkv", 0),
-    "attn.add_k_proj": ("attention", "txt_attn_qkv", 1),
-    "attn.add_v_proj": ("attention", "txt_attn_qkv", 2),
-    "attn.to_out.0": ("attention", "img_attn_proj", None),
-    "attn.to_add_out": ("attention", "txt_attn_proj", None),
-    "ff.net.0.proj": ("mlp", "img_mlp_0", None),
-    "ff.net.2": ("mlp", "img_mlp_2", None),
-    "ff_context.net.0.proj": ("mlp", "txt_mlp_0", None),
-    "ff_context.net.2": ("mlp", "txt_mlp_2", None),
-    "norm1.linear": ("modulation", "img_mod_lin", None),
-    "norm1_context.linear": ("modulation", "txt_mod_lin", None),
-}
-_SINGLE = {
-    "attn.to_q": ("attention", "linear1", 0),
-    "attn.to_k": ("attention", "linear1", 1),
-    "attn.to_v": ("attention", "linear1", 2),
-    "proj_mlp": ("mlp", "linear1", 3),
-    "proj_out": ("mlp", "linear2", None),
-    "norm.linear": ("modulation", "modulation_lin", None),
-}
-_EMBEDDERS = {
-    "x_embedder": "img_in",
-    "context_embedder": "txt_in",
-    "time_text_embed.timestep_embedder.linear_1": "time_in_in_layer",
-    "time_text_embed.timestep_embedder.linear_2": "time_in_out_layer",
-    "time_text_embed.guidance_embedder.linear_1": "guidance_in_in_layer",
-    "time_text_embed.guidance_embedder.linear_2": "guidance_in_out_layer",
-    "time_text_embed.text_embedder.linear_1": "vector_in_in_layer",
-    "time_text_embed.text_embedder.linear_2": "vector_in_out_layer",
-    "norm_out.linear": "final_layer_adaLN_modulation_1",
-    "proj_out": "final_layer_linear",
-}
-
-
-def flux_targets(denoiser: nn.Module) -> list[Target]:
-    """Every linear layer of a `FluxTransformer2DModel` as an adapter target, in the order of execution."""
-    modules = dict(denoiser.named_modules())
-    found: list[Target] = []
-    for blocks, kohya, table in (
-        ("transformer_blocks", "double_blocks", _DOUBLE),
-        ("single_transformer_blocks", "single_blocks", _SINGLE),
-    ):
-        for index in range(len(modules[blocks])):
-            for suffix, (group, leaf, position) in table.items():
-                fused = f"lora_unet_{kohya}_{index}_{leaf}"
-                found.append(
-                    Target(
-                        module=f"{blocks}.{index}.{suffix}",
-                        group=group,
-                        shares=None if position is None else fused,
-                        kohya=fused,
-                    )
-                )
-    for module, leaf in _EMBEDDERS.items():
-        if module in modules:
-            found.append(Target(module=module, group="embedders", kohya=f"lora_unet_{leaf}"))
-    return found

@@ -2,19 +2,23 @@
 
 Same mathematics as diffusers' own blocks, with three differences. A block is given its modulation, which the caller
 computes for all blocks before the first one is run: those layers are a quarter of the weights, read nothing but one
-vector per item, and need not be where the blocks are. Single blocks pass text and image on as one sequence. Rotations
-are products of complex numbers, the fastest form without a compiler.
+vector per item, and need not be where the blocks are. Single blocks pass text and image on as one sequence; the last
+one makes the image alone, since nothing reads what it would make of the text. Rotations are products of complex
+numbers, the fastest form without a compiler.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from types import MethodType
 from typing import Any
 
 import torch
-from diffusers.models.attention_dispatch import dispatch_attention_fn
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from velatura.placement.attention import Attention
 
 # B items, L text tokens, N image tokens, T = L + N, D width, H heads, E head size
 
@@ -23,11 +27,21 @@ Rotary = tuple[Tensor, Tensor]  # cos and sin, [T, E / 2] float32
 
 def use_our_blocks(model: Any) -> None:
     """Let the blocks of a `FluxTransformer2DModel` be run as below, which its own forward does not know how to do."""
+    for layer in attentions_of(model):
+        layer.attend = Attention()
     for block in model.transformer_blocks:
         block.forward = MethodType(_double, block)
+        for mlp in (block.ff, block.ff_context):
+            mlp.net[0].gelu = gelu
     for block in model.single_transformer_blocks:
         block.forward = MethodType(_single, block)
         block.feed_forward = MethodType(_feed_forward, block)
+    block.forward = MethodType(_last_single, block)
+
+
+def attentions_of(model: Any) -> list[Any]:
+    """The layers of attention of all blocks; each is computed by its `attend`."""
+    return [block.attn for block in (*model.transformer_blocks, *model.single_transformer_blocks)]
 
 
 def modulations(block: Any) -> Sequence[nn.Module]:
@@ -76,8 +90,21 @@ def _single(block: Any, tokens: Tensor, modulation: Tensor, rotary: Rotary) -> T
     attn = block.attn
     query = attn.norm_q(_heads(attn.to_q(normed), attn))
     key = attn.norm_k(_heads(attn.to_k(normed), attn))
-    attended = _attention(query, key, _heads(attn.to_v(normed), attn), rotary)
+    attended = _attention(attn, query, key, _heads(attn.to_v(normed), attn), rotary)
     return _bounded(tokens + gate * block.feed_forward(block.proj_mlp(normed), attended))
+
+
+def _last_single(block: Any, tokens: Tensor, image: Tensor, modulation: Tensor, rotary: Rotary) -> Tensor:
+    """The same for the image alone: `[B, T, D]` and its last rows `[B, N, D]` -> `[B, N, D]`; text is attended to."""
+    shift, scale, gate = modulation[:, None].chunk(3, dim=-1)
+    normed = _modulated(block.norm.norm(tokens), shift, scale)
+    own = normed[:, -image.shape[1] :]
+    attn = block.attn
+    key = attn.norm_k(_heads(attn.to_k(normed), attn))
+    value = _heads(attn.to_v(normed), attn)
+    query = attn.norm_q(_heads(attn.to_q(own), attn))
+    attended = _attention(attn, query, key, value, rotary)
+    return _bounded(image + gate * block.feed_forward(block.proj_mlp(own), attended))
 
 
 def _feed_forward(block: Any, hidden: Tensor, attended: Tensor) -> Tensor:
@@ -85,7 +112,7 @@ def _feed_forward(block: Any, hidden: Tensor, attended: Tensor) -> Tensor:
 
     That layer may share a down projection with the attention's, so it is no part of what can be run again by itself.
     """
-    out: Tensor = block.proj_out(torch.cat((attended, block.act_mlp(hidden)), dim=2))
+    out: Tensor = block.proj_out(torch.cat((attended, gelu(hidden)), dim=2))
     return out
 
 
@@ -102,6 +129,7 @@ def _joint_attention(attn: Any, text: Tensor, image: Tensor, rotary: Rotary) -> 
     text_key = attn.norm_added_k(_heads(attn.add_k_proj(text), attn))
     text_value = _heads(attn.add_v_proj(text), attn)
     out = _attention(
+        attn,
         torch.cat((text_query, query), dim=1),
         torch.cat((text_key, key), dim=1),
         torch.cat((text_value, value), dim=1),
@@ -111,9 +139,10 @@ def _joint_attention(attn: Any, text: Tensor, image: Tensor, rotary: Rotary) -> 
     return attn.to_add_out(out[:, :length]), attn.to_out[0](out[:, length:])
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, rotary: Rotary) -> Tensor:
-    """`[B, T, H, E]` each -> `[B, T, H E]`."""
-    out: Tensor = dispatch_attention_fn(rotated(query, rotary), rotated(key, rotary), value)
+def _attention(attn: Any, query: Tensor, key: Tensor, value: Tensor, rotary: Rotary) -> Tensor:
+    """`[B, T, H, E]` each -> `[B, T, H E]`; of fewer queries, which are those of the last tokens, as many."""
+    cos, sin = (table[-query.shape[1] :] for table in rotary)
+    out: Tensor = attn.attend(rotated(query, (cos, sin)), rotated(key, rotary), value)
     return out.flatten(2, 3)
 
 
@@ -132,6 +161,18 @@ def rotated(x: Tensor, rotary: Rotary) -> Tensor:
     else:
         turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
     return turned.flatten(-2).to(x.dtype)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """The form of GELU by tanh, 0.5 x (1 + tanh u) = x sigmoid(2 u) (arXiv:1606.08415).
+
+    A compiler makes one kernel of the right-hand side, whose exponential costs less than half of a tanh.
+    """
+    if not torch.compiler.is_compiling():
+        return F.gelu(x, approximate="tanh")
+    wide = x.float()
+    doubled = 2 * math.sqrt(2 / math.pi) * wide * (1 + 0.044715 * wide * wide)
+    return (wide * torch.sigmoid(doubled)).to(x.dtype)
 
 
 def _bounded(x: Tensor) -> Tensor:

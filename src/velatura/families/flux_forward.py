@@ -7,14 +7,14 @@ modulation of all blocks is computed before the first one is run (see `flux_bloc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from velatura.families.flux_blocks import Rotary, modulations
 
@@ -31,41 +31,53 @@ class FluxInputs:
     t: Tensor  # [B] float32 in 0..1
     guidance: Tensor | None  # [B] float32
     grid: tuple[int, int]  # rows and columns of image tokens
+    steering: Steering | None = None  # what t, guidance and pooled come to, where that is known already
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steering:
+    """What the blocks and the last layer read of t, guidance and pooled text."""
+
+    vector: Tensor  # [B, D]
+    blocks: Iterable[Tensor]  # the modulation of each, [B, 12 D] or [B, 3 D]
 
 
 def flux_forward(model: Any, inputs: FluxInputs) -> Tensor:
     """Predict packed velocities `[B, N, 64]`; `model` is a `FluxTransformer2DModel` that runs `flux_blocks`."""
     image = model.x_embedder(inputs.tokens)
     text = model.context_embedder(inputs.text)
-    vector = _vector(model.time_text_embed, inputs, image.dtype)
     axes = tuple(model.pos_embed.axes_dim)
     rotary = _rotary(axes, text.shape[1], inputs.grid, image.device, type(image).__name__)
-    blocks = [*model.transformer_blocks, *model.single_transformer_blocks]
-    steering = _steering(blocks, vector)
+    steering = inputs.steering or steer(model, inputs.t, inputs.guidance, inputs.pooled)
+    modulation = iter(steering.blocks)
     for block in model.transformer_blocks:
-        text, image = block(text, image, next(steering), rotary)
+        text, image = block(text, image, next(modulation), rotary)
     tokens = torch.cat((text, image), dim=1)
-    for block in model.single_transformer_blocks:
-        tokens = block(tokens, next(steering), rotary)
-    out: Tensor = model.proj_out(model.norm_out(tokens[:, text.shape[1] :], vector))
+    *singles, last = model.single_transformer_blocks
+    for block in singles:
+        tokens = block(tokens, next(modulation), rotary)
+    image = last(tokens, tokens[:, text.shape[1] :], next(modulation), rotary)
+    out: Tensor = model.proj_out(model.norm_out(image, steering.vector))
     return out
 
 
-def _steering(blocks: Sequence[nn.Module], vector: Tensor) -> Iterator[Tensor]:
-    """The modulation of every block, `[B, 12 D]` or `[B, 3 D]`, from the vector `[B, D]` of t, guidance and text."""
+def steer(model: Any, t: Tensor, guidance: Tensor | None, pooled: Tensor) -> Steering:
+    """From t and guidance, `[B]` float32, and pooled text `[B, pooled]`: the modulation of all blocks."""
+    vector = _vector(model.time_text_embed, t, guidance, pooled)
     active = F.silu(vector)
+    blocks = (*model.transformer_blocks, *model.single_transformer_blocks)
     made = [[layer(active) for layer in modulations(block)] for block in blocks]
-    return (torch.cat(parts, dim=-1) for parts in made)
+    return Steering(vector=vector, blocks=(torch.cat(parts, dim=-1) for parts in made))
 
 
-def _vector(embed: Any, inputs: FluxInputs, dtype: torch.dtype) -> Tensor:
+def _vector(embed: Any, t: Tensor, guidance: Tensor | None, pooled: Tensor) -> Tensor:
     """Sum of the embeddings of t, guidance and pooled text, `[B, D]`."""
-    time: Tensor = embed.timestep_embedder(embed.time_proj(inputs.t.float() * 1000).to(dtype))
-    pooled: Tensor = embed.text_embedder(inputs.pooled)
-    if inputs.guidance is None:
-        return time + pooled
-    guidance: Tensor = embed.guidance_embedder(embed.time_proj(inputs.guidance.float() * 1000).to(dtype))
-    return time + guidance + pooled
+    text: Tensor = embed.text_embedder(pooled)
+    time: Tensor = embed.timestep_embedder(embed.time_proj(t.float() * 1000).to(text.dtype))
+    if guidance is None:
+        return time + text
+    strength: Tensor = embed.guidance_embedder(embed.time_proj(guidance.float() * 1000).to(text.dtype))
+    return time + strength + text
 
 
 @lru_cache(maxsize=32)

@@ -16,6 +16,7 @@ from velatura.families.autoencoder import decode_latents, encode_image, posterio
 from velatura.families.configs import DEFAULTS, SCHEDULER, own_defaults
 from velatura.families.folder import SavedModel, save_folder
 from velatura.families.listing import Headers, Listing
+from velatura.families.network import Within
 from velatura.families.tokenizers import (
     check_vocabulary,
     given_folders,
@@ -56,6 +57,7 @@ class LatentFamily(Family):
         device: torch.device,
         dtype: torch.dtype | None,
         seed: int = 0,
+        keep_fp8: bool = False,
     ) -> Parts:
         """See `Family.load`."""
         result = Parts(info=self.inspect(files))
@@ -67,7 +69,11 @@ class LatentFamily(Family):
                 return tuple(
                     place.network.from_scratch(path, device=device, seed=seed) for place, path in places
                 )
-            return tuple(place.network.load(path, device=device, dtype=dtype) for place, path in places)
+            within = self._held_in_fp8(part) if keep_fp8 else None
+            return tuple(
+                place.network.load(path, device=device, dtype=dtype, keep_fp8=within)
+                for place, path in places
+            )
 
         if "text_encoders" in parts:
             result.tokenizers = self.tokenizers(files)
@@ -81,6 +87,14 @@ class LatentFamily(Family):
         if "denoiser" in parts:
             (result.denoiser,) = modules("denoiser")
         return result
+
+    def _held_in_fp8(self, part: PartName) -> Within:
+        """The modules of a part whose linear layers may be held in fp8."""
+        everywhere: dict[PartName, Within] = {
+            "text_encoders": lambda encoder: [encoder],
+            "denoiser": self.blocks,
+        }
+        return everywhere.get(part, lambda module: [])
 
     def sketch(self, files: ModelFiles) -> nn.Module:
         """See `Family.sketch`."""

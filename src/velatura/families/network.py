@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ from torch import nn
 
 from velatura.checkpoints.checkpoint import Checkpoint
 from velatura.checkpoints.detect import contents, expect
-from velatura.checkpoints.keymap import KeyMap
+from velatura.checkpoints.keymap import KeyMap, Origin
 from velatura.checkpoints.loading import load_into, skeleton
 from velatura.checkpoints.opening import open_checkpoint
 from velatura.checkpoints.published import load_config
@@ -24,6 +24,9 @@ from velatura.errors import ModelError
 from velatura.families.configs import read_json
 from velatura.families.folder import SavedModule
 from velatura.families.tokenizers import TokenizerKind
+from velatura.placement.quantised import Fp8Linear
+
+Within = Callable[[nn.Module], Sequence[nn.Module]]
 
 
 def _as_it_is(module: Any) -> None:
@@ -58,11 +61,25 @@ class Network(ABC):
         config = self.config(path)
         return skeleton(lambda: self.build(config))
 
-    def load(self, path: Path, *, device: torch.device, dtype: torch.dtype | None) -> nn.Module:
-        """The module with the weights at `path`, frozen and in eval mode. Raises ModelError."""
+    def load(
+        self, path: Path, *, device: torch.device, dtype: torch.dtype | None, keep_fp8: Within | None = None
+    ) -> nn.Module:
+        """The module with the weights at `path`, frozen and in eval mode. Raises ModelError.
+
+        `keep_fp8`: within which of its modules linear layers that the file has in fp8 are held so, if the device can.
+        """
         module = self.sketch(path)
         inner, key_map = self.find(self.weights(path))
-        load_into(module, inner, key_map, dtype=dtype, device=device, what=self.what, ignore=self.ignore)
+        can = keep_fp8 is not None and device.type != "mps"
+        stored = stored_in_fp8(module, keep_fp8(module), inner, key_map) if keep_fp8 and can else {}
+        load_into(
+            module, inner, key_map, dtype=dtype, device=device, what=self.what, ignore=self.ignore,
+            later=[f"{name}.weight" for name in stored],
+        )  # fmt: skip
+        for name, origin in stored.items():
+            layer: Any = module.get_submodule(name)
+            values, scale = origin.read_fp8(inner, tuple(layer.weight.shape), device=device)
+            module.set_submodule(name, Fp8Linear(values, scale, layer.bias))
         return module.requires_grad_(False).eval()
 
     def from_scratch(self, path: Path, *, device: torch.device, seed: int) -> nn.Module:
@@ -172,6 +189,18 @@ class TransformersNetwork(Network):
             said = read_json(path / "config.json").get("model_type")
             return bool(said == self.model.config_class.model_type)
         return any(found.kind == self.kind for found in contents(open_checkpoint(path)))
+
+
+def stored_in_fp8(
+    module: nn.Module, within: Sequence[nn.Module], checkpoint: Checkpoint, key_map: KeyMap
+) -> dict[str, Origin]:
+    """The linear layers inside `within` that the file has in fp8: their names in `module`, and where they are."""
+    inside = {id(layer) for root in within for layer in root.modules() if type(layer) is nn.Linear}
+    origins = key_map.origins({name: tuple(tensor.shape) for name, tensor in module.state_dict().items()})
+    linear = [name for name, layer in module.named_modules() if id(layer) in inside]
+    return {
+        name: origins[f"{name}.weight"] for name in linear if origins[f"{name}.weight"].in_fp8(checkpoint)
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from velatura.families.listing import Headers, read_headers
 from velatura.families.noise_schedule import PREDICTIONS, NoiseSchedule, prediction_of
 from velatura.families.sd1_files import SD1
 from velatura.families.text import CLIP
-from velatura.families.unet import unet_blocks, unet_targets
+from velatura.families.unet import unet_attentions, unet_blocks, unet_targets
 from velatura.interfaces import (
     Conditioning,
     ModelFiles,
@@ -95,6 +95,10 @@ class Sd1Family(LatentFamily):
     def blocks(self, denoiser: nn.Module) -> Sequence[nn.Module]:
         """The stages of the UNet: down, middle, up."""
         return unet_blocks(denoiser)
+
+    def attentions(self, denoiser: nn.Module) -> Sequence[Any]:
+        """Those of the transformer blocks: within the image, and of image to text."""
+        return unet_attentions(denoiser)
 
     def feed_forwards(self, denoiser: nn.Module) -> Sequence[tuple[nn.Module, str]]:
         """Of the transformer blocks."""

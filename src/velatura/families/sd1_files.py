@@ -9,7 +9,7 @@ from velatura.families.autoencoder import kl_autoencoder
 from velatura.families.listing import Listing
 from velatura.families.network import DiffusersNetwork, Place
 from velatura.families.text import CLIP, TextPlace
-from velatura.families.unet import zero_outputs
+from velatura.families.unet import use_our_attention, zero_outputs
 
 DENOISER = DiffusersNetwork(
     what="Stable Diffusion UNet",
@@ -18,6 +18,7 @@ DENOISER = DiffusersNetwork(
     find=sd1_unet,
     shapes=sd1_unet_config,
     published="sd15-unet",
+    prepare=use_our_attention,
     start=zero_outputs,
 )
 SD1 = Listing(

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from diffusers import UNet2DConditionModel
-from torch import nn
+from diffusers.models.attention_processor import Attention as UNetAttention
+from torch import Tensor, nn
 
 from velatura.interfaces import Target
+from velatura.placement.attention import Attention
 
 # module suffix -> group; q, k and v share no down projection: files have one for each
 _GROUPS: Mapping[str, str] = {
@@ -33,6 +35,39 @@ _GROUPS: Mapping[str, str] = {
 def unet_blocks(unet: nn.Module) -> list[nn.Module]:
     """The stages in the order of execution: down, middle, up. Skips between them are arguments and results."""
     return [stage for _, stage in _stages(unet)]
+
+
+def use_our_attention(unet: nn.Module) -> None:
+    """Let the transformer blocks' attention be computed by each layer's `attend`."""
+    for layer in unet_attentions(unet):
+        layer.attend = Attention()
+        layer.set_processor(_Attending())
+
+
+def unet_attentions(unet: nn.Module) -> list[Any]:
+    """The layers of attention of the transformer blocks; others normalise and add by themselves."""
+    found = [module for module in unet.modules() if isinstance(module, UNetAttention)]
+    return [layer for layer in found if layer.group_norm is None and not layer.residual_connection]
+
+
+class _Attending:
+    """What diffusers' `AttnProcessor2_0` does in the transformer blocks of a UNet, with `attend` in its midst."""
+
+    def __call__(
+        self,
+        layer: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: None = None,
+    ) -> Tensor:
+        """`[B, T, D]` image tokens, and the text's `[B, S, J]` where they are attended to -> `[B, T, D]`."""
+        read = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query = layer.to_q(hidden_states).unflatten(-1, (layer.heads, -1))
+        key, value = (project(read).unflatten(-1, (layer.heads, -1)) for project in (layer.to_k, layer.to_v))
+        out: Tensor = layer.attend(query, key, value).flatten(2)
+        for module in layer.to_out:
+            out = module(out)
+        return out
 
 
 def unet_targets(unet: nn.Module) -> list[Target]:

@@ -33,7 +33,8 @@ def condition(family: Family, parts: Parts, batch: Batch) -> Conditioning:
     """Cached conditioning, else that of the prompts now (captions were already dropped when the batch was made)."""
     if batch.conditioning is not None:
         return batch.conditioning
-    return family.encode(parts, batch.prompts)
+    device = batch.weights.device  # the encoders may be elsewhere
+    return family.encode(parts, batch.prompts).map(lambda tensor: tensor.to(device))
 
 
 def latents_of(family: Family, parts: Parts, batch: Batch, draw: Draw) -> Tensor:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-GRAPHS = 8  # per block; more sizes than this share one graph with a dynamic sequence length
+from velatura.checkpoints.cache_folder import default_cache_folder
+
+GRAPHS = 16  # of a kind of block: for one item and for several, with and without gradients of its inputs, and to spare
+
+CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 # Rough effective speed (FLOP/s) and the share of it that compiling saves: enough to tell minutes from hours, and the
 # same on every start, so that a resumed run decides as it did before.
@@ -31,15 +38,64 @@ def decide(wanted: Literal["auto"] | bool, *, flops: float, device: torch.device
     return flops / _SPEED[kind] * _SAVES[kind] > _COST_SECONDS[kind]
 
 
-def compile_blocks(blocks: Sequence[nn.Module], sizes: int) -> None:
-    """Compile the forward of each block; `sizes`: how many token counts the run will see.
+def compile_blocks(
+    blocks: Sequence[nn.Module], sizes: int, tell: Callable[[str], None] = warnings.warn
+) -> None:
+    """Compile the forward of each block for training; `sizes`: how many token counts the run will see.
 
-    Before the blocks are recomputed or streamed: both go round the compiled forward.
+    Blocks of a kind share their graphs: one where there is one size, and with more one for all of them, whose length of
+    sequence is dynamic. Without gradients, as for previews of any size, blocks are run as they are. `tell` is told why,
+    should the compiler fail: the run then goes on without it. Before the blocks are recomputed or streamed: both go
+    round the compiled forward. What was compiled is kept for later runs, in TORCHINDUCTOR_CACHE_DIR where that is set.
     """
-    torch._dynamo.config.recompile_limit = max(2 * GRAPHS, 16)
-    dynamic = True if sizes > GRAPHS else None
+    _keep_what_is_compiled()
+    torch._dynamo.config.recompile_limit = GRAPHS
+    compiler = _Compiler(tell)
     for block in blocks:
-        block.forward = torch.compile(block.forward, dynamic=dynamic)
+        block.forward = compiler.compiled(block.forward, dynamic=sizes > 1)
+
+
+def _keep_what_is_compiled() -> None:
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    # torch enters its own folder, a temporary one, as soon as some part of it is imported
+    temporary = Path(default_cache_dir()).absolute()
+    if Path(os.environ.get(CACHE, temporary)).absolute() == temporary:
+        os.environ[CACHE] = str(default_cache_folder() / "compiled")
+
+
+class _Compiler:
+    """Compiles functions, until it fails for the first time."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self.tell = tell
+        self.works = True
+
+    def compiled(self, run: Callable[..., Any], *, dynamic: bool) -> Callable[..., Any]:
+        # seconds of imports, for those who compile
+        from torch._dynamo.exc import TorchDynamoException
+        from torch._inductor.exc import InductorError
+
+        fast = torch.compile(run, dynamic=dynamic)
+
+        def either(*args: Any, **kwargs: Any) -> Any:
+            if self.works and torch.is_grad_enabled():
+                try:
+                    return fast(*args, **kwargs)
+                except (TorchDynamoException, InductorError) as error:
+                    self.works = False
+                    self.tell(
+                        f"the compiler failed, and the run goes on without it, slower: {_reason(error)}"
+                    )
+            return run(*args, **kwargs)
+
+        return either
+
+
+def _reason(error: Exception) -> str:
+    """The lines of a compiler's long message that say who failed, and of what."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) or type(error).__name__
 
 
 def training_flops(blocks: Sequence[nn.Module], tokens: int, images: int) -> float:

@@ -1,7 +1,8 @@
-"""How bytes get from the machine's memory to the device beside the computation: CUDA's streams, or a plain copy."""
+"""How bytes get from the machine's memory to the device and back beside the computation: CUDA's streams, or copies."""
 
 from __future__ import annotations
 
+import mmap
 import weakref
 from typing import Any, Protocol
 
@@ -13,18 +14,26 @@ from velatura.plural import counted
 
 
 class Link(Protocol):
-    """A way to the device with an order of its own; a moment (of either side) is whatever the link makes of it."""
+    """A way to the device and back with an order of its own; a moment is whatever the link makes of it, None: now."""
 
     def host(self, size: int) -> Tensor:
-        """`size` bytes on the host, `[size]` uint8, as this link can read them fastest."""
+        """`size` bytes on the host, `[size]` uint8, as this link can read and write them fastest."""
         ...
 
-    def send(self, source: Tensor, slot: Tensor, after: Any) -> Any:
-        """Copy bytes into `slot`, not before the moment `after` (None: at once); the moment when they are there."""
+    def send(self, source: Tensor, slot: Tensor, *after: Any) -> Any:
+        """Copy from the host into `slot`, not before these moments; the moment when all is there."""
+        ...
+
+    def take(self, source: Tensor, home: Tensor) -> Any:
+        """Copy from the device to the host, once what is computed so far is done; the moment when all is there."""
         ...
 
     def wait(self, moment: Any) -> None:
         """Let what is computed from now on begin after the moment."""
+        ...
+
+    def meet(self, moment: Any) -> None:
+        """Return after the moment: the host's memory can be read then."""
         ...
 
     def mark(self) -> Any:
@@ -39,11 +48,18 @@ class PlainLink:
         """Ordinary memory."""
         return torch.empty(size, dtype=torch.uint8)
 
-    def send(self, source: Tensor, slot: Tensor, after: Any) -> None:
+    def send(self, source: Tensor, slot: Tensor, *after: Any) -> None:
         """Copy, and be done."""
         slot.copy_(source)
 
+    def take(self, source: Tensor, home: Tensor) -> None:
+        """Copy, and be done."""
+        home.copy_(source)
+
     def wait(self, moment: Any) -> None:
+        """Nothing to wait for."""
+
+    def meet(self, moment: Any) -> None:
         """Nothing to wait for."""
 
     def mark(self) -> None:
@@ -51,46 +67,73 @@ class PlainLink:
 
 
 class CudaLink:
-    """One stream for all copies; events keep it and the computation apart."""
+    """A stream for the copies of each direction, which do not slow each other; events keep them in order."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.stream = torch.cuda.Stream(device)
+        self.up = torch.cuda.Stream(device)
+        self.down = torch.cuda.Stream(device)
 
     def host(self, size: int) -> Tensor:
-        """Page-locked memory of exactly this size (torch's own pinned allocator takes the next power of two).
+        """Page-locked memory of this size (torch's own pinned allocator takes the next power of two).
 
-        Raises MemoryShortage where the system locks no more.
+        It shares no page with other memory: pages are locked whole, and once. Raises MemoryShortage where the system
+        locks no more.
         """
-        buffer = torch.empty(size, dtype=torch.uint8)
+        page = mmap.PAGESIZE
+        locked = -(-size // page) * page
+        buffer = torch.empty(locked + page, dtype=torch.uint8)
+        start = -buffer.data_ptr() % page
         runtime: Any = torch.cuda.cudart()
-        if int(runtime.cudaHostRegister(buffer.data_ptr(), size, 0)):
+        if int(runtime.cudaHostRegister(buffer.data_ptr() + start, locked, 0)):
             raise MemoryShortage(
-                f"{counted(size, 'byte')} for a streamed block cannot be locked in the machine's memory: "
+                f"{counted(size, 'byte')} cannot be locked in the machine's memory for copies to the device: "
                 "free some, raise the limit (ulimit -l), or stream fewer blocks (memory.streamed)"
             )
-        weakref.finalize(buffer.untyped_storage(), runtime.cudaHostUnregister, buffer.data_ptr())
-        return buffer
+        weakref.finalize(buffer.untyped_storage(), runtime.cudaHostUnregister, buffer.data_ptr() + start)
+        return buffer[start : start + size]
 
-    def send(self, source: Tensor, slot: Tensor, after: torch.cuda.Event | None) -> torch.cuda.Event:
-        """Enqueue the copy on the link's own stream."""
-        if after is not None:
-            self.stream.wait_event(after)
-        with torch.cuda.stream(self.stream):
-            slot.copy_(source, non_blocking=True)
-        done = torch.cuda.Event()
-        done.record(self.stream)
-        return done
+    def send(self, source: Tensor, slot: Tensor, *after: torch.cuda.Event | None) -> torch.cuda.Event:
+        """Enqueue the copy on the stream of this direction."""
+        return self._copy(source, slot, self.up, slot, after)
 
-    def wait(self, moment: torch.cuda.Event) -> None:
+    def take(self, source: Tensor, home: Tensor) -> torch.cuda.Event:
+        """Enqueue the copy on the stream of this direction."""
+        return self._copy(source, home, self.down, source, (self.mark(),))
+
+    def wait(self, moment: torch.cuda.Event | None) -> None:
         """Make the current stream wait."""
-        torch.cuda.current_stream(self.device).wait_event(moment)
+        if moment is not None:
+            torch.cuda.current_stream(self.device).wait_event(moment)
+
+    def meet(self, moment: torch.cuda.Event | None) -> None:
+        """Make this thread wait."""
+        if moment is not None:
+            moment.synchronize()
 
     def mark(self) -> torch.cuda.Event:
         """An event on the current stream."""
         event = torch.cuda.Event()
         event.record(torch.cuda.current_stream(self.device))
         return event
+
+    def _copy(
+        self,
+        source: Tensor,
+        target: Tensor,
+        stream: torch.cuda.Stream,
+        on_device: Tensor,
+        after: tuple[torch.cuda.Event | None, ...],
+    ) -> torch.cuda.Event:
+        for moment in after:
+            if moment is not None:
+                stream.wait_event(moment)
+        with torch.cuda.stream(stream):
+            target.copy_(source, non_blocking=True)
+        on_device.record_stream(stream)  # its memory is not given away before
+        done = torch.cuda.Event()
+        done.record(stream)
+        return done
 
 
 def link_to(device: torch.device) -> Link:

@@ -9,8 +9,11 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from velatura.placement.activations import Activations
 from velatura.placement.links import Link, link_to
-from velatura.placement.streaming import SLOTS, PackedBlock, Ring, evenly, frozen_tensors, stream
+from velatura.placement.packed import PackedBlock, block_tensors
+from velatura.placement.ring import SLOTS, SLOTS_BOTH_WAYS, Ring
+from velatura.placement.streaming import evenly, stream
 
 GIB = 1024**3
 NO_USE = (
@@ -20,18 +23,25 @@ NO_USE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """What a placement came to, in bytes: on the device for good, on the device as slots, on the host."""
+    """What a placement came to, in bytes: on the device for good, on the device as slots, on the host.
+
+    `streamed`: the blocks that visit the device; `trained`: the parameters in them, and in layers ahead of them, that
+    are trained.
+    """
 
     resident: int
     slots: int
     host: int
     rings: tuple[Ring, ...] = ()
+    streamed: tuple[nn.Module, ...] = ()
+    trained: tuple[nn.Parameter, ...] = ()
 
     def report(self) -> str:
         """A line for the user."""
         return (
-            f"frozen weights: {self.host / GIB:.2f} GiB are streamed from the machine's memory through "
-            f"{self.slots / GIB:.2f} GiB of the device, {self.resident / GIB:.2f} GiB stay there"
+            f"{'weights' if self.trained else 'frozen weights'}: {self.host / GIB:.2f} GiB are streamed from the "
+            f"machine's memory through {self.slots / GIB:.2f} GiB of the device, {self.resident / GIB:.2f} GiB stay "
+            "there"
         )
 
     def leave(self) -> None:
@@ -48,30 +58,47 @@ def place(
     share: float,
     device: torch.device,
     link: Link | None = None,
-    slots: int = SLOTS,
+    trained: bool = False,
+    updated_in_backward: bool = False,
+    activations: Activations | None = None,
 ) -> Placed:
-    """Stream `share` (0 to 1) of the blocks' frozen bytes from the host, and move all else to the device.
+    """Stream `share` (0 to 1) of the blocks' bytes from the host, and move all else to the device.
 
     `blocks` are in order of execution; `ahead` are layers in them that run once before the first block (see
     `Family.ahead`). Those are streamed first, since they are needed once per pass, and blocks twice. The denoiser is
-    on the host with all its adapters. Raises MemoryShortage.
+    on the host with all its adapters. Frozen bytes are streamed, and with `trained` also those that are trained (see
+    `stream` for `updated_in_backward` and `activations`). Raises MemoryShortage.
     """
     link = link or link_to(device)
-    early = {id(tensor) for module in ahead for tensor in frozen_tensors(module)}
-    sizes = [_bytes(frozen_tensors(module)) for module in ahead]
-    block_sizes = [_bytes(t for t in frozen_tensors(block) if id(t) not in early) for block in blocks]
+    slots = SLOTS_BOTH_WAYS if trained and updated_in_backward else SLOTS
+    early = {id(tensor) for module in ahead for tensor in block_tensors(module, trained=trained)}
+    sizes = [_bytes(block_tensors(module, trained=trained)) for module in ahead]
+    block_sizes = [
+        _bytes(t for t in block_tensors(block, trained=trained) if id(t) not in early) for block in blocks
+    ]
     of_ahead, of_blocks = streamed_places(sizes, block_sizes, share)
 
     packed: list[PackedBlock] = []
     rings: list[Ring] = []
     for modules, places in ((ahead, of_ahead), (blocks, of_blocks)):
+        if not places:
+            continue
         chosen = [modules[index] for index in places]
-        if chosen:
-            boxes = [
-                PackedBlock(module, link, without=early if modules is blocks else ()) for module in chosen
-            ]
-            rings.append(stream(chosen, boxes, device, link, slots))
-            packed += boxes
+        without = early if modules is blocks else ()
+        boxes = [PackedBlock(module, link, without, trained=trained) for module in chosen]
+        kept = activations if modules is blocks else None
+        rings.append(
+            stream(
+                chosen,
+                boxes,
+                device,
+                link,
+                slots,
+                updated_in_backward=updated_in_backward,
+                activations=kept,
+            )
+        )
+        packed += boxes
     away = {id(tensor) for box in packed for tensor in box.tensors}
     resident = 0
     for tensor in chain(denoiser.parameters(), denoiser.buffers()):
@@ -83,11 +110,13 @@ def place(
         slots=sum(ring.size for ring in rings),
         host=sum(box.size for box in packed),
         rings=tuple(rings),
+        streamed=tuple(blocks[index] for index in of_blocks),
+        trained=tuple(parameter for box in packed for parameter in box.trained),
     )
 
 
 def streamed_places(ahead: Sequence[int], blocks: Sequence[int], share: float) -> tuple[list[int], list[int]]:
-    """Which of the layers ahead and which of the blocks are streamed, by their frozen bytes; the layers come first."""
+    """Which of the layers ahead and which of the blocks are streamed, by their bytes; the layers come first."""
     wanted = share * (sum(ahead) + sum(blocks))
     of_ahead = min(1.0, wanted / sum(ahead)) if sum(ahead) else 0.0
     left = max(0.0, wanted - sum(ahead))

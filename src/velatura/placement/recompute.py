@@ -2,35 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from velatura.placement.activations import Activations
+
 Policy = bool | Literal["mlp"] | int  # none or all blocks; their feed-forward parts; every k-th block
 Part = tuple[nn.Module, str]  # a module, and the name of the method of it that is run
+
+
+def run_again(
+    run: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    activations: Activations | None = None,
+) -> Any:
+    """Run, and once more in the backward pass; until then only the inputs are kept, perhaps away in `activations`."""
+    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+    if activations is None:
+        return checkpoint(run, *args, **options, **kwargs)
+    kept = activations.keep(args)
+    once = [args]
+
+    def with_inputs() -> Any:
+        return run(*(once.pop() if once else kept.back()), **kwargs)
+
+    return checkpoint(with_inputs, **options)
 
 
 class _Recomputed:
     """A method that keeps only its inputs while gradients are on."""
 
-    def __init__(self, run: Any) -> None:
+    def __init__(self, run: Any, activations: Activations | None) -> None:
         self.run = run
+        self._activations = activations
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return self.run(*args, **kwargs)
-        return checkpoint(self.run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        return run_again(self.run, args, kwargs, self._activations)
 
 
-def recompute(blocks: Sequence[nn.Module], policy: Policy = True, feed_forwards: Sequence[Part] = ()) -> None:
+def recompute(
+    blocks: Sequence[nn.Module],
+    policy: Policy = True,
+    feed_forwards: Sequence[Part] = (),
+    *,
+    besides: Sequence[nn.Module] = (),
+    activations: Activations | None = None,
+) -> None:
     """Make blocks recompute themselves in the backward pass.
 
     True: every block keeps its inputs alone, for about a third more time; an integer k: every k-th one does so.
     "mlp": of every block `feed_forwards` do so, which keep the widest activations (see `Family.feed_forwards`).
+    `besides`: blocks that are run again anyway, since they are streamed. `activations`: where the inputs of blocks
+    wait, if not on the device.
     """
+    again = {id(module) for block in besides for module in block.modules()}
     if policy == "mlp":
         parts = feed_forwards
     elif isinstance(policy, bool):
@@ -38,4 +70,5 @@ def recompute(blocks: Sequence[nn.Module], policy: Policy = True, feed_forwards:
     else:
         parts = [(block, "forward") for block in blocks[:: int(policy)]]
     for module, method in parts:
-        setattr(module, method, _Recomputed(getattr(module, method)))
+        if id(module) not in again:
+            setattr(module, method, _Recomputed(getattr(module, method), activations))

@@ -2,8 +2,9 @@
 
 What has the size of latents, attention among it, is computed whole. The levels behind it run tile by tile. Their group
 norms want the statistics of the whole picture; a tile's own would give each tile a brightness and contrast of its own.
-So a first pass over the whole, reduced to one tile by leaving out places, gives the statistics for all tiles: places
-that are left out change the values' neighbours, and their distribution hardly.
+So a first pass over the whole, reduced to a tile's size by leaving out places, gives the statistics for all tiles:
+places that are left out change the values' neighbours, and their distribution hardly. A picture of no more cells than a
+tile, whatever its proportions, is done with that pass.
 """
 
 from __future__ import annotations
@@ -21,21 +22,30 @@ TILE, OVERLAP = 64, 16  # cells of latents: 512 and 128 pixels
 
 
 @torch.no_grad()
-def decode_tiled(autoencoder: Any, latents: Tensor, *, tile: int = TILE, overlap: int = OVERLAP) -> Tensor:
+def decode_tiled(autoencoder: Any, latents: Tensor) -> Tensor:
     """Latents before scaling, `[1, C, h, w]` -> `[1, 3, 8 h, 8 w]` float32. For what `can_be_sliced`."""
     x = decoded_start(autoencoder, latents)
     height, width = x.shape[2:]
-    reduced = F.interpolate(x, size=(min(height, tile), min(width, tile)), mode="nearest-exact")
-    norms = _Norms()
-    scale = _levels(autoencoder.decoder, reduced, norms).shape[2] // reduced.shape[2]
+    norms, (rows, columns) = _Norms(), _within_a_tile(height, width)
+    first = _levels(autoencoder.decoder, F.interpolate(x, size=(rows, columns), mode="nearest-exact"), norms)
+    if (rows, columns) == (height, width):
+        return first.float()
     return tiled(
         lambda rows, columns: _levels(autoencoder.decoder, x[:, :, rows, columns], norms),
         height,
         width,
-        tile=tile,
-        overlap=overlap,
-        scale=scale,
+        tile=TILE,
+        overlap=OVERLAP,
+        scale=first.shape[2] // rows,
     )
+
+
+def _within_a_tile(height: int, width: int) -> tuple[int, int]:
+    """Rows and columns, in proportion as far as they can be, of as many cells as a tile has at most."""
+    most = TILE**2
+    rows = int(height * min(1.0, (most / (height * width)) ** 0.5))
+    rows = min(max(rows, 1), most)
+    return rows, min(max(most // rows, 1), width)
 
 
 class _Norms:

@@ -12,7 +12,7 @@ ENCODE_AHEAD = (
     "--set training.precision={precision}"
 )
 _REMEDIES = {
-    "captions": "encode them ahead, in the machine's own memory (velatura cache build)",
+    "captions": 'memory.text_encoders = "cpu"',
     "latents": "encode them ahead, in the machine's own memory (velatura cache build), or a smaller data resolution",
     "loading": "memory.weights=full, or a machine with more memory",
     "preview": "smaller previews (previews.size), or none",

@@ -14,10 +14,10 @@ from velatura.errors import ModelError
 from velatura.families.latent_family import LatentFamily
 from velatura.families.outline import Outline, sketched
 from velatura.interfaces import PartName, Parts
+from velatura.placement.packed import block_tensors
 from velatura.placement.quantised import quantise_blocks
-from velatura.placement.streaming import frozen_tensors
 from velatura.planning.repeats import prune, runs_of
-from velatura.planning.replay import VALUELESS
+from velatura.planning.replay import valueless
 from velatura.planning.tracking import Bytes, Kind
 from velatura.training.setup import Setup
 from velatura.training.trainables import make_trainables
@@ -39,10 +39,9 @@ class Assembled:
     left_out: dict[int, int]  # see `prune`
     more: Bytes  # held all the time by what was left out; optimizer state is not known here
     more_trained: int  # values of the trained ones among them
-    ahead_sizes: tuple[
-        int, ...
-    ]  # frozen bytes of the layers that run ahead of the blocks, of the whole network
-    block_sizes: tuple[int, ...]  # of the blocks without them
+    ahead_sizes: tuple[int, ...]  # bytes that may be streamed, of each layer that runs ahead of the blocks
+    block_sizes: tuple[int, ...]  # of each block without them
+    largest: int  # bytes of the largest tensor among them
     report: str
 
 
@@ -83,7 +82,8 @@ def assemble(setup: Setup, found: Outline) -> Assembled:
     for place, times in left_out.items():
         held, count = _held(blocks[place], trained)
         more, more_trained = more.plus(held, times), more_trained + count * times
-    ahead_sizes, block_sizes = _frozen_sizes(setup, parts.denoiser, blocks, left_out)
+    ahead_sizes, block_sizes = _sizes(setup, parts.denoiser, blocks, left_out)
+    tensors = (t for block in blocks for t in block_tensors(block, trained=setup.recipe.full is not None))
     present = {id(tensor) for module in _modules(parts) for tensor in module.parameters()}
     parameters = {name: p for name, p in trainables.parameters.items() if id(p) in present}
     return Assembled(
@@ -95,6 +95,7 @@ def assemble(setup: Setup, found: Outline) -> Assembled:
         more_trained=more_trained,
         ahead_sizes=ahead_sizes,
         block_sizes=block_sizes,
+        largest=max((tensor.nbytes for tensor in tensors), default=0),
         report=trainables.report,
     )
 
@@ -110,12 +111,11 @@ def give(parts: Parts, name: PartName, modules: Sequence[nn.Module]) -> None:
 def with_storage(parts: Parts, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
     """Give every tensor of the parts a storage that is counted and never filled; the trained ones among them."""
     made: dict[int, Tensor] = {}
-    with VALUELESS:
-        for module in (inner for part in _modules(parts) for inner in part.modules()):
-            for store in (module._parameters, module._buffers):
-                for name, tensor in store.items():
-                    if tensor is not None:
-                        store[name] = made.setdefault(id(tensor), _counted(tensor))  # type: ignore[assignment]
+    for module in (inner for part in _modules(parts) for inner in part.modules()):
+        for store in (module._parameters, module._buffers):
+            for name, tensor in store.items():
+                if tensor is not None:
+                    store[name] = made.setdefault(id(tensor), _counted(tensor))  # type: ignore[assignment]
     return {name: made[id(parameter)] for name, parameter in parameters.items()}  # type: ignore[misc]
 
 
@@ -147,7 +147,7 @@ class _BlankTokenizer:
 
 
 def _counted(tensor: Tensor) -> Tensor:
-    empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+    empty = valueless(tensor.shape, tensor.dtype)
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(empty, requires_grad=tensor.requires_grad)
     return empty
@@ -162,20 +162,21 @@ def _tensors(module: nn.Module) -> Iterable[Tensor]:
     yield from module.buffers()
 
 
-def _frozen_sizes(
+def _sizes(
     setup: Setup, denoiser: nn.Module | None, blocks: Sequence[nn.Module], left_out: Mapping[int, int]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Frozen bytes of each layer that runs ahead of the blocks and of each block, those left out included."""
+    """Bytes that may be streamed, of each layer that runs ahead of the blocks and of each block, of all of them."""
+    trained = setup.recipe.full is not None
     layers = [] if denoiser is None else setup.family.ahead(denoiser)
     ahead: list[int] = []
     rest: list[int] = []
     for place, block in enumerate(blocks):
         inside = {id(module) for module in block.modules()}
-        own = [list(frozen_tensors(layer)) for layer in layers if id(layer) in inside]
+        own = [list(block_tensors(layer, trained=trained)) for layer in layers if id(layer) in inside]
         early = {id(tensor) for tensors in own for tensor in tensors}
         times = 1 + left_out.get(place, 0)
         ahead += [sum(t.nbytes for t in tensors) for tensors in own] * times
-        rest += [sum(t.nbytes for t in frozen_tensors(block) if id(t) not in early)] * times
+        rest += [sum(t.nbytes for t in block_tensors(block, trained=trained) if id(t) not in early)] * times
     return tuple(ahead), tuple(rest)
 
 

@@ -1,49 +1,112 @@
-"""Frozen weights that stay in the machine's memory and visit the device: what that saves, and what it takes."""
+"""What stays in the machine's memory and visits the device: what that saves, and what it takes.
+
+Weights that are streamed (with [full] their gradients too), averages of an optimizer, inputs of recomputed blocks.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from velatura.placement.activations import LEAST
 from velatura.placement.place import streamed_places
-from velatura.placement.streaming import SLOTS
+from velatura.placement.ring import SLOTS, SLOTS_BOTH_WAYS
 from velatura.planning.assembly import Assembled
+from velatura.planning.loop import Training
 from velatura.planning.phases import Phase
-from velatura.planning.tracking import Bytes, Work
+from velatura.planning.repeats import KEPT
+from velatura.planning.tracking import Bytes, Kind, Work
+from velatura.recipe.recipe import Recipe
+
+VISITING = 2  # tensors or blocks whose averages or inputs are on the device: the one at hand, and the next
 
 
 @dataclass(frozen=True, kw_only=True)
 class Away:
-    """Bytes that are streamed, those of the slots they pass through, and the share of the blocks that do."""
+    """Bytes on the host, by what they are; bytes of the slots that streamed weights pass through.
+
+    `of_blocks`: the share of the blocks that is streamed. `kind`: what is streamed is trained, or frozen.
+    """
 
     host: int = 0
     slots: int = 0
     of_blocks: float = 0.0
+    kind: Kind = "denoiser"
+    gradients: int = 0  # of streamed weights
+    at_hand: int = 0  # of these gradients, on the device
+    optimizer: int = 0
+    visiting: int = 0  # of the optimizer's averages, on the device
+    averages: int = 0
     per_pass: int = 0  # bytes that cross the link in a forward or backward pass
+    per_update: int = 0  # and to the device in an update
 
     @property
     def saved(self) -> int:
-        """Bytes of the device that are free for it."""
+        """Bytes of weights that the device does not hold for it."""
         return self.host - self.slots
 
 
-def away(assembled: Assembled, share: float) -> Away:
-    """What `memory.streamed` comes to."""
+def away(training: Training, recipe: Recipe) -> Away:
+    """What `memory.streamed` and `optimizer.offload` come to."""
+    gone = _streamed(training.assembled, recipe)
+    if recipe.optimizer.offload:
+        held = training.offloaded()
+        trained = max(1, training.resident["trained"])
+        visiting = VISITING * training.assembled.largest * held // trained
+        gone = replace(gone, optimizer=held, visiting=min(held, visiting), per_update=gone.per_update + held)
+    return gone
+
+
+def _streamed(assembled: Assembled, recipe: Recipe) -> Away:
+    share, fused = recipe.memory.streamed, recipe.optimizer.fused_backward
     if not share:
         return Away()
+    trained = recipe.full is not None and "denoiser" in recipe.full.parts
+    slots = SLOTS_BOTH_WAYS if trained and fused else SLOTS
     ahead, blocks = assembled.ahead_sizes, assembled.block_sizes
     of_ahead, of_blocks = streamed_places(ahead, blocks, share)
     chosen = ([ahead[place] for place in of_ahead], [blocks[place] for place in of_blocks])
-    return Away(
-        host=sum(map(sum, chosen)),
-        slots=sum(max(sizes) * min(SLOTS, len(sizes)) for sizes in chosen if sizes),
+    host = sum(map(sum, chosen))
+    gone = Away(
+        host=host,
+        slots=sum(max(sizes) * min(slots, len(sizes)) for sizes in chosen if sizes),
         of_blocks=len(of_blocks) / max(1, len(blocks)),
-        per_pass=sum(map(sum, chosen)),
+        per_pass=host,
+    )
+    if not trained or recipe.full is None:
+        return gone
+    each = 2 if recipe.full.weights == "bf16" else 4
+    averaged = recipe.ema is not None and recipe.ema.device == "auto"
+    return replace(
+        gone,
+        kind="trained",
+        gradients=0 if fused else host,
+        at_hand=0 if fused else assembled.largest * (2 if recipe.training.accumulate > 1 else 1),
+        averages=host // each * 4 if averaged else 0,
+        per_update=0 if fused else host,
     )
 
 
 def without(phase: Phase, gone: Away) -> Phase:
-    """A phase whose streamed weights are not held."""
-    return replace(phase, peak=phase.peak.plus({"denoiser": -gone.saved}))
+    """A phase in which what is away is not on the device."""
+    peak = phase.peak.plus({gone.kind: -gone.saved})
+    if peak["gradients"]:
+        # at the peak as large a share of them is there as of all
+        left = 1 - gone.gradients / max(1, phase.peak["trained"])
+        peak = peak.plus({"gradients": int(peak["gradients"] * (left - 1)) + gone.at_hand})
+    if peak["optimizer"]:
+        peak = peak.plus({"optimizer": gone.visiting - gone.optimizer})
+    return replace(phase, peak=peak.plus({"averages": -min(gone.averages, peak["averages"])}))
+
+
+def inputs_away(recomputed: Phase, assembled: Assembled, share: float) -> int:
+    """Bytes that `memory.offload_activations` takes off the device, where `share` of the blocks is recomputed.
+
+    `recomputed`: the step in which all are. What a block leaves then is the input of the next one.
+    """
+    counts = [times + KEPT for times in assembled.left_out.values()]
+    sizes = [size if size >= LEAST else 0 for size in recomputed.per_block]
+    all_of_them = sum(count * size for count, size in zip(counts, sizes, strict=True))
+    return max(0, int(share * all_of_them) - VISITING * max(sizes, default=0))
 
 
 def between(own: Phase, recomputed: Phase, share: float) -> Phase:

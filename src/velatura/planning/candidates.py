@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -13,6 +13,7 @@ from velatura.planning.levers import LEVERS, Option
 from velatura.recipe.consistency import require_consistent
 from velatura.recipe.problems import Inconsistent
 from velatura.recipe.recipe import Recipe
+from velatura.recipe.values import value_at, with_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +21,20 @@ class Candidate:
     """A recipe with some settings changed."""
 
     recipe: Recipe
-    sets: tuple[str, ...]  # `section.key=value`, as --set takes them
+    changes: Mapping[str, Any]  # "section.key": value
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """As --set takes them: `section.key=value`."""
+        return tuple(f"{key}={_as_toml(value)}" for key, value in self.changes.items())
 
 
-def candidates(recipe: Recipe, device: Device) -> list[Candidate]:
-    """All combinations of options that go together; the first is the recipe itself, the last the most frugal."""
-    levers = [lever(recipe, device) for lever in LEVERS]
+def candidates(recipe: Recipe, device: Device, keys: Container[str] | None = None) -> list[Candidate]:
+    """All combinations of options that go together; the first is the recipe itself, the last the most frugal.
+
+    `keys`: those that may change, by default all.
+    """
+    levers = [_allowed(lever(recipe, device), keys) for lever in LEVERS]
     combined = sorted(product(*levers), key=lambda options: prod(option.cost for option in options))
     made = (changed(recipe, _together(options)) for options in combined)
     return [candidate for candidate in made if _consistent(candidate.recipe)]
@@ -33,16 +42,14 @@ def candidates(recipe: Recipe, device: Device) -> list[Candidate]:
 
 def changed(recipe: Recipe, sets: Mapping[str, Any]) -> Candidate:
     """The recipe with other values; `sets` of the candidate names those that differ."""
-    differing = {key: value for key, value in sets.items() if _at(recipe, key) != value}
-    sections: dict[str, dict[str, Any]] = {}
-    for key, value in differing.items():
-        section, name = key.split(".")
-        sections.setdefault(section, {})[name] = value
-    update = {name: getattr(recipe, name).model_copy(update=values) for name, values in sections.items()}
-    return Candidate(
-        recipe=recipe.model_copy(update=update),
-        sets=tuple(f"{key}={_as_toml(value)}" for key, value in differing.items()),
-    )
+    differing = {key: value for key, value in sets.items() if value_at(recipe, key) != value}
+    return Candidate(recipe=with_values(recipe, differing), changes=differing)
+
+
+def _allowed(options: Sequence[Option], keys: Container[str] | None) -> list[Option]:
+    """The recipe's own values, and of the others those that change no other key."""
+    own, *others = options
+    return [own, *(option for option in others if keys is None or all(key in keys for key in option.sets))]
 
 
 def _consistent(recipe: Recipe) -> bool:
@@ -55,11 +62,6 @@ def _consistent(recipe: Recipe) -> bool:
 
 def _together(options: Sequence[Option]) -> dict[str, Any]:
     return {key: value for option in options for key, value in option.sets.items()}
-
-
-def _at(recipe: Recipe, key: str) -> Any:
-    section, name = key.split(".")
-    return getattr(getattr(recipe, section), name)
 
 
 def _as_toml(value: Any) -> str:

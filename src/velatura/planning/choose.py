@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from velatura.planning.advice import ENCODE_AHEAD, remedies
-from velatura.planning.candidates import Candidate, candidates
+from velatura.planning.candidates import Candidate, candidates, changed
 from velatura.planning.devices import Device
 from velatura.planning.estimate import Estimate, Estimator
 from velatura.recipe.recipe import Recipe
+from velatura.training.planned import open_keys
 
 NO_FIT = 3  # exit code
 
@@ -21,28 +22,40 @@ NO_FIT = 3  # exit code
 class Plan:
     """What a recipe needs, and with which settings it fits a budget.
 
-    `sets` are the changes to the recipe that `estimate` stands for. Without a fit it is the most frugal one. `advice`
-    says what else is to do, or would help.
+    `estimate` is that of what was `chosen`: without a fit it is the most frugal one. `advice` says what else is to do,
+    or would help.
     """
 
     estimate: Estimate
     budget: int
     fits: bool
-    sets: tuple[str, ...] = ()
+    chosen: Candidate
     as_written: Estimate  # the recipe without changes
     advice: tuple[str, ...] = field(default=())
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """The changes to the recipe: `section.key=value`."""
+        return self.chosen.sets
 
 
 def plan(recipe: Recipe, base: Path, device: Device, budget: int) -> Plan:
     """Plan a recipe and choose settings for a budget in bytes. Raises RecipeError, DataError, ModelError."""
-    return choose(Estimator(recipe, base, device), recipe, budget)
+    return propose(Estimator.of_recipe(recipe, base, device), recipe, budget)
 
 
-def choose(estimator: Estimator, recipe: Recipe, budget: int) -> Plan:
-    """The same with an estimator of the recipe at hand, which serves several budgets."""
+def propose(estimator: Estimator, recipe: Recipe, budget: int) -> Plan:
+    """As a run would choose by itself; where that is not enough, also by changing what the recipe states."""
+    made = choose(estimator, recipe, budget, open_keys(recipe))
+    return made if made.fits else choose(estimator, recipe, budget)
+
+
+def choose(estimator: Estimator, recipe: Recipe, budget: int, keys: Container[str] | None = None) -> Plan:
+    """The same with an estimator of the recipe at hand, which serves several budgets; `keys`: those that may change."""
     own = estimator.of(recipe)
     if own.fits(budget):
-        return Plan(estimate=own, as_written=own, budget=budget, fits=True, advice=_ahead(own, budget))
+        unchanged, advice = changed(recipe, {}), _ahead(own, budget)
+        return Plan(estimate=own, as_written=own, budget=budget, fits=True, chosen=unchanged, advice=advice)
     seen: dict[tuple[str, ...], Estimate] = {(): own}
 
     def of(candidate: Candidate) -> Estimate:
@@ -50,7 +63,7 @@ def choose(estimator: Estimator, recipe: Recipe, budget: int) -> Plan:
             seen[candidate.sets] = estimator.of(candidate.recipe)
         return seen[candidate.sets]
 
-    choices = candidates(recipe, estimator.device)
+    choices = candidates(recipe, estimator.device, keys)
     frugal = choices[-1]
     possible: Iterator[Candidate] = iter(())
     if estimator.may_fit(frugal.recipe, budget):
@@ -59,12 +72,10 @@ def choose(estimator: Estimator, recipe: Recipe, budget: int) -> Plan:
     if best is None:
         least = of(frugal)
         advice = tuple(remedies(least, budget))
-        return Plan(
-            estimate=least, as_written=own, budget=budget, fits=False, sets=frugal.sets, advice=advice
-        )
+        return Plan(estimate=least, as_written=own, budget=budget, fits=False, chosen=frugal, advice=advice)
     chosen = of(best)
     advice = _ahead(chosen, budget)
-    return Plan(estimate=chosen, as_written=own, budget=budget, fits=True, sets=best.sets, advice=advice)
+    return Plan(estimate=chosen, as_written=own, budget=budget, fits=True, chosen=best, advice=advice)
 
 
 def _ahead(estimate: Estimate, budget: int) -> tuple[str, ...]:

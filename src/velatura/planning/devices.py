@@ -108,7 +108,7 @@ def device_named(name: str, *, efficiency: float | None = None) -> Device:
     if known is not None:
         return known if efficiency is None else _reaching(known, efficiency)
     try:
-        return _local(choose_device(name))
+        return device_here(choose_device(name))
     except RecipeError:
         raise RecipeError(
             f"received the device '{name}', which is not here and is no known one; allowed: auto, cpu, cuda, cuda:N, "
@@ -122,7 +122,7 @@ def _reaching(device: Device, efficiency: float) -> Device:
     return replace(device, half=device.half * factor, full=device.full * factor, efficiency=efficiency)
 
 
-def _local(device: torch.device) -> Device:
+def device_here(device: torch.device) -> Device:
     """A device of this machine, its speeds measured in a fraction of a second."""
     half, full = (_products(device, dtype) for dtype in (torch.bfloat16, torch.float32))
     machine = psutil.virtual_memory()

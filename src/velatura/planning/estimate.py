@@ -12,7 +12,7 @@ from velatura.events import Events
 from velatura.interfaces import Conditioning, Pieces
 from velatura.placement.recompute import Policy
 from velatura.planning.assembly import assemble
-from velatura.planning.away import Away, away, between, without
+from velatura.planning.away import Away, away, between, inputs_away, without
 from velatura.planning.devices import Device
 from velatura.planning.encoding import IMAGES, encode_images, encode_texts
 from velatura.planning.loop import Training
@@ -23,7 +23,9 @@ from velatura.planning.workload import Workload, workload
 from velatura.recipe.recipe import Recipe
 from velatura.training.setup import Setup
 
-ENCODING = {"captions", "latents"}  # phases that can be done ahead, on the CPU
+ENCODING = {
+    "latents"
+}  # phases that can be done ahead, on the CPU; for captions there is memory.text_encoders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,7 @@ class Estimate:
 
     @property
     def needed_ahead(self) -> int:
-        """The same where captions and images are encoded ahead, on the CPU."""
+        """The same where images are encoded ahead, on the CPU."""
         phases = [phase for phase in self.phases if phase.name not in ENCODING] or self.phases
         return max(map(self.occupied, phases))
 
@@ -71,7 +73,7 @@ class Estimate:
         )
 
     def encoded_elsewhere(self, budget: int) -> bool:
-        """Whether a budget is enough once captions or latents, which it is not enough for, are in the cache."""
+        """Whether a budget is enough once latents, which it is not enough for, are in the cache."""
         names = {phase.name for phase in self.too_large(budget)}
         return self.device.kind != "cpu" and bool(names) and names <= ENCODING
 
@@ -86,8 +88,9 @@ class Estimate:
 
     @property
     def copying(self) -> float:
-        """Seconds that streamed weights take to the device, forward and backward."""
-        return 2 * self.away.per_pass / self.device.link
+        """Seconds that it takes to bring to the device what is elsewhere, forward, backward and in the update."""
+        passes = 2 * self.away.per_pass + self.step.away
+        return (passes + self.away.per_update / self.recipe.training.accumulate) / self.device.link
 
     def occupied(self, phase: Phase) -> int:
         """Bytes of the device's memory in a phase; on the CPU with the program itself."""
@@ -113,14 +116,19 @@ class _Variant:
 class Estimator:
     """Estimates of variants of one recipe on one device; what several have in common is followed once."""
 
-    def __init__(self, recipe: Recipe, base: Path, device: Device) -> None:
+    def __init__(self, work: Workload, device: Device) -> None:
         self.device = device
-        self.work = workload(recipe, base, device, Events())
+        self.work = work
         self._captions = cache(self._captions_in)
         self._latents = cache(self._latents_in)
         self._training = cache(self._training_of)
         self._preview = cache(self._preview_of)
         self._step = cache(self._step_of)
+
+    @classmethod
+    def of_recipe(cls, recipe: Recipe, base: Path, device: Device) -> Estimator:
+        """For a recipe whose model and data may not be there yet. Raises RecipeError, DataError or ModelError."""
+        return cls(workload(recipe, base, device, Events()), device)
 
     def of(self, recipe: Recipe) -> Estimate:
         """The needs of a recipe that differs from the first one in what a plan may change (see `levers`) only."""
@@ -129,22 +137,28 @@ class Estimator:
         variant = _Variant.of(setup)
         captions, conditioning = self._captions(setup.dtype)
         training = self._training(variant)
-        phases = [captions] if setup.caches_text else []
+        elsewhere = memory.text_encoders == "cpu" and self.device.kind != "cpu"
+        phases = [captions] if setup.caches_text and not elsewhere else []
         if setup.caches_latents:
             phases.append(self._latents(setup.dtype, memory.autoencoder))
         if self.device.kind == "cpu" and memory.weights != "full":
             phases.append(_narrowing(training, setup))
-        gone = away(training.assembled, memory.streamed)
+        gone = away(training, recipe)
         if work.previews:
             phases.append(without(self._preview(variant, memory.autoencoder), gone))
         phases.append(without(self._stepped(work, gone), gone))
+        if elsewhere:
+            phases = [
+                replace(one, peak=one.peak.plus({"text encoders": -one.peak["text encoders"]}))
+                for one in phases
+            ]
         return Estimate(
             work=work,
             device=self.device,
             phases=tuple(phases),
             trained=training.trained,
             report=training.assembled.report,
-            sizes=sizes_of(work, training, conditioning, self.device, gone),
+            sizes=sizes_of(work, training, conditioning, self.device, gone, phases[-1].away),
             away=gone,
         )
 
@@ -152,10 +166,11 @@ class Estimator:
         """False where what is held all the time, or the step, is too large already: found without the other phases."""
         work = self._varied(recipe)
         training = self._training(_Variant.of(work.setup))
-        gone = away(training.assembled, recipe.memory.streamed)
-        resident = training.resident()
+        gone = away(training, recipe)
+        resident = training.resident
         gradients = 0 if recipe.optimizer.fused_backward else resident["trained"]
-        if self.device.occupied(resident.total + gradients - gone.saved) > budget:
+        held = Phase(name="held", what="", peak=resident.plus({"gradients": gradients}), work=Work())
+        if self.device.occupied(without(held, gone).peak.total) > budget:
             return False
         return self.device.occupied(without(self._stepped(work, gone), gone).peak.total) <= budget
 
@@ -170,9 +185,19 @@ class Estimator:
         else:  # every k-th block: the first, and so on
             count = len(self._training(_Variant.of(setup)).assembled.block_sizes)
             own, share = self._step(*which, False), max(share, -(-count // policy) / count)
-        if policy is True or not share:
-            return own
-        return between(own, self._step(*which, True), share)
+        if policy is True:
+            share = 1.0
+        mixed = own if policy is True or not share else between(own, self._step(*which, True), share)
+        if not setup.recipe.memory.offload_activations:
+            return mixed
+        recomputed = self._step(*which, True)
+        inputs = inputs_away(recomputed, self._training(which[0]).assembled, share)
+        return replace(
+            mixed,
+            peak=mixed.peak.plus({"activations": -inputs}),
+            kept=mixed.kept - inputs,
+            away=inputs,
+        )
 
     def _step_of(
         self, variant: _Variant, shape: Shape, accumulated: bool, pieces: Pieces, policy: Policy
@@ -209,7 +234,7 @@ class Estimator:
 
 def _narrowing(training: Training, setup: Setup) -> Phase:
     """Weights in 8 bits are loaded in full first, in the machine's memory."""
-    resident = training.resident()
+    resident = training.resident
     full = resident["denoiser"] * setup.dtype.itemsize
     peak = Bytes({**resident, "trained": 0, "optimizer": 0, "denoiser": full})
     return Phase(name="loading", what="denoiser", peak=peak, work=Work())

@@ -20,7 +20,14 @@ STREAMED = (
     0.25  # more time, at most, for weights that come over the link while the blocks before are computed
 )
 SHARES = (0.25, 0.5, 0.75, 1.0)
-EIGHT_BITS = 1.15  # a little slower, a little less exact: rather than a quarter of the speed
+WEIGHTS = (
+    ("full", 1.0),
+    ("fp8", 1.15),
+    ("nf4", 2.5),
+)  # slower, and less exact: rather than a quarter of the speed
+ENCODERS = (("auto", 1.0), ("cpu", 1.01))
+OFFLOADED = 1.03  # copies beside the computation
+AVERAGES_AWAY = 1.12  # all averages cross the link, there and back, in every update
 HALVED = 1.02  # a batch in two halves: equal mathematics, a little less filled
 PIECES = (("auto", 1.0), ("whole", 1.0), ("sliced", 1.01), ("tiled", 1.03))  # of previews and caching alone
 NARROWED = 1.5  # float32 given up
@@ -67,15 +74,43 @@ def recompute(recipe: Recipe, device: Device) -> Sequence[Option]:
 
 
 def frozen_weights(recipe: Recipe, device: Device) -> Sequence[Option]:
-    """Frozen weights in the precision of the computation, or in 8 bits; int8 takes as much as fp8."""
+    """Frozen weights in the precision of the computation, in 8 bits, or in 4.
+
+    fp8 is nearer to the full weights than int8 and takes as much, so int8 comes after it: its products in 8 bits are
+    worth their error to who says so in the recipe.
+    """
     if recipe.adapter is None or device.kind == "mps" or recipe.memory.weights != "full":
         return AS_IT_IS
-    return [Option(sets={}), Option(sets={"memory.weights": "fp8"}, cost=EIGHT_BITS)]
+    return _ladder("memory.weights", "full", WEIGHTS)
+
+
+def text_encoders(recipe: Recipe, device: Device) -> Sequence[Option]:
+    """Captions encoded on the device, or in the machine's memory, once where they are cached."""
+    if device.kind == "cpu" or (recipe.full and "text_encoders" in recipe.full.parts):
+        return AS_IT_IS
+    cached = recipe.memory.cache
+    return _ladder("memory.text_encoders", recipe.memory.text_encoders, ENCODERS if cached else ENCODERS[:1])
+
+
+def activations(recipe: Recipe, device: Device) -> Sequence[Option]:
+    """Inputs of recomputed blocks on the device, or in the machine's memory until the backward pass."""
+    if device.kind != "cuda" or recipe.objective.kind == "autoencoder":
+        return AS_IT_IS
+    own = recipe.memory.offload_activations
+    return _ladder("memory.offload_activations", own, ((False, 1.0), (True, OFFLOADED)))
+
+
+def averages(recipe: Recipe, device: Device) -> Sequence[Option]:
+    """The optimizer's averages on the device, or in the machine's memory between updates."""
+    if device.kind != "cuda" or recipe.full is None:
+        return AS_IT_IS
+    own = recipe.optimizer.offload
+    return _ladder("optimizer.offload", own, ((False, 1.0), (True, AVERAGES_AWAY)))
 
 
 def streaming(recipe: Recipe, device: Device) -> Sequence[Option]:
-    """Frozen weights on the device, or a share of them in the machine's memory."""
-    if recipe.adapter is None or device.kind != "cuda":
+    """The denoiser's weights on the device, or a share of them in the machine's memory."""
+    if device.kind != "cuda" or recipe.objective.kind == "autoencoder":
         return AS_IT_IS
     own = recipe.memory.streamed
     return [
@@ -125,7 +160,8 @@ def trained_weights(recipe: Recipe, device: Device) -> Sequence[Option]:
 
 
 LEVERS: tuple[Lever, ...] = (
-    batch_size, recompute, streaming, frozen_weights, pieces, precision, optimizer, gradients, trained_weights,
+    batch_size, recompute, activations, streaming, averages, frozen_weights, text_encoders, pieces, precision,
+    optimizer, gradients, trained_weights,
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from velatura.planning.replay import CPU, VALUELESS
 from velatura.planning.tracking import Bytes, Tracker, Work
 from velatura.sampling.painter import paint, request_texts
 from velatura.sampling.request import Request
+from velatura.training.optimizers.visits import LEAST
 from velatura.training.setup import Setup
 from velatura.training.step import Stepper
 
@@ -68,6 +70,7 @@ class Training:
         ema = self.setup.recipe.ema
         return 0 if ema is None or ema.device == "cpu" else 4 * self.trained
 
+    @cached_property
     def resident(self) -> Bytes:
         """What is held all the time: weights, trained values, optimizer state, averages."""
         tracker = Tracker(self.device)
@@ -75,6 +78,12 @@ class Training:
         with tracker:
             pass
         return tracker.segments[-1].end.plus(self.more)
+
+    def offloaded(self) -> int:
+        """Bytes of the optimizer's state that `optimizer.offload` keeps in the machine's memory."""
+        held = sum(tensor.nbytes for tensor in self._state())
+        large = sum(tensor.nbytes for tensor in self._state() if tensor.nbytes >= LEAST)
+        return self.resident["optimizer"] * large // max(1, held)
 
     def step(self, shape: Shape, *, accumulated: bool, recomputed: Policy, pieces: Pieces = "auto") -> Phase:
         """One optimizer step; where it has several forward passes, the last, beside the gradients of earlier ones."""

@@ -16,6 +16,7 @@ class Phase:
     peak: Bytes
     work: Work
     kept: int = 0  # bytes that wait for the backward pass when it begins
+    away: int = 0  # bytes that wait for it in the machine's memory
     per_block: tuple[int, ...] = ()  # of them, those of each kind of block
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from velatura.planning.choose import Plan, choose
+from velatura.planning.choose import Plan, propose
 from velatura.planning.devices import GIB, KNOWN
 from velatura.planning.estimate import Estimator
 from velatura.recipe.recipe import Recipe
@@ -25,14 +25,14 @@ _TITLE = """\
 <!-- written by `make docs` from the planner itself; do not edit -->
 
 What `velatura plan` chooses for a given memory of the device, and what it then needs there at the peak of the training
-step. One image at a time, AdamW, bf16, captions and latents cached, no previews. `ahead`: the text encoders do not fit
-in that budget, and captions are encoded in the machine's own memory first. Seconds are an estimate for one image, not
+step. One image at a time, AdamW, bf16, captions and latents cached, no previews. `ahead`: the autoencoder does not fit
+in that budget, and images are encoded in the machine's own memory first. Seconds are an estimate for one image, not
 compiled: with the speed of a GeForce 4090 up to 48 GiB, of an H100 from 80 GiB on.
 [The guide](../guides/planning.md) says how the figures are made.
 """
 _FULL = """\
 All 11.9 billion weights. In float32 with gradients and AdamW's two averages they take 16 bytes each, 177 GiB.
-[The guide](../guides/planning.md#a-budget) says what the settings give up.
+[The guide](../guides/planning.md#a-budget-in-the-recipe) says what the settings give up.
 """
 _RECIPE = """
 name = "plan"
@@ -58,11 +58,11 @@ def reference() -> str:
 def _tables(trained: str, budgets: Sequence[int]) -> Iterator[str]:
     for resolution in RESOLUTIONS:
         recipe = _recipe(resolution, trained)
-        slower, faster = (Estimator(recipe, _NOWHERE, device) for device in (SLOWER, FASTER))
+        slower, faster = (Estimator.of_recipe(recipe, _NOWHERE, device) for device in (SLOWER, FASTER))
         yield f"At {resolution}x{resolution}:\n"
         yield from _head("GiB", "settings", "step, GiB", "host, GiB", "seconds")
         for budget in budgets:
-            yield _row(choose(faster if budget >= FAST else slower, recipe, budget * GIB))
+            yield _row(propose(faster if budget >= FAST else slower, recipe, budget * GIB))
         yield ""
 
 

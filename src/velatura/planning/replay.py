@@ -39,6 +39,12 @@ class _Answer:
 _answers: dict[Hashable, _Answer | None] = {}  # None: worked out each time
 
 
+def valueless(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A contiguous tensor with storage of its own and without values; `torch.empty` within `VALUELESS`, quickly."""
+    with torch._C._DisableTorchDispatch():
+        return FakeTensor(VALUELESS, torch.empty(shape, dtype=dtype, device="meta"), CPU)
+
+
 def perform(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], read: list[Tensor]) -> Any:
     """One operation within `VALUELESS`, or from memory; `read` are the tensors among its arguments."""
     if func._schema.is_mutable:

@@ -29,9 +29,9 @@ class Sizes:
 
 
 def sizes_of(
-    work: Workload, training: Training, conditioning: Conditioning, device: Device, gone: Away
+    work: Workload, training: Training, conditioning: Conditioning, device: Device, gone: Away, inputs: int
 ) -> Sizes:
-    """By the name of what takes it."""
+    """By the name of what takes it; `inputs`: bytes of activations that wait in the machine's memory."""
     setup = work.setup
     recipe = setup.recipe
     largest, info = work.largest, setup.info
@@ -41,7 +41,7 @@ def sizes_of(
     per_text = sum(tensor.nbytes for tensor in conditioning.tensors.values())
     latents = None if work.images is None else work.images * per_image
     texts = None if work.texts is None else work.texts * per_text
-    resident = training.resident()
+    resident = training.resident
     state = resident["trained"] + resident["optimizer"] + resident["averages"]
     host = {"program": PROGRAM_WITH_CUDA if device.kind == "cuda" else PROGRAM}
     if setup.caches_latents and latents is not None:
@@ -50,8 +50,15 @@ def sizes_of(
         host["captions in memory"] = min(MEMORY, texts)
     if recipe.memory.weights != "full" and device.kind != "cpu":
         host["denoiser while it is loaded"] = resident["denoiser"] * setup.dtype.itemsize
-    if gone.host:
-        host["streamed weights, pinned"] = gone.host
+    pinned = {
+        "streamed weights": gone.host,
+        "their gradients": gone.gradients,
+        "optimizer": gone.optimizer,
+        "activations": inputs,
+    }
+    host |= {f"{name}, pinned": size for name, size in pinned.items() if size}
+    if gone.averages:
+        host["average of streamed weights"] = gone.averages
     if recipe.ema is not None and recipe.ema.device == "cpu":
         host["average"] = 4 * training.trained
     disk: dict[str, int | None] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -72,11 +72,7 @@ def workload(recipe: Recipe, base: Path, device: Device, events: Events) -> Work
     assert isinstance(family, LatentFamily)
     files = files_of(recipe.model, base)
     found = outline(family, files)
-    if found.assumed:
-        names = ", ".join(part.replace("_", " ") for part in found.assumed)
-        remarks.append(
-            f"not there, so that the shapes of the published {family.name} {found.info.variant} are taken: {names}"
-        )
+    remarks += _assumed(family, found)
     step = found.info.size_step
     missing = [
         problem for problem in missing_files(recipe, base) if problem.path[0] in ("data", "validation")
@@ -97,14 +93,34 @@ def workload(recipe: Recipe, base: Path, device: Device, events: Events) -> Work
         device=torch.device("cpu"),
         dtype=device.dtype(recipe.training.precision),
     )
-    texts = texts_of(dataset.entries, setup.caption_dropout)
+    if missing:
+        return Workload(setup=setup, found=found, images=None, texts=None, remarks=remarks)
+    return _counted(setup, found, remarks)
+
+
+def settled(setup: Setup) -> Workload:
+    """That of a run that is about to begin. Raises ModelError."""
+    assert isinstance(setup.family, LatentFamily)
+    found, cpu = outline(setup.family, setup.files), torch.device("cpu")
+    return _counted(replace(setup, device=cpu), found, _assumed(setup.family, found))
+
+
+def _counted(setup: Setup, found: Outline, remarks: list[str]) -> Workload:
+    """A workload whose data is there."""
+    entries = setup.dataset.entries
+    texts = texts_of(entries, setup.caption_dropout)
     return Workload(
-        setup=setup,
-        found=found,
-        images=None if missing else len(views_of(dataset.entries)),
-        texts=None if missing else len(texts),
-        remarks=remarks,
+        setup=setup, found=found, images=len(views_of(entries)), texts=len(texts), remarks=remarks
     )
+
+
+def _assumed(family: LatentFamily, found: Outline) -> list[str]:
+    if not found.assumed:
+        return []
+    names = ", ".join(part.replace("_", " ") for part in found.assumed)
+    return [
+        f"not there, so that the shapes of the published {family.name} {found.info.variant} are taken: {names}"
+    ]
 
 
 def _without_missing_adapter(recipe: Recipe, remarks: list[str]) -> Recipe:

@@ -1,4 +1,7 @@
-"""Values of a recipe that are right one by one and must also go together; no file is looked at."""
+"""Values of a recipe that are right one by one and must also go together; no file is looked at.
+
+Pairs of features are in the table of `capabilities`; here is what is more than a pair.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from velatura.errors import RecipeError
+from velatura.recipe.capabilities import refused_pairs
 from velatura.recipe.data_consistency import data_problems
 from velatura.recipe.optimizer_consistency import optimizer_problems
 from velatura.recipe.problems import Inconsistent, Problem
 from velatura.recipe.sampling.request import line_values, out_of_range
 from velatura.recipe.schema import listing
-from velatura.recipe.training.ema import DECAY
 from velatura.recipe.training.validation import TAKEN
 
 if TYPE_CHECKING:
@@ -27,14 +30,12 @@ def require_consistent(recipe: Recipe) -> None:
         _from_scratch,
         _validation,
         _formats,
-        _eight_bits,
-        _autoencoder_pieces,
-        _streamed,
-        _previews,
-        _one_batch_size,
+        _attention,
+        _offloaded_activations,
         _ema,
         _data,
         optimizer_problems,
+        refused_pairs,
         _preview_values,
     )
     if problems := [problem for check in checks for problem in check(recipe)]:
@@ -94,9 +95,6 @@ def _from_scratch(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _validation(recipe: Recipe) -> Iterator[Problem]:
-    if recipe.validation.share and recipe.validation.folder:
-        what = "received both share and folder; allowed: a share of the training images, or a folder of their own"
-        yield Problem(path=("validation", "share"), what=what)
     names: set[str] = set(TAKEN)
     for index, one in enumerate(recipe.validation_sets):
         if one.name in names:
@@ -113,53 +111,27 @@ def _formats(recipe: Recipe) -> Iterator[Problem]:
             yield Problem(path=("output", "formats", index), what=what)
 
 
-def _eight_bits(recipe: Recipe) -> Iterator[Problem]:
-    weights = recipe.memory.weights
-    if weights != "full" and recipe.adapter is None:
-        what = f'received "{weights}" with [full]; 8-bit weights are frozen: only an [adapter] can be trained over them'
-        yield Problem(path=("memory", "weights"), what=what)
+def _attention(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.training.attention == "sage":
+        what = 'received "sage", which has no backward pass: nothing would be learned through it'
+        hint = "`velatura generate --attention sage` paints with it"
+        yield Problem(path=("training", "attention"), what=what, hint=hint)
 
 
-def _autoencoder_pieces(recipe: Recipe) -> Iterator[Problem]:
-    pieces = recipe.memory.autoencoder
-    if pieces in ("sliced", "tiled") and recipe.objective.kind == "autoencoder":
-        what = f'received "{pieces}", and an autoencoder that is trained is run whole'
-        yield Problem(
-            path=("memory", "autoencoder"), what=what, hint="crop in [objective] keeps images small"
-        )
-
-
-def _streamed(recipe: Recipe) -> Iterator[Problem]:
-    if recipe.memory.streamed and recipe.adapter is None:
-        what = (
-            f"received {recipe.memory.streamed:g} with [full]; frozen weights are streamed, and there the blocks are "
-            "trained; allowed with an [adapter]"
-        )
-        yield Problem(path=("memory", "streamed"), what=what)
-
-
-def _previews(recipe: Recipe) -> Iterator[Problem]:
-    if recipe.previews.prompts and recipe.objective.kind == "autoencoder":
-        what = "received prompts, and an autoencoder that is trained by itself paints from none"
-        yield Problem(path=("previews", "prompts"), what=what, hint="leave the section out")
-
-
-def _one_batch_size(recipe: Recipe) -> Iterator[Problem]:
-    training = recipe.training
-    if training.batch_tokens is not None and training.batch_size != 1:
-        what = (
-            f"received {training.batch_tokens} and batch_size = {training.batch_size}; allowed: one of them"
-        )
-        yield Problem(path=("training", "batch_tokens"), what=what)
+def _offloaded_activations(recipe: Recipe) -> Iterator[Problem]:
+    memory, policy = recipe.memory, recipe.training.checkpoint_blocks
+    if not memory.offload_activations or recipe.objective.kind == "autoencoder":
+        return
+    if policy in (False, "mlp") and not memory.streamed:
+        what = "received true, and no block is recomputed or streamed: none keeps its inputs alone"
+        hint = "write training.checkpoint_blocks = true"
+        yield Problem(path=("memory", "offload_activations"), what=what, hint=hint)
 
 
 def _ema(recipe: Recipe) -> Iterator[Problem]:
     ema = recipe.ema
     if ema is None:
         return
-    if ema.strength is not None and ema.decay != DECAY:
-        what = f"received {ema.strength:g} and decay = {ema.decay:g}; allowed: one of them"
-        yield Problem(path=("ema", "strength"), what=what)
     if ema.every > recipe.training.steps:
         what = f"received {ema.every}, and training.steps = {recipe.training.steps}: no update would be made"
         yield Problem(path=("ema", "every"), what=what)

@@ -12,6 +12,7 @@ def recipe_schema() -> dict[str, Any]:
     schema = Recipe.model_json_schema()
     schema["required"] = [name for name in schema["required"] if name != "objective"]
     properties = schema["properties"]
+    properties["memory"] = {"anyOf": [properties["memory"], {"type": "string"}]}  # short for its budget
     for section in (properties["model"], properties["objective"], properties["data"]["items"]):
         section["anyOf"] = section.pop("oneOf")  # without its tag a table may fit several kinds
         section.pop("discriminator")

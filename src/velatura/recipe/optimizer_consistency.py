@@ -1,4 +1,4 @@
-"""Values of `[optimizer]` that are right one by one and must also go together with each other and the rest."""
+"""Values of `[optimizer]` that are right one by one and must also go together with each other."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ _OF_SCHEDULES = {
     "cycles": ("cosine_with_restarts",),
     "power": ("polynomial",),
 }
-ROUNDED = ("adamw", "adamw8bit", "adafactor")  # kinds that can train weights in bf16
 
 # what sd-scripts and other tools call them, in small letters
 _ELSEWHERE = {
@@ -59,9 +58,6 @@ def optimizer_problems(recipe: Recipe) -> Iterator[Problem]:
         return
     yield from _options(section)
     yield from _schedule(section)
-    yield from _bf16_weights(recipe)
-    if section.fused_backward:
-        yield from _fused_backward(recipe)
 
 
 def _unknown_kind(kind: str) -> Problem:
@@ -100,41 +96,3 @@ def _schedule(section: Optimizer) -> Iterator[Problem]:
         if getattr(section, key) != default_of(key) and section.schedule not in schedules:
             what = f'has no effect with schedule = "{section.schedule}"; allowed with {listing(schedules)}'
             yield Problem(path=("optimizer", key), what=what)
-
-
-def _bf16_weights(recipe: Recipe) -> Iterator[Problem]:
-    if recipe.full is None or recipe.full.weights == "fp32":
-        return
-    path = ("full", "weights")
-    if recipe.optimizer.kind not in ROUNDED:
-        what = f'received "bf16" with optimizer.kind = "{recipe.optimizer.kind}"; allowed with {listing(ROUNDED)}'
-        yield Problem(path=path, what=what, hint="they round updates so that small ones are not lost")
-    if recipe.objective.kind == "autoencoder":
-        what = 'received "bf16" with the objective "autoencoder", which is computed in more; allowed with the others'
-        yield Problem(path=path, what=what, hint="leave it out: an autoencoder is small")
-    if recipe.training.precision != "bf16":
-        what = f'received "bf16" with training.precision = "{recipe.training.precision}"; allowed with "bf16"'
-        yield Problem(path=path, what=what, hint='write training.precision = "bf16"')
-
-
-def _fused_backward(recipe: Recipe) -> Iterator[Problem]:
-    section, training = recipe.optimizer, recipe.training
-    reasons = []
-    if recipe.full is None:
-        reasons.append("with [adapter]: the gradients of an adapter are small; allowed with [full]")
-    if section.by_path:
-        own = f'with kind = "{section.kind}", whose updates may depend on all gradients'
-        reasons.append(f"{own}; allowed with {listing(BUILT_IN)}")
-    if section.clip > 0:
-        norm = "the norm of all gradients is known only after all updates"
-        reasons.append(f"with clip = {section.clip:g}: {norm}; allowed with clip = 0")
-    if training.accumulate > 1:
-        sums = "gradients are added up over passes"
-        reasons.append(f"with training.accumulate = {training.accumulate}: {sums}; allowed with 1")
-    if training.precision == "fp16":
-        scaling = "its loss scaling looks at all gradients before an update"
-        reasons.append(f'with training.precision = "fp16": {scaling}; allowed with "bf16" and "fp32"')
-    if training.retry_on_oom:
-        reasons.append("with training.retry_on_oom = true: a step that is half made cannot be made again")
-    if reasons:
-        yield Problem(path=("optimizer", "fused_backward"), what=f"received true {'; and '.join(reasons)}")

@@ -41,6 +41,8 @@ def parse_override(option: str) -> Override:
         )
         raise BadOverride(Problem(path=(), what=what))
     path = tuple(int(part) if part.isdecimal() and len(part) < 10 else part for part in parts)
+    if path == ("memory",):  # `memory = "24GiB"` is short for its budget
+        path = ("memory", "budget")
     return Override(path=path, value=_value(path, typed.strip()), typed=typed.strip(), option=option)
 
 

@@ -1,10 +1,13 @@
-"""TOML as plain data, within the limits that TOML itself has and those of what people write."""
+"""TOML as plain data, read and written, within the limits that TOML itself has and those of what people write."""
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
 from typing import Any
 
+_WIDTH = 100
 _DEEPEST = 32  # tables and lists inside each other
 _INTEGERS = range(-(2**63), 2**63)  # what TOML promises; Python reads on, and then cannot write them out
 
@@ -25,3 +28,32 @@ def read_toml(text: str) -> dict[str, Any]:
         inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
         waiting += [(entry, depth + 1) for entry in inside]
     return table
+
+
+def toml_value(value: Any) -> str:
+    """A bool, number, text, or a list or table of these as TOML."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(value)
+        case float():
+            return repr(value)  # shortest text that reads back the same; inf and nan are TOML's words too
+        case str():
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        case list():
+            return _list([toml_value(entry) for entry in value])
+        case dict():
+            entries = (f"{_key(key)} = {toml_value(entry)}" for key, entry in value.items())
+            return f"{{ {', '.join(entries)} }}" if value else "{}"
+        case _:
+            raise TypeError(f"no TOML for {type(value).__name__}")
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else toml_value(key)
+
+
+def _list(entries: list[str]) -> str:
+    line = f"[{', '.join(entries)}]"
+    return line if len(line) <= _WIDTH else "[\n" + "".join(f"    {entry},\n" for entry in entries) + "]"

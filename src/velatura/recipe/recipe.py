@@ -71,6 +71,11 @@ class Recipe(Section):
         kinds = [section for section in sections_in(Data) if issubclass(section, SourceData)]
         return [with_kind(source, kinds) for source in data] if isinstance(data, list) else data
 
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _memory_may_be_a_size(cls, memory: Any) -> Any:
+        return {"budget": memory} if isinstance(memory, str) else memory
+
     @model_validator(mode="after")
     def _goes_together(self) -> Recipe:
         require_consistent(self)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from velatura.recipe.dump import toml_value
+from velatura.recipe.plain_toml import toml_value
 from velatura.recipe.recipe import Recipe
 from velatura.recipe.schema import Variant, allowed, ordered_keys, sections_in, variants
 from velatura.recipe.section import Section

@@ -63,6 +63,8 @@ def parse_recipe(
     `base` is where a relative `model` starts, when that folder must tell the family; default: the working folder.
     """
     table = _table(text, source)
+    if isinstance(budget := table.get("memory"), str):  # the short form; --set may add to it
+        table["memory"] = {"budget": budget}
     overrides, problems = _overrides(sets)
     for override in overrides:
         try:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from velatura.recipe.plain_toml import read_toml
+from velatura.recipe.values import flat
 
 PLACES = (
     ".folder",
@@ -48,25 +49,24 @@ def read_recipe_table(path: Path) -> dict[str, Any]:
         return {}
 
 
-def flat(table: Mapping[str, Any]) -> dict[str, str]:
+def texts_by_key(table: Mapping[str, Any]) -> dict[str, str]:
     """`section.key` and the value as text; of several `[[data]]`, `data[0].key`."""
-    return dict(_flat(table, ""))
+    numbered: dict[str, Any] = {}
+    for name, value in table.items():
+        if isinstance(value, list) and value and all(isinstance(entry, Mapping) for entry in value):
+            numbered |= {f"{name}[{number}]": entry for number, entry in enumerate(value)}
+        else:
+            numbered[name] = value
+    return {key: _text(value) for key, value in flat(numbered)}
 
 
-def _flat(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for name, entry in value.items():
-            yield from _flat(entry, f"{key}.{name}" if key else name)
-    elif isinstance(value, list) and value and all(isinstance(entry, Mapping) for entry in value):
-        for number, entry in enumerate(value):
-            yield from _flat(entry, f"{key}[{number}]")
-    else:
-        yield key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def differences(tables: Sequence[Mapping[str, Any]]) -> list[Difference]:
     """The keys that differ, in the order in which they appear; the names are left out."""
-    recipes = [flat(table) for table in tables]
+    recipes = [texts_by_key(table) for table in tables]
     keys = dict.fromkeys(key for recipe in recipes for key in recipe if key != "name")
     rows = [Difference(key=key, values=tuple(recipe.get(key) for recipe in recipes)) for key in keys]
     return [row for row in rows if len(set(row.values)) > 1]
@@ -74,7 +74,7 @@ def differences(tables: Sequence[Mapping[str, Any]]) -> list[Difference]:
 
 def in_short(table: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What a run is about, as (word, text)."""
-    values = flat(table)
+    values = texts_by_key(table)
 
     def texts(*keys: str) -> str:
         return " ".join(values[key] for key in keys if key in values)

@@ -15,10 +15,12 @@ import velatura
 from velatura.errors import RecipeError
 from velatura.events import Events, PhaseFinished, PhaseProgress, PhaseStarted
 from velatura.interfaces import Pieces
+from velatura.placement.attention import AttentionName
 from velatura.placement.quantised import Weights
 from velatura.plural import counted
 from velatura.recipe.families.files import ModelSection
 from velatura.sampling.history import History, check_same, differences, history_in, part_hashes, used
+from velatura.sampling.memory import Encoders
 from velatura.sampling.pipeline import Pipeline
 from velatura.sampling.png import check_place, read_record, save_png
 from velatura.sampling.request import Request
@@ -56,6 +58,9 @@ class Order:
     weights: Weights | None = None
     autoencoder: Pieces | None = None
     streamed: float = 0.0
+    text_encoders: Encoders = "auto"
+    attention: AttentionName | None = None
+    split_attention: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +101,9 @@ def generate(order: Order, events: Events) -> Iterator[Picture]:
         weights=order.weights or "full",
         autoencoder=order.autoencoder or "auto",
         streamed=order.streamed,
+        text_encoders=order.text_encoders,
+        attention=order.attention or "sdpa",
+        split_attention=order.split_attention,
         events=events,
     )
     request = pipeline.complete(request)
@@ -205,21 +213,25 @@ def _completed(order: Order, past: History) -> Order:
         precision=past.precision if order.precision == "auto" else order.precision,
         weights=order.weights or past.weights,
         autoencoder=order.autoencoder or past.autoencoder,
+        attention=order.attention or past.attention,
+        split_attention=order.split_attention or past.split_attention,
     )
 
 
 def _history(pipeline: Pipeline, order: Order, start: StartPicture | None) -> History:
-    section = order.section
+    section, held, info = order.section, pipeline.held, pipeline.parts.info
     named = DEFAULT_MODEL if section is None else section.model or section.denoiser or ""
     return History(
         velatura=velatura.__version__,
         model=order.model or named,
-        parts=part_hashes(pipeline.info),
-        sampler=SAMPLERS[pipeline.info.prediction],
-        precision=PRECISIONS[pipeline.dtype],
-        weights=pipeline.weights,
-        autoencoder=pipeline.autoencoder,
-        device=pipeline.device.type,
+        parts=part_hashes(info),
+        sampler=SAMPLERS[info.prediction],
+        precision=PRECISIONS[held.dtype],
+        weights=held.weights,
+        autoencoder=held.parts.pieces,
+        attention=held.attention.name,
+        split_attention=held.attention.split,
+        device=held.device.type,
         loras=used(order.loras),
         image=None if start is None else str(start.path),
         image_hash=None if start is None else start.header.content,

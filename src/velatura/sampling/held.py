@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -12,44 +13,39 @@ from velatura.adapters.files import read_adapter
 from velatura.adapters.merging import Lora, put_on_part
 from velatura.errors import CheckpointError
 from velatura.events import Events
-from velatura.families.eight_bits import load_in_8_bits
-from velatura.interfaces import PARTS, Family, ModelFiles, ModelInfo, PartName, Parts, Pieces
+from velatura.families.attending import attend_by
+from velatura.families.quantised import load_quantised
+from velatura.interfaces import PARTS, Family, ModelFiles, PartName, Parts
+from velatura.placement.attention import Attention
 from velatura.placement.place import NO_USE, place
 from velatura.placement.quantised import Weights
-from velatura.sampling.memory import enough_to, fits_whole
+from velatura.sampling.memory import Encoders, enough_to, fits_whole, weight_bytes
 
 
+@dataclass(kw_only=True, eq=False)
 class HeldParts:
     """Loads parts and LoRAs; on a GPU that cannot hold all parts, the text encoders can be released again."""
 
-    def __init__(
-        self,
-        family: Family,
-        files: ModelFiles,
-        info: ModelInfo,
-        *,
-        device: torch.device,
-        dtype: torch.dtype,
-        weights: Weights,
-        pieces: Pieces,
-        streamed: float,
-        events: Events,
-    ) -> None:
-        self.family = family
-        self.files = files
-        self.device = device
-        self.dtype = dtype
-        self.weights = weights
-        self.streamed = streamed
-        self.events = events
-        self.parts = Parts(info=info, pieces=pieces)
-        self._loras: list[tuple[Lora, float]] = []
-        self._adapters: list[Adapter] = []
+    family: Family
+    files: ModelFiles
+    parts: Parts  # as far as they are loaded
+    device: torch.device
+    dtype: torch.dtype
+    weights: Weights
+    streamed: float
+    events: Events
+    attention: Attention = field(default_factory=Attention)
+    text_encoders: Encoders = "auto"
+    _loras: list[tuple[Lora, float]] = field(default_factory=list, init=False)
+    _adapters: list[Adapter] = field(default_factory=list, init=False)
 
     @cached_property
     def keeps_all(self) -> bool:
         """Whether all parts stay loaded."""
-        return fits_whole(self.family, self.files, self.device, self.dtype, self.weights, self.streamed)
+        sizes = weight_bytes(self.family, self.files, self.dtype, self.weights, self.streamed)
+        if self.text_encoders == "cpu":
+            sizes["text_encoders"] = 0
+        return fits_whole(sizes, self.device)
 
     def need(self, name: PartName) -> None:
         """Load a part with its LoRAs, unless it is there. Raises CheckpointError, MemoryShortage, without the part."""
@@ -95,10 +91,11 @@ class HeldParts:
             loaded = self.family.load(self.files, ["denoiser"], device=device, dtype=self.dtype)
             denoiser = loaded.denoiser
         else:
-            denoiser = load_in_8_bits(
+            denoiser = load_quantised(
                 self.family, self.files, self.events, weights=self.weights, device=device, dtype=self.dtype
             )
         assert denoiser is not None
+        attend_by(self.family, denoiser, self.attention)
         if self.streamed:
             blocks, ahead = self.family.blocks(denoiser), self.family.ahead(denoiser)
             placed = place(denoiser, blocks, ahead, share=self.streamed, device=self.device)
@@ -111,18 +108,20 @@ class HeldParts:
         if name == "denoiser":
             self._load_denoiser()
             return
-        crowded = name == "text_encoders" and self.parts.denoiser is not None and not self.keeps_all
-        device = torch.device("cpu") if crowded else self.device
-        loaded = self.family.load(self.files, [name], device=device, dtype=self.dtype)
-        for field in _fields(name):
-            setattr(self.parts, field, getattr(loaded, field))
+        of_text = name == "text_encoders"
+        crowded = self.parts.denoiser is not None and not self.keeps_all
+        on_cpu = of_text and (crowded or self.text_encoders == "cpu")
+        device = torch.device("cpu") if on_cpu else self.device
+        loaded = self.family.load(self.files, [name], device=device, dtype=self.dtype, keep_fp8=of_text)
+        for one in _fields(name):
+            setattr(self.parts, one, getattr(loaded, one))
 
     def _release(self, name: PartName) -> None:
         """Let go of a part, and of the adapters on it, which hold it too."""
         hosts = self.parts.modules(name)
         self._adapters = [adapter for adapter in self._adapters if adapter.host not in hosts]
-        for field in _fields(name):
-            setattr(self.parts, field, None)
+        for one in _fields(name):
+            setattr(self.parts, one, None)
 
     def _put_on(self, part: PartName, lora: Lora, weight: float) -> None:
         """On the modules of a part, as far as it is loaded."""

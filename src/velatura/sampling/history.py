@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from velatura.checkpoints.fingerprint import fingerprint
 from velatura.errors import ModelError, RecipeError
 from velatura.interfaces import ModelInfo, Pieces
+from velatura.placement.attention import AttentionName
 from velatura.placement.quantised import Weights
 
 SHOWN = 12  # digits of a hash
@@ -39,6 +40,8 @@ class History:
     weights: Weights
     device: str  # its kind: "cpu", "cuda"
     autoencoder: Pieces = "auto"
+    attention: AttentionName = "sdpa"
+    split_attention: bool = False
     loras: tuple[UsedLora, ...] = ()
     image: str | None = None  # the picture that was changed
     image_hash: str | None = None
@@ -116,5 +119,6 @@ def differences(past: History, now: History) -> list[str]:
         ("the precision", past.precision, now.precision),
         ("the weights", past.weights, now.weights),
         ("the autoencoder", past.autoencoder, now.autoencoder),
+        ("the attention", past.attention, now.attention),
     )
     return [f"{what} was {before} and is {here} now" for what, before, here in pairs if before != here]

@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 
 from velatura.errors import MemoryShortage
-from velatura.interfaces import Family, ModelFiles
-from velatura.placement.quantised import Weights
+from velatura.interfaces import Family, ModelFiles, PartName
+from velatura.placement.quantised import BYTES, Weights
 from velatura.placement.shortage import is_shortage
 
+Encoders = Literal["auto", "cpu"]  # where text encoders are run
 FILLED = 0.75  # share of a GPU's memory that weights may take; the rest is for what is computed
 
 
-def fits_whole(
-    family: Family,
-    files: ModelFiles,
-    device: torch.device,
-    dtype: torch.dtype,
-    weights: Weights,
-    streamed: float = 0.0,
-) -> bool:
-    """Whether the weights of all parts fit on the device together; where it shares the machine's memory they must.
-
-    `streamed`: share of the denoiser that is elsewhere.
-    """
-    if device.type != "cuda":
-        return True
+def weight_bytes(
+    family: Family, files: ModelFiles, dtype: torch.dtype, weights: Weights, streamed: float = 0.0
+) -> dict[PartName, int]:
+    """What the weights of each part take on a device. `streamed`: share of the denoiser that is elsewhere."""
     counts = family.weight_counts(files)
     size = {part: count * dtype.itemsize for part, count in counts.items()}
     if weights != "full":
-        size["denoiser"] = counts["denoiser"]
+        size["denoiser"] = round(counts["denoiser"] * BYTES[weights])
     size["denoiser"] = round(size["denoiser"] * (1 - streamed))
-    return sum(size.values()) <= FILLED * torch.cuda.get_device_properties(device).total_memory
+    return size
+
+
+def fits_whole(sizes: Mapping[PartName, int], device: torch.device) -> bool:
+    """Whether the weights of all parts fit on the device together; where it shares the machine's memory they must."""
+    if device.type != "cuda":
+        return True
+    return sum(sizes.values()) <= FILLED * torch.cuda.get_device_properties(device).total_memory
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from velatura.draws import Draw
-from velatura.errors import RecipeError
+from velatura.errors import NumericError, RecipeError
 from velatura.interfaces import Conditioning, Family, ModelInfo, Parts, Prompt
 from velatura.sampling.request import Request, check
 from velatura.sampling.samplers import euler, guided, part_of
+
+TOGETHER = 32  # times for which conditioning is steered at once: of FLUX.1 it takes 2 MB for each
 
 
 def filled(request: Request, info: ModelInfo) -> Request:
@@ -79,32 +81,47 @@ def paint(
     shape = (info.latent_channels, request.height // info.latent_scale, request.width // info.latent_scale)
     slots = range(request.first, request.first + request.batch)
     latents = Draw.of(request.seed, slots=slots).normal("sample", shape).to(device)
-    times = family.schedule.times(request.steps, family.tokens(latents)).to(device)
+    times = family.schedule.times(request.steps, family.tokens(latents))
     if start is not None:
         times = part_of(times, request.strength)
         latents = (
             family.schedule.alpha(times[0]) * start.to(device) + family.schedule.sigma(times[0]) * latents
         )
-    positive = _repeat(conditioning, 0, request.batch)
-    negative = None if request.cfg == 1.0 else _repeat(conditioning, 1, request.batch)
+    guidance, cfg, batch = float(request.guidance or 0.0), request.cfg, request.batch
+    rows = [0] * batch if cfg == 1.0 else [0] * batch + [1] * batch
+    known = _along(family, parts, conditioning, times[:-1], guidance)
 
     def predict(noisy: Tensor, t: float) -> Tensor:
-        guidance = float(request.guidance or 0.0)
-        if negative is None:
-            return family.predict(parts, noisy, _times(t, noisy), positive, guidance=guidance)
+        steered = next(known).select(rows)
+        if cfg == 1.0:
+            return family.predict(parts, noisy, _times(t, noisy), steered, guidance=guidance)
         both = torch.cat((noisy, noisy))
-        joined = Conditioning.join((positive, negative))
-        out = family.predict(parts, both, _times(t, both), joined, guidance=guidance)
-        with_prompt, without = out.chunk(2)
-        return guided(with_prompt, without, float(request.cfg or 1.0))
+        with_prompt, without = family.predict(parts, both, _times(t, both), steered, guidance=guidance).chunk(
+            2
+        )
+        return guided(with_prompt, without, cfg)
 
     return euler(predict, latents, times, family.schedule, info.prediction, progress)
 
 
 @torch.no_grad()
 def to_images(family: Family, parts: Parts, latents: Tensor) -> list[Image.Image]:
-    """Decode latents, one at a time to bound memory, into 8-bit RGB images."""
-    return [as_image(family.decode_latents(parts, row[None])[0]) for row in latents]
+    """Decode latents, one at a time to bound memory, into 8-bit RGB images. Raises NumericError for NaN."""
+    return [as_image(_decoded(family, parts, row)) for row in latents]
+
+
+def _decoded(family: Family, parts: Parts, latents: Tensor) -> Tensor:
+    """`[C, h, w]` -> `[3, H, W]`; nothing that is NaN becomes a black picture without a word."""
+    pixels = family.decode_latents(parts, latents[None])[0]
+    if pixels.isfinite().all():
+        return pixels
+    assert parts.autoencoder is not None
+    dtype = next(parts.autoencoder.parameters()).dtype
+    who = "autoencoder" if latents.isfinite().all() else "denoiser"
+    raise NumericError(
+        f"the {who} gave NaN or infinity in {dtype}, which makes no picture. fp16 overflows in many models: use "
+        f"precision bf16 or fp32. If that does not help, a weight of the {who} is NaN: get its file again."
+    )
 
 
 def as_image(pixels: Tensor) -> Image.Image:
@@ -119,8 +136,12 @@ def as_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)[None]
 
 
-def _repeat(conditioning: Conditioning, row: int, count: int) -> Conditioning:
-    return conditioning.map(lambda tensor: tensor[row : row + 1].expand(count, *tensor.shape[1:]))
+def _along(
+    family: Family, parts: Parts, conditioning: Conditioning, times: Tensor, guidance: float
+) -> Iterator[Conditioning]:
+    """The conditioning at one time after the other, computed for `TOGETHER` times at once."""
+    for some in times.split(TOGETHER):
+        yield from family.along(parts, conditioning, some, guidance=guidance)
 
 
 def _times(t: float, latents: Tensor) -> Tensor:

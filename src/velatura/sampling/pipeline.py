@@ -14,13 +14,15 @@ from torch import Tensor
 
 from velatura.errors import NumericError, RecipeError
 from velatura.events import Event, Events, Notice
+from velatura.families.attending import attention_for
 from velatura.families.registry import family_for, family_named, files_of
-from velatura.interfaces import Conditioning, Family, ModelFiles, ModelInfo, Parts, Pieces
+from velatura.interfaces import Conditioning, Family, Parts, Pieces
+from velatura.placement.attention import AttentionName
 from velatura.placement.device import choose_device, choose_dtype
 from velatura.placement.quantised import Weights
 from velatura.recipe.families.files import ModelSection
 from velatura.sampling.held import HeldParts
-from velatura.sampling.memory import enough_to
+from velatura.sampling.memory import Encoders, enough_to
 from velatura.sampling.painter import (
     as_tensor,
     encode_request,
@@ -46,38 +48,8 @@ class Pipeline:
     >>> image = pipeline("a large red matte cube at noon", seed=0)[0]
     """
 
-    def __init__(
-        self,
-        family: Family,
-        files: ModelFiles,
-        info: ModelInfo,
-        *,
-        device: torch.device,
-        dtype: torch.dtype,
-        weights: Weights = "full",
-        autoencoder: Pieces = "auto",
-        streamed: float = 0.0,
-        events: Events | None = None,
-    ) -> None:
-        self.family = family
-        self.files = files
-        self.info = info
-        self.device = device
-        self.dtype = dtype
-        self.weights = weights
-        self.autoencoder = autoencoder
-        self.events = events or Events(as_warning)
-        self._held = HeldParts(
-            family,
-            files,
-            info,
-            device=device,
-            dtype=dtype,
-            weights=weights,
-            pieces=autoencoder,
-            streamed=streamed,
-            events=self.events,
-        )
+    def __init__(self, held: HeldParts) -> None:
+        self.held = held
         self._encoded: tuple[tuple[object, ...], Conditioning] | None = None
 
     @classmethod
@@ -91,20 +63,30 @@ class Pipeline:
         weights: Weights = "full",
         autoencoder: Pieces = "auto",
         streamed: float = 0.0,
+        text_encoders: Encoders = "auto",
+        attention: AttentionName = "sdpa",
+        split_attention: bool = False,
         events: Events | None = None,
     ) -> Pipeline:
         """Open a model: 'pocket/flux', a diffusers folder, a hub id, or a recipe's `[model]` section.
 
         `weights`: of the denoiser's blocks; "fp8" and "int8" hold them in 8 bits, half of bf16, a little less exact;
-        "int8" multiplies in 8 bits too. `autoencoder`: in which pieces it runs, "auto", "whole", "sliced" or "tiled".
-        `streamed`: share of the denoiser's block weights that visit the device only when they are computed with.
-        Relative paths start at `base`, default: the working folder. Remarks go to `events`, by default they become
-        Python warnings. Raises ModelError, RecipeError.
+        "int8" multiplies in 8 bits too; "nf4" takes 4 bits, and is less exact. `autoencoder`: in which pieces it runs,
+        "auto", "whole", "sliced" or "tiled". `streamed`: share of the denoiser's block weights that visit the device
+        only when they are computed with. `text_encoders`: "cpu" runs them in the machine's memory. `attention`: its
+        kernel, "sdpa" or that of a package, "flash", "flash3", "sage" or "xformers"; where it cannot be had, a remark
+        says why and "sdpa" is used. `split_attention`: for one picture of a batch at a time. Relative paths start at
+        `base`, default: the working folder. Remarks go to `events`, by default they become Python warnings. Raises
+        ModelError, RecipeError.
         """
-        if weights not in get_args(Weights):
-            raise RecipeError(f"received weights '{weights}'; allowed: {', '.join(get_args(Weights))}")
-        if autoencoder not in get_args(Pieces):
-            raise RecipeError(f"received autoencoder '{autoencoder}'; allowed: {', '.join(get_args(Pieces))}")
+        for name, value, allowed in (
+            ("weights", weights, get_args(Weights)),
+            ("autoencoder", autoencoder, get_args(Pieces)),
+            ("text_encoders", text_encoders, get_args(Encoders)),
+            ("attention", attention, get_args(AttentionName)),
+        ):
+            if value not in allowed:
+                raise RecipeError(f"received {name} '{value}'; allowed: {', '.join(allowed)}")
         if not 0 <= streamed <= 1:
             raise RecipeError(f"received streamed = {streamed:g}; allowed: a share from 0 to 1")
         start = base or Path.cwd()
@@ -112,18 +94,22 @@ class Pipeline:
         family, files = family_for(section), files_of(section, start)
         where = choose_device(device)
         dtype = choose_dtype(precision, where)
-        info = family.inspect(files)
-        return cls(
-            family,
-            files,
-            info,
+        told = events or Events(as_warning)
+        held = HeldParts(
+            family=family,
+            files=files,
+            parts=Parts(info=family.inspect(files), pieces=autoencoder),
             device=where,
             dtype=dtype,
             weights=weights,
-            autoencoder=autoencoder,
             streamed=streamed,
-            events=events,
+            text_encoders=text_encoders,
+            events=told,
+            attention=attention_for(
+                family, files, attention, split=split_attention, device=where, dtype=dtype, events=told
+            ),
         )
+        return cls(held)
 
     def add_lora(self, file: Path | str, weight: float = 1.0) -> None:
         """Put a LoRA file on the model, on top of those added before.
@@ -133,18 +119,23 @@ class Pipeline:
         """
         if not math.isfinite(weight):
             raise RecipeError(f"the weight of a LoRA must be a finite number, received {weight} for {file}")
-        self._held.add_lora(Path(file), float(weight))
+        self.held.add_lora(Path(file), float(weight))
         self._encoded = None
 
     def remove_loras(self) -> None:
         """Take all LoRAs off again."""
-        self._held.remove_loras()
+        self.held.remove_loras()
         self._encoded = None
 
     @property
     def parts(self) -> Parts:
         """The parts, as far as they are loaded now."""
-        return self._held.parts
+        return self.held.parts
+
+    @property
+    def family(self) -> Family:
+        """The model's family."""
+        return self.held.family
 
     def __call__(
         self,
@@ -201,61 +192,62 @@ class Pipeline:
             )
         what = f"paint {request.width}x{request.height} in a batch of {request.batch}"
         less = "a smaller size or batch, another device, or weights in int8 or fp8"
-        with enough_to(what, self.device, instead=less):
+        with enough_to(what, self.held.device, instead=less):
             conditioning = self._condition(request)
             start = None if image is None else self._start(image)
-            self._held.need("denoiser")
+            self.held.need("denoiser")
             latents = paint(
                 self.family,
                 self.parts,
                 request,
                 conditioning,
-                device=self.device,
+                device=self.held.device,
                 start=start,
                 progress=progress,
             )
             self._check_finite(latents)
-            self._held.need("autoencoder")
-        what = f"decode {request.width}x{request.height} with the autoencoder {self.autoencoder}"
-        with enough_to(what, self.device, instead="the autoencoder sliced, or tiled, which needs the least"):
+            self.held.need("autoencoder")
+        what = f"decode {request.width}x{request.height} with the autoencoder {self.parts.pieces}"
+        less = "the autoencoder sliced, or tiled, which needs the least"
+        with enough_to(what, self.held.device, instead=less):
             return to_images(self.family, self.parts, latents)
 
     def _check_finite(self, latents: Tensor) -> None:
         """Nothing that is NaN becomes a black picture without a word. Raises NumericError."""
         if not latents.isfinite().all():
             raise NumericError(
-                f"the denoiser gave NaN or infinity in {self.dtype}, which makes no picture. fp16 overflows in some "
-                "models: paint with precision bf16 or fp32. If that does not help, a weight of the model or of a LoRA "
-                "is NaN, or a LoRA's strength too high: get their files again, or lower it."
+                f"the denoiser gave NaN or infinity in {self.held.dtype}, which makes no picture. fp16 overflows in "
+                "some models: paint with precision bf16 or fp32. If that does not help, a weight of the model or of a "
+                "LoRA is NaN, or a LoRA's strength too high: get their files again, or lower it."
             )
 
     def complete(self, request: Request) -> Request:
         """The request with the model's defaults where it is silent. Raises RecipeError for values out of range."""
-        return filled(request, self.info)
+        return filled(request, self.parts.info)
 
     def _condition(self, request: Request) -> Conditioning:
         key = (request.prompt, request.negative, request.cfg == 1.0)
         if self._encoded is None or self._encoded[0] != key:
-            self._held.need("text_encoders")
+            self.held.need("text_encoders")
             self._remark(request)
-            encoded = encode_request(self.family, self.parts, request).to(self.device, self.dtype)
+            encoded = encode_request(self.family, self.parts, request).to(self.held.device, self.held.dtype)
             self._encoded = (key, encoded)
-            if not self._held.keeps_all:
-                self._held.release_text_encoders()
+            if not self.held.keeps_all:
+                self.held.release_text_encoders()
         return self._encoded[1]
 
     def _remark(self, request: Request) -> None:
         """What of the request has no effect."""
         texts = dict(zip(("the prompt", "the negative prompt"), request_texts(request), strict=False))
-        remark_cuts(self.family, self.parts, texts, self.events, "prompt")
+        remark_cuts(self.family, self.parts, texts, self.held.events, "prompt")
         if lost := lost_negative(request):
-            self.events.warn(lost)
+            self.held.events.warn(lost)
 
     @torch.no_grad()
     def _start(self, image: Image.Image) -> Tensor:
         """Latents of the input image."""
-        self._held.need("autoencoder")
-        return self.family.encode_image(self.parts, as_tensor(image).to(self.device))
+        self.held.need("autoencoder")
+        return self.family.encode_image(self.parts, as_tensor(image).to(self.held.device))
 
 
 def as_warning(event: Event) -> None:

@@ -33,7 +33,7 @@ def save_png(image: Image.Image, path: Path, request: Request, facts: Mapping[st
         image.save(staged, format="PNG", pnginfo=text)
         os.replace(staged, path)
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from None
+        raise StorageError(f"cannot write {path}: {error.strerror or error}.") from None
     finally:
         with suppress(OSError):
             staged.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ SAMPLERS: Mapping[Prediction, str] = {
 def euler(
     predict: Predict, latents: Tensor, times: Tensor, schedule: Schedule, kind: Prediction, progress: Progress
 ) -> Tensor:
-    """First-order steps along `times` `[steps + 1]`, decreasing.
+    """First-order steps along `times` `[steps + 1]`, decreasing; `predict` is asked once at each, in this order.
 
     For velocities this is Euler's method (arXiv:2209.03003), for noise and v it is DDIM (arXiv:2010.02502, eq. 12,
     eta 0): both keep the predicted image and noise and mix them anew at the next time.

@@ -9,7 +9,7 @@ from PIL import Image
 
 from velatura.data.images import decode
 from velatura.data.places import FilePlace
-from velatura.data.probe import BadImageError, Probe, read_image
+from velatura.data.probe import BadImageError, Probe, damage, read_image
 from velatura.errors import RecipeError
 
 
@@ -25,8 +25,8 @@ class StartPicture:
         """Upright RGB in sRGB. Raises RecipeError for a damaged file."""
         try:
             return decode(self.data)
-        except Exception as error:  # decoders raise anything on damaged data
-            raise _unusable(self.path, f"damaged: {error or type(error).__name__}") from None
+        except Exception as error:
+            raise _unusable(self.path, damage(error)) from None
 
 
 def read_start(path: Path) -> StartPicture:

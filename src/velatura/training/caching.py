@@ -12,7 +12,7 @@ from velatura.data.fill import fill_latents, fill_text
 from velatura.data.texts import texts_of, typical_texts
 from velatura.data.views import views_of
 from velatura.events import Events
-from velatura.families.eight_bits import load_in_8_bits
+from velatura.families.quantised import load_quantised
 from velatura.interfaces import Conditioning, PartName, Parts
 from velatura.sampling.painter import request_texts
 from velatura.sampling.reading import remark_cuts
@@ -67,14 +67,16 @@ def load_part(setup: Setup, parts: Parts, name: PartName, events: Events) -> Non
     events.notice(f"loading the {name.replace('_', ' ')}")
     family, files, seed = setup.family, setup.files, setup.recipe.seed
     placed_later = name == "denoiser" and (setup.recipe.memory.streamed > 0 or setup.sharded)
-    device = torch.device("cpu") if placed_later else setup.device
+    on_cpu = name == "text_encoders" and setup.recipe.memory.text_encoders == "cpu"
+    device = torch.device("cpu") if placed_later or on_cpu else setup.device
     weights = setup.recipe.memory.weights
     if name == "denoiser" and weights != "full":
-        parts.denoiser = load_in_8_bits(
+        parts.denoiser = load_quantised(
             family, files, events, weights=weights, device=device, dtype=setup.dtype, seed=seed
         )
         return
-    loaded = family.load(files, [name], device=device, dtype=setup.dtype, seed=seed)
+    frozen = name == "text_encoders" and name not in setup.trained
+    loaded = family.load(files, [name], device=device, dtype=setup.dtype, seed=seed, keep_fp8=frozen)
     if name == "text_encoders":
         parts.text_encoders, parts.tokenizers = loaded.text_encoders, loaded.tokenizers
     elif name == "autoencoder":

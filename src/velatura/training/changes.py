@@ -13,8 +13,8 @@ from typing import Any
 from velatura.checkpoints.writing import write_bytes
 from velatura.errors import RecipeError
 from velatura.plural import agreeing, counted
-from velatura.recipe.dump import toml_value
 from velatura.recipe.errors import nearest
+from velatura.recipe.plain_toml import toml_value
 from velatura.training.dataset import Dataset, entry_identity
 from velatura.training.identity import SETTINGS, Identity, is_free
 
@@ -22,8 +22,8 @@ SHOWN = 8  # keys in a message
 MAY_CHANGE = (  # `identity.FREE` in words
     "May change: [previews], [output], [validation] (not its share), where things lie; of [training] steps (where no "
     "tag_warmup_steps is a share of them), device, compile, checkpoint_blocks, save_every, resume, live, "
-    "skip_nonfinite and retry_on_oom; of [ema] device, saved and previewed; memory.cache_folder and memory.streamed; "
-    "optimizer.fused_backward."
+    "skip_nonfinite and retry_on_oom; of [ema] device, saved and previewed; of [memory] budget, planned, cache_folder, "
+    "offload_activations, split_attention, streamed and text_encoders; of [optimizer] fused_backward and offload."
 )
 SHAPING = (  # what is trained: the values in a state fit nothing else
     "adapter.kind",

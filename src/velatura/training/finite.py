@@ -13,13 +13,15 @@ from velatura.training.distribution.sharding import local
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether no value is nan or infinite, in one fused pass and with one answer from the device.
+    """Whether no value is nan or infinite, in one fused pass and with one answer from each device.
 
     Values whose square float32 cannot hold (above 1e19) count as infinite.
     """
-    held = map(local, tensors)
-    filled = [tensor for tensor in held if tensor.numel()]
-    return not filled or bool(torch.stack(torch._foreach_norm(filled)).isfinite().all())
+    held: dict[torch.device, list[Tensor]] = {}
+    for tensor in map(local, tensors):
+        if tensor.numel():
+            held.setdefault(tensor.device, []).append(tensor)
+    return all(bool(torch.stack(torch._foreach_norm(filled)).isfinite().all()) for filled in held.values())
 
 
 def broken_weights(trained: Sequence[Tensor], parts: Parts) -> str:

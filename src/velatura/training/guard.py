@@ -15,7 +15,8 @@ from velatura.training.ema import Ema
 from velatura.training.idle_layers import IdleLayers
 from velatura.training.memory_account import account, shortage
 from velatura.training.spikes import SpikeWatch
-from velatura.training.step import NotFiniteStep, Stepper, StepResult, remedy_for
+from velatura.training.step import NotFiniteStep, Stepper, remedy_for
+from velatura.training.step_result import StepResult
 
 
 class Guard:

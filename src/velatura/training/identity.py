@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from velatura.recipe.values import flat
 from velatura.training.setup import Setup
 
 PLACES = ("model", "denoiser", "autoencoder", "text_encoders", "tokenizers")
@@ -22,9 +23,17 @@ FREE: Any = {  # does not change what is learned, or counts by what is in it: fi
         "skip_nonfinite",
         "retry_on_oom",
     },
-    "memory": {"cache_folder", "streamed"},
+    "memory": {
+        "budget",
+        "planned",
+        "cache_folder",
+        "offload_activations",
+        "split_attention",
+        "streamed",
+        "text_encoders",
+    },
     "ema": {"device", "saved", "previewed"},
-    "optimizer": {"fused_backward"},
+    "optimizer": {"fused_backward", "offload"},
     "model": set(PLACES),
 }
 SETTINGS = "settings"
@@ -50,6 +59,7 @@ def identity_of(setup: Setup, start: Mapping[str, str]) -> Identity:
     keys = dict(flat(recipe.model_dump(mode="json", exclude=FREE)))
     said = dict(flat(recipe.model_dump(mode="json", exclude=FREE, exclude_defaults=True)))
     keys["training.precision"] = str(setup.dtype).removeprefix("torch.")  # "auto" chooses by the machine
+    keys["training.attention"] = setup.attention.name  # what can be had
     each = "training.batch_size" if recipe.training.batch_tokens is None else "training.batch_tokens"
     keys[each] *= setup.team.size  # two processes with half of it are the same run
     keys |= start
@@ -66,12 +76,3 @@ def is_free(key: str) -> bool:
     section, _, name = key.partition(".")
     free = FREE.get(section, ())
     return free is True or name in free
-
-
-def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested tables by "section.key"."""
-    for name, value in table.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

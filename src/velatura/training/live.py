@@ -9,10 +9,10 @@ from typing import Any
 from velatura.data.order import BatchPlan
 from velatura.errors import RecipeError
 from velatura.events import Events, SettingChanged
-from velatura.recipe.dump import toml_value
+from velatura.recipe.plain_toml import toml_value
 from velatura.recipe.recipe import Recipe
+from velatura.recipe.values import flat, with_values
 from velatura.training.distribution.team import Team
-from velatura.training.identity import flat
 
 LEARNED = (
     "optimizer.learning_rate",
@@ -83,15 +83,6 @@ def ends_epoch(plan: BatchPlan, step: int) -> bool:
     """Whether the step after `step` (counted from 1) begins in another epoch than `step` did."""
     before, after = (plan.micro_batches(number)[0][0].epoch for number in (step - 1, step))
     return before != after
-
-
-def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """A recipe with other values at "section.key"."""
-    for key, value in values.items():
-        section, name = key.split(".")
-        changed = getattr(recipe, section).model_copy(update={name: value})
-        recipe = recipe.model_copy(update={section: changed})
-    return recipe
 
 
 def learned(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -112,10 +112,12 @@ def process_start(pid: int | None = None) -> float:
 def is_alive(pid: int, started: float) -> bool:
     """Whether a process of this machine still runs; process ids are reused, so its start must match too.
 
-    Raises ValueError or OverflowError for a number that is no process id.
+    One that ended and whose parent has not asked how is no longer there. Raises ValueError or OverflowError for a
+    number that is no process id.
     """
     try:
-        return abs(process_start(pid) - started) < 1
+        ended = psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        return not ended and abs(process_start(pid) - started) < 1
     except psutil.Error:
         return False
 

@@ -3,44 +3,34 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
 from velatura.checkpoints.writing import write_bytes
 from velatura.data.loader import Loader
 from velatura.data.sharing import ALL, Share
-from velatura.errors import CheckpointError, MemoryShortage, NumericError, StorageError
+from velatura.errors import MemoryShortage, NumericError, StorageError
 from velatura.events import Events, FileSaved, PhaseFinished, PhaseStarted, StepFinished
 from velatura.placement.device import memory_used
+from velatura.placement.heap import freed_memory_kept
 from velatura.recipe.recipe import Recipe
 from velatura.recipe.toml import dump_recipe
+from velatura.recipe.values import flat, with_values
 from velatura.training.caching import Prepared, load_part
-from velatura.training.distribution.sharding import shard
-from velatura.training.ema import Ema, Weights, chosen
+from velatura.training.ema import chosen
 from velatura.training.export import export, whole_parts
-from velatura.training.finite import all_finite
-from velatura.training.guard import Guard
-from velatura.training.identity import Identity, flat
+from velatura.training.identity import Identity
+from velatura.training.learner import Learner
 from velatura.training.learning_rate import learning_rate, set_learning_rate
-from velatura.training.live import Live, ends_epoch, learned, with_values
-from velatura.training.optimizer import make_optimizer
-from velatura.training.optimizers.by_path import usable_weights
-from velatura.training.optimizers.saving import optimizer_tensors, set_optimizer_tensors
-from velatura.training.placing import place_blocks
+from velatura.training.live import Live, ends_epoch, learned
 from velatura.training.resuming import Resume
 from velatura.training.retention import prune_exports
 from velatura.training.saver import Saver
 from velatura.training.setup import Setup
 from velatura.training.showing import Showing
-from velatura.training.splitting import Splitter
-from velatura.training.starting import take_values
-from velatura.training.state import RunState
-from velatura.training.step import Stepper, StepResult
+from velatura.training.step_result import StepResult
 from velatura.training.stop import StopRequest
-from velatura.training.trainables import make_trainables
 
-KINDS = ("optimizer.kind", "full.weights")  # moments of one kind mean nothing to another
 FINISHING_BATCHES = 16  # micro-batches that an objective's last touches may look at
 
 
@@ -70,34 +60,8 @@ class Loop:
         self.exported_now = False  # after this step
         for name in setup.stays_loaded:
             load_part(setup, self.parts, name, events)
-        self.trainables = make_trainables(setup.recipe, setup.family, self.parts)
-        take_values(self.trainables, setup.recipe)
-        events.notice(self.trainables.report)
-        place_blocks(setup, self.parts, events)
-        if setup.sharded:
-            assert self.parts.denoiser is not None
-            shard(setup.family, self.parts.denoiser, setup.device, self.team)
-            self.trainables = self.trainables.renewed(self.parts)
-        self.optimizer = make_optimizer(
-            setup.recipe.optimizer, self.trainables.parameters, seed=setup.recipe.seed
-        )
-        self.ema = Ema(self.trainables, setup.recipe.ema) if setup.recipe.ema else None
-        self.splitter = Splitter(events=events, scale=setup.info.latent_scale)
-        self.stepper = Stepper(
-            family=setup.family,
-            parts=self.parts,
-            objective=setup.objective,
-            optimizer=self.optimizer,
-            parameters=list(self.trainables.parameters.values()),
-            clip=setup.recipe.optimizer.clip,
-            device=setup.device,
-            dtype=setup.dtype,
-            autocast=self.trainables.autocast,
-            splitter=self.splitter if setup.recipe.training.retry_on_oom else None,
-            team=self.team,
-        )
-        self.guard = Guard(setup.recipe, self.stepper, self.ema, events)
-        self.showing = Showing(setup, prepared, self.stepper, self._holding, events, stop)
+        self.learner = Learner(setup, self.parts, events)
+        self.showing = Showing(setup, prepared, self.learner.stepper, self.learner.holding, events, stop)
 
     def run(self) -> bool:
         """Train to the last step, or to a stop request (then False: what there is is saved, and the run can go on).
@@ -105,12 +69,14 @@ class Loop:
         Raises NumericError, StorageError and MemoryShortage, saying which state was saved last.
         """
         try:
-            return self._run()
+            with freed_memory_kept(self.setup.device):
+                return self._run()
         except (NumericError, StorageError, MemoryShortage) as error:
             newest = self.saver.newest
-            kept = f"The last state saved is {newest}." if newest else "No state was saved yet."
+            kept = f"The last state saved is {newest}" if newest else "No state was saved yet"
             kind = next(k for k in (NumericError, StorageError, MemoryShortage) if isinstance(error, k))
-            raise kind(f"{error} {kept}") from error
+            then = "; once the disk takes what it refused, go on with --resume" * (kind is StorageError)
+            raise kind(f"{error} {kept}{then}.") from error
 
     def _run(self) -> bool:
         steps = self.setup.recipe.training.steps
@@ -118,7 +84,7 @@ class Loop:
             if not self.exported_now and self._save_is_due(steps):
                 self._export()
             self._show()
-        self.guard.watch(self.trainables.adapter, steps - self.step)
+        self.learner.guard.watch(self.learner.trainables.adapter, steps - self.step)
         started = time.perf_counter()
         self.events(PhaseStarted(phase="train", total=steps, unit="steps"))
         with self._loader(self.team.share) as loader:
@@ -147,7 +113,7 @@ class Loop:
 
     def _take_settings(self, recipe: Recipe) -> None:
         self.setup = self.showing.setup = self.saver.setup = replace(self.setup, recipe=recipe)
-        self.stepper.clip = recipe.optimizer.clip
+        self.learner.stepper.clip = recipe.optimizer.clip
         now = learned(dict(flat(recipe.model_dump(mode="json"))))
         self.identity = replace(self.identity, recipe={**self.identity.recipe, **now})
         if self.team.leads:
@@ -156,15 +122,15 @@ class Loop:
     def _one_step(self, loader: Loader, steps: int) -> None:
         started = time.perf_counter()
         set_learning_rate(
-            self.optimizer, rate := learning_rate(self.setup.recipe.optimizer, self.step + 1, steps)
+            self.learner.optimizer, rate := learning_rate(self.setup.recipe.optimizer, self.step + 1, steps)
         )
         batches = loader.batches(self.step)
-        result = self.guard.step(batches, self.step)
+        result = self.learner.guard.step(batches, self.step)
         self.step += 1
         self.exported_now = False
         self.showing.begin_step()
-        if self.ema is not None:
-            self.ema.update(self.step, steps)
+        if self.learner.ema is not None:
+            self.learner.ema.update(self.step, steps)
         if result is not None:
             self._tell(result, rate, time.perf_counter() - started, steps)
 
@@ -198,7 +164,7 @@ class Loop:
 
     def _finish(self) -> bool:
         """All steps are made. Whether what is due after the last one could be shown."""
-        self.guard.require_learned(self.step)
+        self.learner.guard.require_learned(self.step)
         self._save_state()
         self._export(finish=True)
         if done := self._show():
@@ -216,11 +182,8 @@ class Loop:
             share=share,
         )
 
-    def _holding(self, weights: Weights) -> AbstractContextManager[None]:
-        return usable_weights(self.optimizer) if self.ema is None or weights == "raw" else self.ema.in_place()
-
     def _last_touches(self) -> None:
-        with self._loader(ALL) as loader, self.stepper.precision():
+        with self._loader(ALL) as loader, self.learner.stepper.precision():
             few = (batch for step in range(FINISHING_BATCHES) for batch in loader.batches(step))
             moved = (batch.to(self.setup.device, self.setup.dtype) for batch in few)
             self.setup.objective.finish(self.setup.family, self.parts, moved)
@@ -228,13 +191,13 @@ class Loop:
     def _export(self, *, finish: bool = False) -> None:
         """Write what a user takes away; `finish`: after the objective's last touches."""
         self.exported = []
-        for weights in chosen("raw" if self.ema is None else self.ema.recipe.saved):
-            with self._holding(weights):
+        for weights in chosen(ema.saved if (ema := self.setup.recipe.ema) else "raw"):
+            with self.learner.holding(weights):
                 if finish:
                     self._last_touches()
                 parts = whole_parts(self.setup, self.parts)
                 if self.team.leads:
-                    self.exported += export(self.setup, parts, self.trainables, self.step, weights)
+                    self.exported += export(self.setup, parts, self.learner.trainables, self.step, weights)
         for path in self.exported:
             self.events(
                 FileSaved(step=self.step, what="model" if path.is_dir() else "adapter", path=str(path))
@@ -247,31 +210,15 @@ class Loop:
 
     def _save_state(self) -> None:
         if self.saver.step != self.step:
-            self._require_finite()
-            self.saver.save(self._state())
-
-    def _state(self) -> RunState:
-        return RunState(
-            step=self.step,
-            identity=self.identity,
-            values=self.trainables.values(),
-            average=None if self.ema is None else self.ema.average,
-            optimizer=optimizer_tensors(
-                self.optimizer, self.trainables.parameters, groups=self.setup.recipe.optimizer.by_path
-            ),
-            scaler=self.stepper.scaler.state_dict(),
-            skipped=self.guard.skipped,
-            left_out=self.guard.left_out,
-            fitting=self.splitter.most,
-            exported=self.exported_now,
-            validated=self.showing.validated,
-            painted=self.showing.painted,
-        )
-
-    def _require_finite(self) -> None:
-        average = {} if self.ema is None else self.ema.average
-        if not all_finite([*self.trainables.values().values(), *average.values()]):
-            raise NumericError(f"after step {self.step}: trained weights are not finite, and are not saved.")
+            self.saver.save(
+                self.learner.state(
+                    self.step,
+                    self.identity,
+                    exported=self.exported_now,
+                    validated=self.showing.validated,
+                    painted=self.showing.painted,
+                )
+            )
 
     def resume(self, how: Resume) -> None:
         """Take over the state to go on from, if there is one."""
@@ -280,23 +227,8 @@ class Loop:
             return
         if self.live is not None:
             self._take_settings(with_values(self.setup.recipe, learned(state.identity.recipe)))
-        try:
-            self.trainables.set_values(state.values)
-        except CheckpointError as error:  # the model was insisted on
-            raise CheckpointError(
-                f"the state of step {state.step} does not fit: {error}. Take back what was insisted on, or start a run "
-                "with another name."
-            ) from error
-        if all(
-            state.identity.recipe.get(k) == self.identity.recipe.get(k) for k in KINDS
-        ):  # else insisted on
-            set_optimizer_tensors(self.optimizer, self.trainables.parameters, state.optimizer)
-        if self.ema is not None:
-            self.ema.load(state.values if state.average is None else state.average)
-        if state.scaler:
-            self.stepper.scaler.load_state_dict(dict(state.scaler))
-        self.step, self.guard.skipped, self.guard.left_out = state.step, state.skipped, state.left_out
-        self.splitter.most.update(state.fitting)
+        self.learner.take(state, self.identity)
+        self.step = state.step
         self.saver.found(state.step)
         self.exported_now = state.exported
         self.showing.validated, self.showing.painted = state.validated, state.painted
@@ -314,7 +246,7 @@ class Loop:
                 seconds=seconds,
                 images=result.images,
                 memory=memory_used(self.setup.device),
-                skipped=self.guard.skipped,
+                skipped=self.learner.guard.skipped,
                 terms=result.terms,
             )
         )

@@ -13,6 +13,7 @@ from velatura.errors import MemoryShortage
 from velatura.interfaces import PARTS, Batch, Parts
 from velatura.placement.shortage import first_line, memory_in_use
 from velatura.plural import counted
+from velatura.recipe.capabilities import OFFLOADED
 from velatura.recipe.recipe import Recipe
 from velatura.training.splitting import size_of
 
@@ -84,13 +85,18 @@ def remedies(recipe: Recipe, items: int) -> Iterator[str]:
         yield "a smaller training.batch_size, with accumulate in its place"
     if recipe.adapter is not None and recipe.memory.weights == "full":
         yield 'memory.weights = "fp8"'
-    if recipe.adapter is not None and recipe.memory.streamed < 1:
+    with_denoiser = recipe.objective.kind != "autoencoder"
+    if with_denoiser and recipe.memory.streamed < 1 and (recipe.adapter or not recipe.optimizer.by_path):
         yield "a larger memory.streamed"
+    if training.checkpoint_blocks not in (False, "mlp") and not recipe.memory.offload_activations:
+        yield "memory.offload_activations = true"
     if recipe.ema is not None and recipe.ema.device == "auto":
         yield 'ema.device = "cpu"'
     if recipe.full is not None and recipe.optimizer.kind == "adamw":
         yield 'optimizer.kind = "adamw8bit" or "adafactor"'
-    if recipe.full is not None and recipe.full.weights == "fp32" and recipe.objective.kind != "autoencoder":
+    if recipe.full is not None and recipe.optimizer.kind in OFFLOADED and not recipe.optimizer.offload:
+        yield "optimizer.offload = true"
+    if recipe.full is not None and recipe.full.weights == "fp32" and with_denoiser:
         yield 'full.weights = "bf16"'
     if recipe.full is not None and training.accumulate == 1 and not recipe.optimizer.fused_backward:
         yield "optimizer.fused_backward = true with clip = 0"

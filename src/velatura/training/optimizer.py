@@ -11,10 +11,12 @@ from torch import nn
 from velatura.recipe.training.optimizer import Optimizer
 from velatura.training.optimizers.adafactor import Adafactor
 from velatura.training.optimizers.adam import Adam, Adam8bit
+from velatura.training.optimizers.apart import Apart
 from velatura.training.optimizers.by_path import make_by_path, optimizer_class
 from velatura.training.optimizers.by_tensor import ByTensor, Rule, decayed
 from velatura.training.optimizers.in_backward import InBackward
 from velatura.training.optimizers.muon import Muon
+from velatura.training.optimizers.visits import Visits
 
 FUSED = ("cpu", "cuda")  # devices on which AdamW is one kernel
 _CLASSES: dict[str, type] = {
@@ -26,15 +28,21 @@ _CLASSES: dict[str, type] = {
 
 
 def make_optimizer(
-    section: Optimizer, parameters: Mapping[str, nn.Parameter], *, seed: int = 0
+    section: Optimizer, parameters: Mapping[str, nn.Parameter], *, seed: int = 0, visits: Visits | None = None
 ) -> torch.optim.Optimizer:
     """Over named parameters, in float32 or bf16. Biases, norms and other vectors get no weight decay.
 
-    `seed`: of the roundings of bf16 weights. Raises RecipeError for a class by import path that cannot be used.
+    `seed`: of the roundings of bf16 weights. `visits`: for what lives in the machine's memory between updates. Raises
+    RecipeError for a class by import path that cannot be used.
     """
+    device = next(iter(parameters.values())).device if visits is None else visits.device
+
+    def make(named: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
+        return _make(section, named, seed, device)
+
     if section.fused_backward:
-        return InBackward(parameters, lambda named: _make(section, named, seed))
-    return _make(section, parameters, seed)
+        return InBackward(parameters, make, visits)
+    return make(parameters) if visits is None else Apart(parameters, make, visits)
 
 
 def optimizer_name(section: Optimizer) -> str:
@@ -49,15 +57,17 @@ def optimizer_name(section: Optimizer) -> str:
     return f"{made.__module__}.{made.__name__}({settings})"
 
 
-def _make(section: Optimizer, parameters: Mapping[str, nn.Parameter], seed: int) -> torch.optim.Optimizer:
+def _make(
+    section: Optimizer, parameters: Mapping[str, nn.Parameter], seed: int, device: torch.device
+) -> torch.optim.Optimizer:
     rate, decay = section.learning_rate, section.weight_decay
     if section.by_path:
         return make_by_path(section, parameters)
     if section.kind == "muon":
-        return Muon(parameters, lr=rate, weight_decay=decay, adamw=_adamw(section, parameters))
+        return Muon(parameters, lr=rate, weight_decay=decay, adamw=_adamw(section, device))
     if (rule := _rule(section, parameters)) is not None:
         return ByTensor(parameters, rule, lr=rate, weight_decay=decay, seed=seed)
-    return torch.optim.AdamW(decayed(parameters, decay), lr=rate, **_adamw(section, parameters))
+    return torch.optim.AdamW(decayed(parameters, decay), lr=rate, **_adamw(section, device))
 
 
 def _rule(section: Optimizer, parameters: Mapping[str, nn.Parameter]) -> Rule | None:
@@ -71,6 +81,6 @@ def _rule(section: Optimizer, parameters: Mapping[str, nn.Parameter]) -> Rule | 
     return Adam(betas, section.eps) if narrow else None
 
 
-def _adamw(section: Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Any]:
-    fused = next(iter(parameters.values())).device.type in FUSED
+def _adamw(section: Optimizer, device: torch.device) -> dict[str, Any]:
+    fused = device.type in FUSED
     return {"betas": (section.betas[0], section.betas[1]), "eps": section.eps, "fused": fused}

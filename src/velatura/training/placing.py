@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from torch import nn
+
 from velatura.data.plan import tokens_of
 from velatura.events import Events
+from velatura.families.attending import attend_by
 from velatura.interfaces import Parts
+from velatura.placement.activations import NO_USE as NO_USE_OF_OFFLOADING
+from velatura.placement.activations import Activations
 from velatura.placement.compiling import compile_blocks, decide, training_flops
+from velatura.placement.links import Link, link_to
 from velatura.placement.place import NO_USE, Placed, place
 from velatura.placement.recompute import recompute
 from velatura.plural import counted
+from velatura.training.optimizers.visits import Visits
 from velatura.training.setup import Setup
 
 
@@ -20,25 +29,61 @@ def place_blocks(setup: Setup, parts: Parts, events: Events) -> Placed | None:
     training, memory = setup.recipe.training, setup.recipe.memory
     if parts.denoiser is None:
         return None
+    attend_by(setup.family, parts.denoiser, setup.attention)
     blocks = setup.family.blocks(parts.denoiser)
     sizes = setup.dataset.sizes
     tokens = max(tokens_of(size, setup.info.size_step) for size in sizes)
     each = training.batch_size if training.batch_tokens is None else max(1, training.batch_tokens // tokens)
     flops = training_flops(blocks, tokens, training.steps * each * training.accumulate)
     if decide(training.compile, flops=flops, device=setup.device):
-        events.notice(f"compiling {counted(len(blocks), 'block')}; the first step of each size takes longer")
-        compile_blocks(blocks, len(sizes))
-    recompute(blocks, training.checkpoint_blocks, setup.family.feed_forwards(parts.denoiser))
-    if not memory.streamed:
-        return None
-    placed = place(
-        parts.denoiser,
+        events.notice(f"compiling {counted(len(blocks), 'block')}; the first steps take longer")
+        compile_blocks(blocks, len(sizes), events.warn)
+    link = link_to(setup.device)
+    activations = Activations(link) if memory.offload_activations else None
+    placed = _stream(setup, parts.denoiser, blocks, link, activations, events) if memory.streamed else None
+    recompute(
         blocks,
-        setup.family.ahead(parts.denoiser),
-        share=memory.streamed,
+        training.checkpoint_blocks,
+        setup.family.feed_forwards(parts.denoiser),
+        besides=placed.streamed if placed else (),
+        activations=activations,
+    )
+    if setup.device.type == "cpu":
+        for key, why in (("streamed", NO_USE), ("offload_activations", NO_USE_OF_OFFLOADING)):
+            if getattr(memory, key):
+                events.warn(f"memory.{key}: {why}")
+    return placed
+
+
+def visits_for(setup: Setup, placed: Placed | None) -> Visits | None:
+    """What updates want that is in the machine's memory between them; None where all is on the device."""
+    optimizer = setup.recipe.optimizer
+    trained = placed.trained if placed else ()
+    if not (trained or optimizer.offload):
+        return None
+    # within the backward pass the weights are on the device anyway
+    away = () if optimizer.fused_backward else trained
+    return Visits(setup.device, link_to(setup.device), weights=away, states=optimizer.offload)
+
+
+def _stream(
+    setup: Setup,
+    denoiser: nn.Module,
+    blocks: Sequence[nn.Module],
+    link: Link,
+    activations: Activations | None,
+    events: Events,
+) -> Placed:
+    placed = place(
+        denoiser,
+        blocks,
+        setup.family.ahead(denoiser),
+        share=setup.recipe.memory.streamed,
         device=setup.device,
+        link=link,
+        trained=setup.recipe.full is not None,
+        updated_in_backward=setup.recipe.optimizer.fused_backward,
+        activations=activations,
     )
     events.notice(placed.report())
-    if setup.device.type == "cpu":
-        events.warn(f"memory.streamed: {NO_USE}")
     return placed

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from velatura.errors import NumericError
 from velatura.events import Events, PreviewSaved
 from velatura.interfaces import Conditioning, Family, ModelInfo, Parts
 from velatura.recipe.sampling.previews import Previews
@@ -62,7 +63,10 @@ def paint_preview(
     events: Events,
     advance: Callable[[], None],
 ) -> None:
-    """Paint one, into a PNG where there is a `path`; `advance` is called after each step. Raises StorageError."""
+    """Paint one, into a PNG where there is a `path`; `advance` is called after each step.
+
+    Raises StorageError, NumericError for what is no picture.
+    """
     conditioning = preview.conditioning or encode_request(family, parts, preview.request)
     latents = paint(
         family,
@@ -75,5 +79,9 @@ def paint_preview(
     if path is None:
         return
     facts = {"step": str(step), "sampler": SAMPLERS[parts.info.prediction]}
-    save_png(to_images(family, parts, latents)[0], path, preview.request, facts)
+    try:
+        image = to_images(family, parts, latents)[0]
+    except NumericError as error:
+        raise NumericError(f"preview {path.stem} after step {step}: {error}") from None
+    save_png(image, path, preview.request, facts)
     events(PreviewSaved(step=step, prompt=preview.request.prompt, path=str(path)))

@@ -6,7 +6,7 @@ trained is chosen, all by the code of the run itself: what would fail in a set-u
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from velatura.interfaces import PartName, Parts
-from velatura.placement.quantised import quantise_blocks
+from velatura.placement.quantised import QuantisedLinear, quantise_blocks
 from velatura.training.setup import Setup
 from velatura.training.starting import take_values
 from velatura.training.trainables import Trainables, make_trainables
@@ -63,12 +63,18 @@ def rehearse(setup: Setup) -> Rehearsed:
             blocks = setup.family.blocks(parts.denoiser)
             before = sum(map(_count, blocks))
             quantise_blocks(blocks, setup.recipe.memory.weights)
-            size -= (before - sum(map(_count, blocks))) * (setup.dtype.itemsize - 1)  # a byte each
+            size -= (before - sum(map(_count, blocks))) * setup.dtype.itemsize
+            size += sum(buffer.nbytes for layer in _quantised(blocks) for buffer in layer.buffers())
     trainables = make_trainables(setup.recipe, setup.family, parts)
     take_values(trainables, setup.recipe)
     return Rehearsed(trainables=trainables, frozen=weights, frozen_bytes=size)
 
 
+def _quantised(blocks: Sequence[nn.Module]) -> Iterator[nn.Module]:
+    for block in blocks:
+        yield from (layer for layer in block.modules() if isinstance(layer, QuantisedLinear))
+
+
 def _count(module: nn.Module) -> int:
-    """Weights that are parameters; those in 8 bits are buffers."""
+    """Weights that are parameters; those in few bits are buffers."""
     return sum(parameter.numel() for parameter in module.parameters())

@@ -45,6 +45,17 @@ def _require_alone(setup: Setup) -> None:
             f"optimizer.fused_backward = true with {setup.team.size} processes: their gradients are added up before an "
             "update. Leave it out, or train with one process."
         )
+    if setup.team.alone or setup.recipe.full is None:
+        return
+    for key, away in (
+        ("memory.streamed", bool(setup.recipe.memory.streamed)),
+        ("optimizer.offload", setup.recipe.optimizer.offload),
+    ):
+        if away:
+            raise RecipeError(
+                f"{key} with [full] and {setup.team.size} processes: what they share out or add up lies on their "
+                "devices. Leave it out, or train with one process."
+            )
 
 
 def _foreign_optimizer(setup: Setup) -> Iterator[str]:

@@ -11,10 +11,10 @@ from velatura.checkpoints.writing import write_bytes
 from velatura.events import FileSaved, Notice, PreviewSaved, StepFinished, StepLeftOut
 from velatura.plural import counted
 from velatura.training.curves import Point, running_means, svg, window_of
-from velatura.training.ema import LABELS
 from velatura.training.event_log import losses, read_log, validation_losses
 from velatura.training.folder import RunFolder
 from velatura.training.page import inline_picture, page
+from velatura.training.pictures import is_of_average
 from velatura.training.setup import Setup
 
 COLOURS = {
@@ -92,7 +92,7 @@ def _previews(saved: Sequence[PreviewSaved], larger: Path) -> str:
     steps = sorted({event.step for event in saved})
     rows: dict[str, dict[int, Path]] = {}
     for event in saved:
-        name = event.prompt + " (average)" * Path(event.path).stem.endswith(LABELS["average"])
+        name = event.prompt + " (average)" * is_of_average(Path(event.path))
         rows.setdefault(f"{Path(event.path).stem} {name}", {})[event.step] = Path(event.path)
     head = "".join(f"<th>{'before' if step == 0 else f'step {step}'}</th>" for step in steps)
     body = "".join(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from velatura.errors import RecipeError
 from velatura.events import Events, SettingChanged
 from velatura.plural import agreeing
-from velatura.recipe.dump import toml_value
+from velatura.recipe.plain_toml import toml_value
 from velatura.training.changes import Change, require_same
 from velatura.training.identity import Identity
 from velatura.training.live import learned

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from velatura.checkpoints.writing import write_bytes
-from velatura.errors import MemoryShortage, RecipeError, StorageError, VelaturaError
+from velatura.errors import MemoryShortage, RecipeError, StorageError, reason
 from velatura.events import Event, Events, RunEnded
+from velatura.families.attending import attention_for
 from velatura.families.registry import family_for, files_of
 from velatura.objectives.registry import objective_for
 from velatura.placement.device import choose_dtype
@@ -32,6 +33,8 @@ from velatura.training.identity import Identity, identity_of
 from velatura.training.live import Live, Reread
 from velatura.training.logs import Logs
 from velatura.training.loop import Loop
+from velatura.training.memory_account import remedies
+from velatura.training.planned import Planner, as_planned, with_plan
 from velatura.training.remarks import remarks
 from velatura.training.report import write_report
 from velatura.training.resuming import Resume
@@ -60,10 +63,11 @@ def train(
     dry_run: bool = False,
     events: Events,
     reread: Reread | None = None,
+    planner: Planner | None = None,
 ) -> Outcome:
     """Train what the recipe says; paths in it start at `base`, results go to output.folder under the working folder.
 
-    `reread` gives the recipe as its file is now, for training.live.
+    `reread` gives the recipe as its file is now, for training.live; `planner` settles what memory.budget asks for.
     Raises RecipeError, DataError, ModelError, NumericError, StorageError or MemoryShortage, each with what to do.
     """
     recipe = with_absolute_paths(recipe, base)
@@ -74,12 +78,13 @@ def train(
     with (
         listening(events, launch.echo) as stop,
         joined(launch, recipe.training.device) as team,
-        _shortage_told(),
+        _shortage_told(recipe),
     ):
         events.listeners.append(early.append)
         try:
             with stop.preparing(), team.in_turn():
                 setup = settle(recipe, base, events, team)
+                setup = with_plan(setup, planner, events, resumed=resume is not None)
                 for line in remarks(setup):
                     events.warn(line)
                 identity = identity_of(setup, identity_of_start(recipe))
@@ -94,7 +99,7 @@ def train(
 
 
 @contextmanager
-def _shortage_told() -> Iterator[None]:
+def _shortage_told(recipe: Recipe) -> Iterator[None]:
     """Turn what Python, torch and its CPU allocator raise for lack of memory into an error for the user."""
     try:
         yield
@@ -103,9 +108,8 @@ def _shortage_told() -> Iterator[None]:
             raise
         where = "the device" if isinstance(error, torch.OutOfMemoryError) else "this machine"
         raise MemoryShortage(
-            f"the memory of {where} is not enough ({first_line(error)}). "
-            "What needs less: a smaller resolution or batch_size (with accumulate for larger steps), "
-            'training.checkpoint_blocks = true, memory.weights = "fp8", a smaller rank.'
+            f"the memory of {where} is not enough ({first_line(error)}). What needs less, the most helpful first: "
+            f"{'; '.join(remedies(recipe, recipe.training.batch_size))}."
         ) from error
 
 
@@ -119,6 +123,7 @@ def settle(recipe: Recipe, base: Path, events: Events, team: Team | None = None)
     dataset = prepare_dataset(recipe, base, info.size_step, events, processes=team.size)
     device = device_for(team.launch, recipe.training.device)
     folder = RunFolder(Path(recipe.output.folder) / recipe.name, recipe.name)
+    dtype = choose_dtype(recipe.training.precision, device)
     setup = Setup(
         recipe=recipe,
         family=family,
@@ -128,7 +133,16 @@ def settle(recipe: Recipe, base: Path, events: Events, team: Team | None = None)
         dataset=dataset,
         folder=folder,
         device=device,
-        dtype=choose_dtype(recipe.training.precision, device),
+        dtype=dtype,
+        attention=attention_for(
+            family,
+            files,
+            recipe.training.attention,
+            split=recipe.memory.split_attention,
+            device=device,
+            dtype=dtype,
+            events=events,
+        ),
         team=team,
     )
     events.notice(dataset.report())
@@ -142,7 +156,11 @@ def _live(setup: Setup, reread: Reread | None, base: Path, events: Events) -> Li
         raise RecipeError(
             "training.live = true: this recipe has no file that could be read again; pass `reread`"
         )
-    return Live(reread=lambda: with_absolute_paths(reread(), base), team=setup.team, events=events)
+
+    def again() -> Recipe:
+        return as_planned(with_absolute_paths(reread(), base), setup.recipe)
+
+    return Live(reread=again, team=setup.team, events=events)
 
 
 def _run(
@@ -159,7 +177,7 @@ def _run(
     folder, leads = setup.folder, setup.team.leads
     with _kept(setup, events, early, stop, resume=resume is not None) if leads else nullcontext():
         try:
-            with _failure_told(events), failing_together(setup.team), _shortage_told():
+            with _failure_told(setup, events), failing_together(setup.team), _shortage_told(setup.recipe):
                 with stop.preparing():
                     setup.team.wait()  # the leader has the folder
                     loop = Loop(setup, identity, prepare(setup, events), events, stop, live)
@@ -207,16 +225,15 @@ def _kept(
 
 
 @contextmanager
-def _failure_told(events: Events) -> Iterator[None]:
+def _failure_told(setup: Setup, events: Events) -> Iterator[None]:
     """Let the listeners know why the block failed; being stopped is no failure."""
     try:
-        with _shortage_told():
+        with _shortage_told(setup.recipe):
             yield
     except Interrupted:
         raise
     except BaseException as error:
-        reason = str(error) if isinstance(error, VelaturaError) else f"{type(error).__name__}: {error}"
-        events(RunEnded(how="failed", message=reason))
+        events(RunEnded(how="failed", message=reason(error)))
         raise
 
 

@@ -10,6 +10,7 @@ import torch
 
 from velatura.data.texts import why_texts_change
 from velatura.interfaces import Family, ModelFiles, ModelInfo, Objective, PartName
+from velatura.placement.attention import Attention
 from velatura.plural import counted
 from velatura.recipe.recipe import Recipe
 from velatura.training.dataset import Dataset
@@ -31,6 +32,7 @@ class Setup:
     folder: RunFolder
     device: torch.device
     dtype: torch.dtype
+    attention: Attention = field(default_factory=Attention)
     team: Team = field(default_factory=Team)
 
     @property

@@ -6,12 +6,9 @@ averages, the optimizer's moments and the loss scaler.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,26 +16,24 @@ from typing import Any
 from torch import Tensor
 
 from velatura.checkpoints.reader import TensorFile
-from velatura.checkpoints.writing import (
-    header_bytes,
-    payload_size,
-    sync_folder,
-    write_atomically,
-    write_safetensors,
-)
-from velatura.errors import CheckpointError, RecipeError, StorageError
+from velatura.checkpoints.writing import header_bytes, payload_size, sync_folder, write_safetensors
+from velatura.errors import CheckpointError, StorageError
 from velatura.training.distribution.part_files import PartFiles
 from velatura.training.identity import Identity
+from velatura.training.manifest import (
+    MANIFEST,
+    change_facts,
+    checked_facts,
+    damage_told,
+    read_facts,
+    tensor_files,
+    write_facts,
+)
 from velatura.training.retention import prune_states
 
-MANIFEST = "manifest.json"
 GROUPS = ("values", "average", "optimizer")  # of tensors: a file each, or a folder of files
 VALUES = "values.safetensors"
 MANIFEST_ROOM = 64 * 1024  # bytes, more than it takes
-FORMAT = 4  # of states; they are read by versions that write the same
-# what a state raises that is not as it was written, whoever wrote it
-DAMAGE = (CheckpointError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
-
 
 Groups = Mapping[str, Mapping[str, Tensor]]
 
@@ -95,10 +90,7 @@ def save_state(
     except (OSError, StorageError) as error:
         shutil.rmtree(staged, ignore_errors=True)
         what = f"{error.strerror or error}." if isinstance(error, OSError) else str(error)
-        raise StorageError(
-            f"cannot save the state of step {state.step}: {what} The states saved before are untouched: "
-            "make room, and go on with --resume."
-        ) from error
+        raise StorageError(f"cannot save the state of step {state.step}: {what}") from error
     return final
 
 
@@ -110,13 +102,9 @@ def record_made(path: Path, *, exported: bool, validated: bool, painted: int) ->
     if not (path / MANIFEST).exists():
         return
     try:
-        with _damage_told():
-            facts = _read_facts(path)
+        change_facts(path, exported=exported, validated=validated, painted=painted)
     except CheckpointError as error:
         raise StorageError(f"{path / MANIFEST} cannot be read any more: {error}") from error
-    made = {"exported": exported, "validated": validated, "painted": painted}
-    if any(facts[name] != value for name, value in made.items()):
-        _write_facts(path, {**facts, **made})
 
 
 def is_state(path: Path) -> bool:
@@ -126,8 +114,8 @@ def is_state(path: Path) -> bool:
 
 def read_state(path: Path) -> RunState:
     """A whole state. Raises CheckpointError where it is damaged, RecipeError where another version wrote it."""
-    with _damage_told():
-        facts = _checked_facts(path)
+    with damage_told():
+        facts = checked_facts(path)
         groups = {name: _read(path, name) for name in GROUPS}
         return RunState(
             step=facts["step"],
@@ -147,19 +135,19 @@ def read_state(path: Path) -> RunState:
 
 def read_identity(path: Path) -> Identity:
     """That of a state, by its manifest; no tensor is looked at. Raises as `read_state`."""
-    with _damage_told():
-        return Identity(**_read_facts(path)["identity"])
+    with damage_told():
+        return Identity(**read_facts(path)["identity"])
 
 
 def values_files(path: Path) -> list[Path]:
     """The files of a state that hold the trained values."""
-    return [path / name for name in _tensor_files(path) if name.split("/")[0] in ("values", VALUES)]
+    return [path / name for name in tensor_files(path) if name.split("/")[0] in ("values", VALUES)]
 
 
 def read_values(path: Path) -> Mapping[str, Tensor]:
     """The trained values of a state, and nothing else of it. Raises as `read_state`."""
-    with _damage_told():
-        _checked_facts(path)
+    with damage_told():
+        checked_facts(path)
         return _read(path, "values")
 
 
@@ -173,7 +161,7 @@ def _check_room(folder: Path, state: RunState) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     size = sum(len(header_bytes(tensors)) + payload_size(tensors) for tensors in groups_of(state).values())
     if (free := shutil.disk_usage(folder).free) < size + MANIFEST_ROOM:
-        raise StorageError(f"it takes {size:,} bytes, and {folder} has {free:,} free.")
+        raise StorageError(f"it takes {size:,} bytes, and {folder} has {free:,} free; make room.")
 
 
 def _write(staged: Path, final: Path, state: RunState, write: Callable[[Path, Groups], None]) -> None:
@@ -181,7 +169,6 @@ def _write(staged: Path, final: Path, state: RunState, write: Callable[[Path, Gr
     staged.mkdir(parents=True)
     write(staged, groups_of(state))
     facts: dict[str, Any] = {
-        "format": FORMAT,
         "step": state.step,
         "identity": state.identity.record(),
         "scaler": dict(state.scaler),
@@ -191,68 +178,12 @@ def _write(staged: Path, final: Path, state: RunState, write: Callable[[Path, Gr
         "exported": state.exported,
         "validated": state.validated,
         "painted": state.painted,
-        "checksums": {name: _checksum(staged / name) for name in _tensor_files(staged)},
     }
-    _write_facts(staged, facts)
+    write_facts(staged, facts)
     sync_folder(staged)
     shutil.rmtree(final, ignore_errors=True)  # the one behind which the run went back is still there
     os.replace(staged, final)
     sync_folder(final.parent)
-
-
-@contextmanager
-def _damage_told() -> Iterator[None]:
-    """Turn all that a state which is not as it was written may raise into CheckpointError."""
-    try:
-        yield
-    except DAMAGE as error:
-        if isinstance(error, CheckpointError | OSError):
-            raise CheckpointError(str(error)) from error
-        what = f"its {MANIFEST} is not one of a state ({type(error).__name__}: {error})"
-        raise CheckpointError(what) from error
-
-
-def _checked_facts(path: Path) -> dict[str, Any]:
-    """The manifest, once all that it speaks of and itself are as they were written. Raises CheckpointError."""
-    facts = _read_facts(path)
-    if (there := _tensor_files(path)) != sorted(facts["checksums"]):
-        raise CheckpointError(
-            f"{path} holds other files than it was saved with: {', '.join(there) or 'none'}"
-        )
-    for name in there:
-        if _checksum(path / name) != facts["checksums"][name]:
-            raise CheckpointError(f"{path / name} does not match its checksum")
-    return facts
-
-
-def _tensor_files(path: Path) -> list[str]:
-    """A file per group, or the files of a folder per group."""
-    return sorted(file.relative_to(path).as_posix() for file in path.rglob("*.safetensors"))
-
-
-def _read_facts(path: Path) -> dict[str, Any]:
-    """The manifest alone. Raises CheckpointError, RecipeError where another version wrote it."""
-    facts = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    if not isinstance(facts, dict) or facts.get("manifest") != _own_checksum(facts):
-        raise CheckpointError(f"{path / MANIFEST} does not match its checksum")
-    if (found := facts.get("format")) != FORMAT:
-        raise RecipeError(
-            f"{path} was saved by another version of velatura (format {found}, this one reads {FORMAT}): "
-            "go on with that version, or start a run with another name."
-        )
-    if path.name.isdigit() and facts["step"] != int(path.name):
-        raise CheckpointError(f"{path / MANIFEST} is of step {facts['step']}")
-    return facts
-
-
-def _write_facts(path: Path, facts: Mapping[str, Any]) -> None:
-    text = json.dumps({**facts, "manifest": _own_checksum(facts)}, indent=1).encode()
-    write_atomically(path / MANIFEST, lambda file: file.write(text), size=len(text))
-
-
-def _own_checksum(facts: Mapping[str, Any]) -> str:
-    rest = {key: value for key, value in facts.items() if key != "manifest"}
-    return hashlib.blake2b(json.dumps(rest, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _read(path: Path, group: str) -> Mapping[str, Tensor]:
@@ -260,8 +191,3 @@ def _read(path: Path, group: str) -> Mapping[str, Tensor]:
         return PartFiles(path / group)
     with TensorFile(path / f"{group}.safetensors") as file:
         return {key: file.read(key) for key in file}
-
-
-def _checksum(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

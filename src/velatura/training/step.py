@@ -6,7 +6,6 @@ import gc
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -21,8 +20,10 @@ from velatura.training.distribution.sharding import clip_sharded
 from velatura.training.distribution.team import Team
 from velatura.training.finite import all_finite, broken_weights
 from velatura.training.item_losses import ItemLoss, item_losses, named, not_finite
+from velatura.training.optimizers.apart import apart
 from velatura.training.optimizers.in_backward import GradientNotFinite, in_backward
 from velatura.training.splitting import Splitter
+from velatura.training.step_result import StepResult, StepSums
 
 LEAST_SCALE = torch.finfo(torch.float16).tiny  # of the loss: 30 steps in a row overflowed to get there
 WIDER = {  # precisions that hold larger numbers, or more exact ones
@@ -38,41 +39,6 @@ def remedy_for(dtype: torch.dtype) -> str:
 
 class NotFiniteStep(NumericError):
     """A loss or gradient that is not finite, while all weights are: nothing was updated, and a run could go on."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepResult:
-    """Weighted mean loss over the step's items, gradient norm before clipping, mean over items of the logged terms."""
-
-    loss: float
-    grad_norm: float
-    skipped: bool
-    terms: dict[str, float]
-    items: Sequence[ItemLoss]
-    images: int
-
-
-@dataclass(kw_only=True)
-class _Sums:
-    """What the micro-batches of a step add up to, besides gradients."""
-
-    loss: float = 0.0
-    terms: dict[str, float] = field(default_factory=dict)
-    items: list[ItemLoss] = field(default_factory=list)
-    images: int = 0
-
-    @classmethod
-    def over(cls, processes: Sequence[_Sums]) -> _Sums:
-        """Of what all processes have."""
-        if len(processes) == 1:
-            return processes[0]
-        names = dict.fromkeys(name for one in processes for name in one.terms)
-        return cls(
-            loss=sum(one.loss for one in processes),
-            terms={name: sum(one.terms.get(name, 0.0) for one in processes) for name in names},
-            items=[item for one in processes for item in one.items],
-            images=sum(one.images for one in processes),
-        )
 
 
 class Stepper:
@@ -120,16 +86,9 @@ class Stepper:
         weights that are to blame (NotFiniteStep where it is the items); after it where the trained weights are not
         finite any more; and where fp16 overflows however small the loss is scaled.
         """
-        sums = _Sums.over(self.team.gathered(self._accumulate(batches, seed, step)))
+        sums = StepSums.over(self.team.gathered(self._accumulate(batches, seed, step)))
         norm = self._update(sums, step)
-        return StepResult(
-            loss=sums.loss,
-            grad_norm=norm,
-            skipped=not math.isfinite(norm),
-            terms={name: value / sums.images for name, value in sums.terms.items()},
-            items=sums.items,
-            images=sums.images,
-        )
+        return sums.result(norm)
 
     def precision(self) -> AbstractContextManager[object]:
         """Autocast where float32 weights are trained in a lower precision."""
@@ -144,7 +103,7 @@ class Stepper:
         bad = not_finite(item_losses(names, per_item, torch.full_like(per_item, t)))
         raise self._refusal(what, bad, "Look at these images and captions.")
 
-    def _accumulate(self, batches: Sequence[Batch], seed: int, step: int) -> _Sums:
+    def _accumulate(self, batches: Sequence[Batch], seed: int, step: int) -> StepSums:
         """The gradients of all micro-batches of this process, divided by the weight of those of all."""
         total = sum(float(batch.weights.sum()) if batch.total is None else batch.total for batch in batches)
         while True:
@@ -167,8 +126,8 @@ class Stepper:
             and self.splitter.shrink(self.in_hand, step + 1)
         )
 
-    def _passes(self, batches: Sequence[Batch], seed: int, step: int, total: float) -> _Sums:
-        sums = _Sums()
+    def _passes(self, batches: Sequence[Batch], seed: int, step: int, total: float) -> StepSums:
+        sums = StepSums()
         for batch in batches:
             self.in_hand = batch
             draw = Draw(seed=seed, step=step, slots=batch.slots)
@@ -177,7 +136,7 @@ class Stepper:
         self.in_hand = None
         return sums
 
-    def _backward(self, batch: Batch, draw: Draw, total: float, sums: _Sums) -> None:
+    def _backward(self, batch: Batch, draw: Draw, total: float, sums: StepSums) -> None:
         with self.precision():
             losses = self.objective.losses(self.family, self.parts, batch, draw)
         while True:
@@ -193,13 +152,10 @@ class Stepper:
                 self._update_in_backward(mean, items, sums, draw.step)
             if batch.idle:
                 continue
-            sums.loss += float(mean.detach())
-            sums.items += items
-            for name, value in part.terms.items():
-                sums.terms[name] = sums.terms.get(name, 0.0) + value * len(batch.names)
+            sums.add(float(mean.detach()), items, part.terms)
 
     def _update_in_backward(
-        self, mean: torch.Tensor, items: Sequence[ItemLoss], sums: _Sums, step: int
+        self, mean: torch.Tensor, items: Sequence[ItemLoss], sums: StepSums, step: int
     ) -> None:
         """A backward pass that also makes the updates, of the only loss of a step."""
         if sums.items:
@@ -226,7 +182,7 @@ class Stepper:
             remedy = f"{remedy_for(self.dtype)} Or look at these images and captions."
             raise self._nothing_updated(f"step {step + 1}: the loss is not finite", bad, remedy)
 
-    def _update(self, sums: _Sums, step: int) -> float:
+    def _update(self, sums: StepSums, step: int) -> float:
         if self.in_backward is not None:
             norm = self.in_backward.take_norm()
             self._check_update(sums, step)
@@ -248,8 +204,9 @@ class Stepper:
         self._check_update(sums, step)
         return norm
 
-    def _check_update(self, sums: _Sums, step: int) -> None:
-        if not all_finite(self.parameters):
+    def _check_update(self, sums: StepSums, step: int) -> None:
+        one_by_one = apart(self.optimizer)
+        if not (all_finite(self.parameters) if one_by_one is None else one_by_one.take_finite()):
             raise NumericError(
                 f"step {step + 1}: its update made trained weights that are not finite, and they are not saved; it was "
                 f"made from {named(sums.items)} (computed in {self.dtype}). "

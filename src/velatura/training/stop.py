@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from velatura.events import Events, LeftAtOnce
+from velatura.events import Event, Events, LeftAtOnce, PhaseProgress
 from velatura.training.folder import RunFolder
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped and saved, --resume goes on
@@ -24,7 +24,7 @@ class StopRequest:
     """Whether someone asked the run to stop, or to save and go on; what becomes of a request is told at once.
 
     Requests are signals, and from `watch` on the files `stop` and `save` in the run's folder. A file is removed when
-    it is obeyed.
+    it is obeyed. It is a listener, too, which looks for the file `stop` while a preparation makes progress.
     """
 
     def __init__(self, events: Events, echo: float = 0.0) -> None:
@@ -37,12 +37,18 @@ class StopRequest:
         self._folder: RunFolder | None = None
         self._refused: set[str] = set()  # files that could not be removed
 
+    def __call__(self, event: Event) -> None:
+        """Raise Interrupted between two items of a preparation, if someone asked for it by the file."""
+        if self._preparing and isinstance(event, PhaseProgress) and self.asked:
+            raise Interrupted
+
     @property
     def asked(self) -> bool:
         """Whether to stop."""
         if not self._asked and self._found("stop"):
             self._asked = True
-            self._events.notice("the file 'stop' was found, and is removed: finishing, then saving")
+            doing = "stopping" if self._preparing else "finishing, then saving"
+            self._events.notice(f"the file 'stop' was found, and is removed: {doing}")
         return self._asked
 
     def save_asked(self) -> bool:
@@ -122,15 +128,26 @@ def listening(events: Events, echo: float = 0.0) -> Iterator[StopRequest]:
     `echo` seconds are one.
     """
     request = StopRequest(events, echo)
+    events.listeners.append(request)
+    try:
+        with _signals(request):
+            yield request
+    finally:
+        events.listeners.remove(request)
+
+
+@contextmanager
+def _signals(request: StopRequest) -> Iterator[None]:
+    """They reach the request within the block."""
     if threading.current_thread() is not threading.main_thread():
-        yield request
+        yield
         return
     handlers = {signal.SIGINT: request.on_signal, signal.SIGTERM: request.on_signal}
     if hasattr(signal, "SIGUSR1"):  # not on Windows
         handlers[signal.SIGUSR1] = request.on_save_signal
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        yield request
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -34,7 +34,7 @@ def test_torchrun_restarts_and_resumes(tmp_path: Path, photos: Path, tiny_model:
                 os.kill(last.pid, signal.SIGKILL)
     text = "".join(said)
     assert started.returncode == 0, text
-    assert "error: another process of this run ended without a word" in text
+    assert "error: process 1 of this run ended without a word" in text
     assert "going on after step 5" in text
     assert (tmp_path / "runs/tiny/state/000040").is_dir()
 

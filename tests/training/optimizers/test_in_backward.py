@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from velatura.errors import RecipeError
 from velatura.recipe.training.optimizer import BUILT_IN, Optimizer
 from velatura.training.learning_rate import set_learning_rate
 from velatura.training.optimizer import make_optimizer
@@ -86,6 +87,15 @@ def test_a_gradient_that_is_not_finite_stops_before_its_update() -> None:
     assert "2.0.weight" in changed
     assert caught.value.updated == len(changed)
     assert not optimizer.state[parameters["1.0.weight"]]
+
+
+def test_a_second_gradient_in_a_step_is_refused() -> None:
+    made = network()
+    optimizer = make_optimizer(Optimizer(fused_backward=True), dict(made.named_parameters()))
+    made(torch.randn(2, 72)).sum().backward()
+    with pytest.raises(RecipeError, match="2.0.bias got a second gradient in a step"):
+        made(torch.randn(2, 72)).sum().backward()
+    assert isinstance(optimizer, InBackward)
 
 
 def test_nothing_is_kept_alive() -> None:

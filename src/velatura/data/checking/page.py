@@ -22,14 +22,15 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 84rem
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #8886 }
 table { border-collapse: collapse } td, th { padding: .15rem 1rem .15rem 0; text-align: left; vertical-align: top }
 td.number { text-align: right; font-variant-numeric: tabular-nums }
-.cards { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start }
-.card { border: 1px solid #8886; border-radius: 6px; padding: .6rem; max-width: 42rem; font-size: 13px;
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr)); gap: 1rem;
+  align-items: start }
+.card { border: 1px solid #8886; border-radius: 6px; padding: .6rem; font-size: 13px;
   content-visibility: auto; contain-intrinsic-size: 16rem 16rem }
 .card b { overflow-wrap: anywhere } .card p { margin: .3rem 0; overflow-wrap: anywhere; white-space: pre-line }
 .pictures { display: flex; flex-wrap: wrap; gap: .4rem }
 figure { margin: 0 } figcaption { opacity: .7; font-size: 11px }
 img { display: block; max-width: 100% } .refused { color: #c22; white-space: pre-line } .finding { color: #b60 }
-.tokens { opacity: .7 } .bar { background: #48a8; height: .8rem }
+.aside { opacity: .7 } .bar { background: #48a8; height: .8rem }
 """
 
 
@@ -43,10 +44,10 @@ def page_of(checked: Checked, pictures: Mapping[int, Sequence[Picture]]) -> str:
         f"<h1>{escape(checked.name)}: the data</h1>",
         _verdict(checked),
         _section("In numbers", _summary(checked)),
+        _section("Left out", _list([str(one) for one in checked.quarantined])),
+        _section("Remarks", _list(checked.warnings)),
         _section("Buckets", _buckets(checked)),
         *(_findings(kind, checked, cards) for kind in MEANING),
-        _section("Left out", _quarantined(checked)),
-        _section("Remarks", _list(checked.warnings)),
         _section("Tags", _tags(checked)),
         _section("A sample of the others", _row(cards.values())),  # those that no finding took
     ]
@@ -78,12 +79,12 @@ def _summary(checked: Checked) -> str:
     facts["tokens_counted_by"] = ", ".join(checked.encoders) or "nobody: there are no tokenizers here"
     counts = checked.counts()
     rows = [
-        (_WORDS.get(key, key.replace("_", " ")), f"{value:g}" if isinstance(value, float) else str(value))
+        (_WORDS.get(key, key.replace("_", " ")), value if isinstance(value, str) else f"{value:,.10g}")
         for key, value in facts.items()
     ]
     return _table(rows) + _table(
         (
-            (f"<a href='#{_anchor(kind)}'>{kind}</a>", f"{counts[kind]}", escape(MEANING[kind]))
+            (f"<a href='#{_anchor(kind)}'>{kind}</a>", f"{counts[kind]:,}", escape(MEANING[kind]))
             for kind in MEANING
             if kind in counts
         ),
@@ -94,7 +95,11 @@ def _summary(checked: Checked) -> str:
 def _buckets(checked: Checked) -> str:
     most = max(checked.buckets.values(), default=1)
     rows = (
-        (f"{width}x{height}", str(uses), f"<div class='bar' style='width:{24 * uses / most:.2f}rem'></div>")
+        (
+            f"{width}x{height}",
+            f"{uses:,}",
+            f"<div class='bar' style='width:calc({uses / most:.4f} * min(24rem, 50vw))'></div>",
+        )
         for (width, height), uses in checked.buckets.items()
     )
     return _table(rows, plain=False)
@@ -138,14 +143,17 @@ def _card(i: int, checked: Checked, pictures: Sequence[Picture], findings: Seque
         "validation" if i in checked.held_out else f"{checked.uses.of_item.get(item.identity, 0):g} per epoch"
     )
     rows = "".join(_figures(list(group)) for _, group in groupby(pictures, key=lambda one: one.use))
-    captions = "".join(f"<p>{escape(_shortened(text)) or '<i>empty</i>'}</p>" for text in worded.texts)
+    drawn = "<p class='aside'>its caption, as some uses have it:</p>" if len(worded.texts) > 1 else ""
+    captions = drawn + "".join(
+        f"<p>{escape(_shortened(text)) or '<i>empty</i>'}</p>" for text in worded.texts
+    )
     tokens = ", ".join(f"{count.encoder} {count.tokens} (reads {count.read})" for count in worded.tokens)
     return (
         f"<div class='card'>{rows}<b>{escape(item.name)}</b><br>"
         f"{item.width}x{item.height} → {buckets}, {uses}"
         + "".join(f"<p class='finding'>{one.kind}: {escape(_shortened(one.text))}</p>" for one in findings)
         + captions
-        + (f"<p class='tokens'>tokens: {escape(tokens)}</p>" if tokens else "")
+        + (f"<p class='aside'>tokens: {escape(tokens)}</p>" if tokens else "")
         + "</div>"
     )
 
@@ -164,16 +172,12 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _CAPTION else f"{text[:_CAPTION]}… ({len(text)} characters)"
 
 
-def _quarantined(checked: Checked) -> str:
-    return _list([str(one) for one in checked.quarantined])
-
-
 def _tags(checked: Checked) -> str:
-    rows = [(tag[:80], str(count)) for tag, count in checked.tags.most_common(60)]
+    rows = [(tag[:80], f"{count:,}") for tag, count in checked.tags.most_common(60)]
     once = sum(1 for count in checked.tags.values() if count == 1)
     if not rows:
         return ""
-    return f"<p>{len(checked.tags)} different ones, {once} of them on one image only.</p>{_table(rows)}"
+    return f"<p>{len(checked.tags):,} different ones, {once:,} of them on one image only.</p>{_table(rows)}"
 
 
 def _list(lines: Sequence[str]) -> str:

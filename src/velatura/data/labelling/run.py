@@ -14,12 +14,13 @@ from PIL import Image
 from velatura.checkpoints.writing import write_bytes
 from velatura.data.images import decode
 from velatura.data.labelling.targets import Target
-from velatura.data.probe import BadImageError, read_image
+from velatura.data.probe import BadImageError, damage, read_image
 from velatura.data.progress import phase
 from velatura.errors import VelaturaError
 from velatura.events import Events
 
 T = TypeVar("T")
+Labeller = Callable[[Sequence[Image.Image]], Sequence[T]]
 _Read = tuple[Target, Image.Image | str]  # or the reason why it cannot be read
 
 
@@ -60,7 +61,7 @@ class Labelled:
 
 def label(
     targets: Sequence[Target],
-    model: Callable[[Sequence[Image.Image]], Sequence[T]],
+    model: Labeller[T],
     kind: Kind[T],
     events: Events,
     *,
@@ -90,9 +91,7 @@ def label(
     return done
 
 
-def _looked_at(
-    images: Sequence[Image.Image], model: Callable[[Sequence[Image.Image]], Sequence[T]]
-) -> Sequence[T]:
+def _looked_at(images: Sequence[Image.Image], model: Labeller[T]) -> Sequence[T]:
     try:
         return model(images)
     except torch.OutOfMemoryError as error:
@@ -120,5 +119,5 @@ def _read(target: Target) -> _Read:
         return target, decode(data)
     except BadImageError as error:
         return target, str(error)
-    except Exception as error:  # decoders raise anything on damaged data
-        return target, f"damaged: {error or type(error).__name__}"
+    except Exception as error:
+        return target, damage(error)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from velatura.data.places import FilePlace
-from velatura.data.sources.folder import companion_folders
-from velatura.data.sources.listing import Listing, list_companions, list_folder
+from velatura.data.sources.folder import without_companions
+from velatura.data.sources.listing import list_companions, list_folder
 from velatura.data.sources.pairs import match_pattern, stem_of
 from velatura.data.sources.readers import expand
 from velatura.errors import DataError
@@ -58,7 +58,8 @@ def caption_targets(sections: Sequence[FolderData], base: Path, *, overwrite: bo
     for section in sections:
         extensions = section.caption_extension
         extension = extensions if isinstance(extensions, str) else extensions[0]
-        listing, images = _pictures(section, base)
+        listing = list_folder(section, base)
+        images = without_companions(section, listing, base)
         files = {image: listing.root / f"{stem_of(image)}{extension}" for image in images}
         present = {stem: listing.root / path for stem, path in listing.captions.items()}
         _collect(targets, section, listing.root, files, present, overwrite=overwrite)
@@ -78,7 +79,8 @@ def mask_targets(
         folder, pattern = split_pattern(where)
         if posixpath.splitext(pattern.partition("*")[2])[1].lower() not in ("", ".png"):
             raise DataError(f"masks = '{where}': masks are written as .png; leave out the extension.")
-        listing, images = _pictures(section.model_copy(update={"masks": where}), base)
+        listing = list_folder(section, base)
+        images = without_companions(section.model_copy(update={"masks": where}), listing, base)
         root = base / Path(folder).expanduser()
         files = {image: root / _named(image, pattern) for image in images}
         present = _masks_in(folder, pattern, base, recursive=section.recursive) if root.is_dir() else {}
@@ -86,30 +88,6 @@ def mask_targets(
         if section.masks is None:
             targets.unnamed[section.folder] = where
     return targets
-
-
-def _pictures(section: FolderData, base: Path) -> tuple[Listing, list[str]]:
-    """The images that are no companions of others, whether those are all there or not."""
-    listing = list_folder(section, base)
-    top = listing.root.resolve()
-    taken: set[str] = set()
-    for text in companion_folders(section).values():
-        folder, pattern = split_pattern(text)
-        root = (base / Path(folder).expanduser()).resolve()
-        if root.is_relative_to(top):
-            inside = root.relative_to(top).as_posix()
-            taken.update(image for image in listing.images if _lies_in(image, inside, pattern))
-    images = [image for image in listing.images if image not in taken]
-    if not images:
-        raise DataError(f"all images in '{section.folder}' are companions, by what its [[data]] table says.")
-    return listing, images
-
-
-def _lies_in(image: str, folder: str, pattern: str) -> bool:
-    relative = image if folder == "." else image.removeprefix(f"{folder}/")
-    if folder != "." and relative == image:
-        return False
-    return not pattern or match_pattern(relative, pattern) is not None
 
 
 def _collect(

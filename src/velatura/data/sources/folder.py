@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -39,7 +38,7 @@ def read_folder(section: FolderData, base: Path) -> Reading:
     """
     listing = list_folder(section, base)
     companions = {role: _companions(name, section, base) for role, name in companion_folders(section).items()}
-    images = _without_companions(section, listing, companions.values())
+    images = without_companions(section, listing, base)
     pairs = {role: pair(images, one.stands_for, role) for role, one in companions.items()}
     stems = [stem_of(image) for image in images]
     records, unusable = [], []
@@ -109,17 +108,16 @@ def _companions(text: str, section: FolderData, base: Path) -> _Companions:
     return _Companions(root=root, stands_for=fitting)
 
 
-def _without_companions(
-    section: FolderData, listing: Listing, companions: Iterable[_Companions]
-) -> list[str]:
-    """The images that are not themselves companions of others; raises DataError when all are."""
+def without_companions(section: FolderData, listing: Listing, base: Path) -> list[str]:
+    """The images that are not companions of others by where they lie; raises DataError when all are."""
     top = listing.root.resolve()
     taken: set[str] = set()
-    for one in companions:
-        root = one.root.resolve()
+    for text in companion_folders(section).values():
+        folder, pattern = split_pattern(text)
+        root = (base / Path(folder).expanduser()).resolve()
         if root.is_relative_to(top):
             inside = root.relative_to(top).as_posix()
-            taken.update(posixpath.normpath(f"{inside}/{path}") for path in one.stands_for)
+            taken.update(image for image in listing.images if _lies_in(image, inside, pattern))
     images = [image for image in listing.images if image not in taken]
     if not images:
         raise DataError(
@@ -127,6 +125,13 @@ def _without_companions(
             "names such as '*_mask', where * stands for an image's name."
         )
     return images
+
+
+def _lies_in(image: str, folder: str, pattern: str) -> bool:
+    relative = image if folder == "." else image.removeprefix(f"{folder}/")
+    if folder != "." and relative == image:
+        return False
+    return not pattern or match_pattern(relative, pattern) is not None
 
 
 def _remarks(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StrictBool, StrictInt
+from pydantic import Field, StrictBool, StrictInt, field_validator
 
+from velatura.errors import RecipeError
+from velatura.recipe.byte_sizes import size_in_bytes
 from velatura.recipe.families.files import Part
 from velatura.recipe.path_keys import FileOrFolder, NewFolder
 from velatura.recipe.section import Section
@@ -36,6 +38,12 @@ class Training(Section):
     )
     compile: Literal["auto"] | bool = Field(
         "auto", description="Compile the repeated blocks; auto: when it pays."
+    )
+    attention: Literal["sdpa", "flash", "flash3", "sage", "xformers"] = Field(
+        "sdpa",
+        description="Kernel of the denoiser's attention: torch's own, or that of a package that is installed (flash: "
+        "flash-attn; flash3: flash-attn 3). Where it cannot be had a warning says why, and sdpa is used. sage has no "
+        "backward pass: it is for `velatura generate`.",
     )
     checkpoint_blocks: StrictBool | Literal["mlp"] | Annotated[StrictInt, Field(ge=2)] = Field(
         False,
@@ -89,13 +97,38 @@ class Full(Section):
     )
 
 
-class Memory(Section):
-    """How frozen weights are held, and where caches are."""
+Planned = Literal[  # what a plan chooses by itself: all else changes what is learned, or is a matter of taste
+    "memory.weights",
+    "memory.streamed",
+    "memory.offload_activations",
+    "memory.text_encoders",
+    "memory.autoencoder",
+    "optimizer.offload",
+    "training.checkpoint_blocks",
+]
 
-    weights: Literal["full", "fp8", "int8"] = Field(
+
+class Memory(Section):
+    """How much of it may be used, how frozen weights are held, and where caches are."""
+
+    budget: str | None = Field(
+        None,
+        examples=["24GiB"],
+        description="What the run may use of its device. A plan, made before weights are read, chooses what the recipe "
+        "leaves open of weights, streamed, offload_activations, text_encoders, autoencoder, optimizer.offload and "
+        "training.checkpoint_blocks; what cannot be met is refused. Default: what is free on a GPU, and no plan on the "
+        'CPU. memory = "24GiB" at the top is the same.',
+    )
+    planned: list[Planned] = Field(
+        [],
+        description="Keys that such a plan chose: a run writes them into its recipe.toml, and takes their values from "
+        "there when it goes on.",
+    )
+    weights: Literal["full", "fp8", "int8", "nf4"] = Field(
         "full",
         description="Of the denoiser under an adapter: full is training.precision; fp8 and int8 keep the blocks in 8 "
-        "bits, half of bf16, and are a little less exact. int8 also multiplies in 8 bits.",
+        "bits, half of bf16, and are a little less exact. int8 also multiplies in 8 bits. nf4 keeps them in 4 bits, "
+        "less exactly. fp8 keeps a file that is in fp8 as it is.",
     )
     autoencoder: Literal["auto", "whole", "sliced", "tiled"] = Field(
         "auto",
@@ -107,8 +140,24 @@ class Memory(Section):
         0.0,
         ge=0,
         le=1,
-        description="Share of the denoiser's frozen block weights that is kept in the machine's memory and visits the "
-        "GPU when it is computed with. Streamed blocks are run again in the backward pass; results are the same.",
+        description="Share of the denoiser's block weights that is kept in the machine's memory and visits the GPU to "
+        "be computed with; where they are trained, gradients (with optimizer.fused_backward: new weights) go back. "
+        "Streamed blocks are run again in the backward pass; results are the same.",
+    )
+    offload_activations: bool = Field(
+        False,
+        description="Keep the inputs of blocks that are recomputed or streamed in the machine's memory until the "
+        "backward pass; results are the same.",
+    )
+    split_attention: bool = Field(
+        False,
+        description="Compute the denoiser's attention for one image of the batch at a time: less memory where it has "
+        "no fused kernel (mps, old GPUs), the same results up to rounding.",
+    )
+    text_encoders: Literal["auto", "cpu"] = Field(
+        "auto",
+        description="Where the text encoders are run: auto: on training.device, and released before the denoiser is "
+        "loaded where captions are cached; cpu: in the machine's memory, slower, where the device cannot hold them.",
     )
     cache_folder: NewFolder | None = Field(
         None, description="Where latents and text embeddings are kept; default: the user's cache folder."
@@ -121,3 +170,13 @@ class Memory(Section):
         description="What each use takes of the autoencoder's posterior: its mean, or a fresh sample, as it is without "
         "a cache. That takes twice the room on disk.",
     )
+
+    @field_validator("budget")
+    @classmethod
+    def _is_a_size(cls, budget: str | None) -> str | None:
+        try:
+            if budget is not None:
+                size_in_bytes(budget)
+        except RecipeError as error:
+            raise ValueError(str(error)) from error
+        return budget

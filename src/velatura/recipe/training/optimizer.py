@@ -45,6 +45,11 @@ class Optimizer(Section):
         description="Update each weight as soon as its gradient is there, within the backward pass, and free the "
         "gradient: [full] training without the memory of gradients. Needs clip = 0 and accumulate = 1.",
     )
+    offload: bool = Field(
+        False,
+        description="Keep the averages of adamw, adamw8bit or muon in the machine's memory; those of a weight visit "
+        "the GPU for its update. For [full] training; results are the same.",
+    )
 
     @property
     def by_path(self) -> bool:

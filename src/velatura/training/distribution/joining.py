@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from velatura.errors import RecipeError, VelaturaError
+from velatura.errors import RecipeError, VelaturaError, reason
 from velatura.placement.device import choose_device
 from velatura.training.distribution.launch import Launch, of_one_voice
 from velatura.training.distribution.meeting import store_for
@@ -74,7 +74,7 @@ def joined(launch: Launch, device: str) -> Iterator[Team]:
             if watch.news is not None:
                 raise PeerFailed(watch.news)
     except VelaturaError as error:
-        silent = not launch.speaks if isinstance(error, PeerFailed) else watch.said_before(str(error))
+        silent = not watch.speaks if isinstance(error, PeerFailed) else watch.said_before(str(error))
         if silent:
             raise SystemExit(error.exit_code) from None
         raise
@@ -93,7 +93,7 @@ def _met(launch: Launch, backend: str) -> Team:
         raise PeerFailed(
             f"process {launch.rank} did not meet the other {launch.size - 1} of this run: {str(error).splitlines()[0]}"
         ) from error
-    return Team(launch=launch, control=control, watch=Watch(watched, launch.rank, launch.size))
+    return Team(launch=launch, control=control, watch=Watch(watched, launch))
 
 
 @contextmanager
@@ -118,7 +118,7 @@ def failing_together(team: Team) -> Iterator[None]:
         if isinstance(error, RuntimeError) and watch.wait_for_news():  # a connection broke
             assert watch.news is not None
             raise Interrupted if watch.stopped else PeerFailed(watch.news) from None
-        message = str(error) if isinstance(error, VelaturaError) else f"{type(error).__name__}: {error}"
+        message = reason(error)
         _record(message)
         watch.fail(message)
         raise

@@ -27,6 +27,12 @@ class Launch:
         return 0.0 if self.size == 1 else 10.0
 
     @property
+    def beside(self) -> range:
+        """The ranks of the processes of this machine, this one among them."""
+        first = self.rank - self.local_rank
+        return range(first, first + self.local_size)
+
+    @property
     def speaks(self) -> bool:
         """Whether this process tells what all of its machine would tell alike."""
         return self.local_rank == 0

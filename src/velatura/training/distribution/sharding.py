@@ -45,7 +45,7 @@ class _Root(nn.Module):
         super().__init__()
         self.denoiser = denoiser
 
-    def forward(self, compute: Callable[[], Tensor]) -> Tensor:
+    def forward(self, compute: Callable[[], Any]) -> Any:
         return compute()
 
 
@@ -63,13 +63,13 @@ def shard(family: Family, denoiser: nn.Module, device: torch.device, team: Team)
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
-    predict = family.predict
+    family.predict = _through(root, family.predict)  # type: ignore[method-assign]
+    family.along = _through(root, family.along)  # type: ignore[method-assign]
 
-    def through_root(*inputs: Any, **options: Any) -> Tensor:
-        predicted: Tensor = root(lambda: predict(*inputs, **options))
-        return predicted
 
-    family.predict = through_root  # type: ignore[method-assign]
+def _through(root: _Root, compute: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as the root's forward pass."""
+    return lambda *inputs, **options: root(lambda: compute(*inputs, **options))
 
 
 def local(tensor: Tensor) -> Tensor:

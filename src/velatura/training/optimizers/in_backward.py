@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Make = Callable[[Mapping[str, nn.Parameter]], torch.optim.Optimizer]
+from velatura.errors import RecipeError
+from velatura.training.optimizers.apart import Apart, Make
+from velatura.training.optimizers.visits import Visits
 
 
 class GradientNotFinite(ArithmeticError):
@@ -22,44 +25,46 @@ class GradientNotFinite(ArithmeticError):
         self.updated = updated
 
 
-class InBackward(torch.optim.Optimizer):
-    """An optimizer for each parameter alone, made by `make`; backward passes run them.
+class InBackward(Apart):
+    """Backward passes make the updates.
 
     A backward pass raises GradientNotFinite, before that parameter is updated. Every parameter may get its gradient
-    once in a step, from one backward pass.
+    once in a step, from one backward pass, and RecipeError is raised where it gets another.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], make: Make) -> None:
-        self._alone = {parameter: make({name: parameter}) for name, parameter in parameters.items()}
-        self._names = {parameter: name for name, parameter in parameters.items()}
-        groups = [group for one in self._alone.values() for group in one.param_groups]
-        super().__init__(groups, {})  # the same groups: a learning rate that is set here counts there
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], make: Make, visits: Visits | None = None
+    ) -> None:
+        super().__init__(parameters, make, visits)
         update = weakref.WeakMethod(self._update)  # torch keeps hooks where no garbage collector sees them
-        for parameter, one in self._alone.items():
-            self.state[parameter] = one.state[parameter]
+        for parameter in parameters.values():
             parameter.register_post_accumulate_grad_hook(lambda ready: _run(update, ready))
-        self._updated = 0
         self._square = 0.0
-
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Apply the gradients that are there: none after a backward pass."""
-        for one in self._alone.values():
-            one.step()
+        self._updated: dict[nn.Parameter, None] = {}  # in this order
+        self._order: list[nn.Parameter] = []  # in which the last backward pass updated them
 
     def take_norm(self) -> float:
-        """The norm of all gradients since it was last asked for."""
+        """The norm of all gradients since it was last asked for, once all updates are made."""
+        if self.visits is not None:
+            self.visits.finish()
         norm = math.sqrt(self._square)
-        self._updated, self._square = 0, 0.0
+        self._order, self._square = list(self._updated), 0.0
+        self._updated.clear()
         return norm
 
-    def _update(self, parameter: Tensor) -> None:
+    def _update(self, parameter: nn.Parameter) -> None:
         assert parameter.grad is not None
         norm = float(torch.linalg.vector_norm(parameter.grad, dtype=torch.float32))
         if not math.isfinite(norm):
-            raise GradientNotFinite(self._names[parameter], self._updated)  # type: ignore[index]
+            raise GradientNotFinite(self._names[parameter], len(self._updated))
         self._square += norm**2
-        self._updated += 1
-        self._alone[parameter].step()  # type: ignore[index]
+        if parameter in self._updated:
+            raise RecipeError(
+                f"optimizer.fused_backward = true: {self._names[parameter]} got a second gradient in a step, after its "
+                "update. Leave it out."
+            )
+        self._updated[parameter] = None
+        self.update(parameter, islice(self._order, len(self._updated), None))
         parameter.grad = None
 
 

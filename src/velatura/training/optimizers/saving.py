@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from velatura.training.distribution.sharding import spread
+from velatura.training.optimizers.apart import apart
 
 _PLAIN = {"bool": torch.bool, "int": torch.int64, "float": torch.float64}  # Python's own values, as tensors
 _NONE = "none"
@@ -57,9 +58,15 @@ def set_optimizer_tensors(
         elif moment == "step" and parameter not in on_device:
             value = tensor
         else:
-            moved = tensor.to(parameter.device)
+            moved = tensor.to(_device(optimizer, parameter, tensor))
             value = spread(moved, parameter) if moved.shape == parameter.shape else moved
         optimizer.state[parameter][moment] = value
+
+
+def _device(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, value: Tensor) -> torch.device:
+    """Where a value of a parameter's state is between updates."""
+    found = apart(optimizer)
+    return parameter.device if found is None or found.visits is None else found.visits.home(value)
 
 
 def _changed(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Any]]:

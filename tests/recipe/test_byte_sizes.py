@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from velatura.errors import RecipeError
-from velatura.planning.budget import size_in_bytes
+from velatura.recipe.byte_sizes import size_in_bytes
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from torch import nn
 
 from velatura.errors import RecipeError
 from velatura.events import Event, Events, Notice
-from velatura.families.eight_bits import load_in_8_bits
 from velatura.families.flux import FluxFamily
+from velatura.families.quantised import load_quantised
 from velatura.interfaces import ModelFiles
 from velatura.placement.quantised import LINEARS, Weights
 
@@ -21,7 +21,7 @@ from velatura.placement.quantised import LINEARS, Weights
 def test_the_blocks_are_in_8_bits_and_the_rest_is_not(flux_folder: Path, weights: Weights) -> None:
     family = FluxFamily()
     seen: list[Event] = []
-    denoiser = load_in_8_bits(
+    denoiser = load_quantised(
         family,
         ModelFiles(model=str(flux_folder)),
         Events(seen.append),
@@ -39,7 +39,7 @@ def test_the_blocks_are_in_8_bits_and_the_rest_is_not(flux_folder: Path, weights
 
 def test_a_device_without_such_numbers_is_refused(flux_folder: Path) -> None:
     with pytest.raises(RecipeError, match="fp8 cannot be held on mps"):
-        load_in_8_bits(
+        load_quantised(
             FluxFamily(),
             ModelFiles(model=str(flux_folder)),
             Events(),

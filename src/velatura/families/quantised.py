@@ -1,4 +1,4 @@
-"""A denoiser whose blocks are held in 8 bits: made small in the machine's memory, before the device sees it."""
+"""A denoiser whose blocks are held in few bits: made small in the machine's memory, before the device sees it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from velatura.placement.quantised import Weights, quantise_blocks
 from velatura.plural import counted
 
 
-def load_in_8_bits(
+def load_quantised(
     family: Family,
     files: ModelFiles,
     events: Events,
@@ -23,15 +23,18 @@ def load_in_8_bits(
     dtype: torch.dtype | None,
     seed: int = 0,
 ) -> nn.Module:
-    """The denoiser with the linear layers of its blocks in fp8 or int8, all else in `dtype`.
+    """The denoiser with the linear layers of its blocks in fp8, int8 or nf4, all else in `dtype`.
 
-    Raises as `Family.load` does, and RecipeError for a device that has no such numbers.
+    fp8 layers of an fp8 file are held as they are stored. Raises as `Family.load` does, and RecipeError for a device
+    that has no such numbers.
     """
     if weights == "fp8" and device.type == "mps":
         raise RecipeError(
-            "weights in fp8 cannot be held on mps; choose int8 or full weights, or the device cpu"
+            "weights in fp8 cannot be held on mps; choose int8, nf4 or full weights, or the device cpu"
         )
-    parts = family.load(files, ["denoiser"], device=torch.device("cpu"), dtype=dtype, seed=seed)
+    parts = family.load(
+        files, ["denoiser"], device=torch.device("cpu"), dtype=dtype, seed=seed, keep_fp8=weights == "fp8"
+    )
     denoiser = loaded(parts.denoiser, "denoiser")
     count = quantise_blocks(family.blocks(denoiser), weights)
     events.notice(f"{counted(count, 'linear layer is', 'linear layers are')} held in {weights}")

@@ -1,0 +1,113 @@
+"""Compiled blocks: where they are kept, when they are not used, and what happens when the compiler fails."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed, TorchDynamoException
+from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+from velatura.placement.compiling import compile_blocks
+
+X = torch.arange(6.0).view(2, 3)
+
+
+class Block(nn.Module):
+    """Doubles what it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+@pytest.fixture
+def compilations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any]]:
+    """Instead of compiling: what was asked for, and a call more for each run of it; it adds 100."""
+    seen: list[dict[str, Any]] = []
+
+    def compiled(run: Any, **options: Any) -> Any:
+        seen.append(options | {"calls": 0})
+        mine = seen[-1]
+
+        def fast(x: Tensor) -> Tensor:
+            mine["calls"] += 1
+            if mine.get("fails"):
+                raise mine["fails"]
+            result: Tensor = run(x) + 100
+            return result
+
+        return fast
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    return seen
+
+
+@pytest.mark.parametrize(("sizes", "dynamic"), [(1, False), (2, True), (40, True)])
+def test_several_sizes_share_a_graph(compilations: list[dict[str, Any]], sizes: int, dynamic: bool) -> None:
+    compile_blocks([Block(), Block()], sizes)
+    assert [one["dynamic"] for one in compilations] == [dynamic, dynamic]
+
+
+def test_without_gradients_nothing_is_compiled(compilations: list[dict[str, Any]]) -> None:
+    """Previews have sizes of their own, each of which would cost a graph."""
+    block = Block()
+    compile_blocks([block], 1)
+    with torch.no_grad():
+        assert torch.equal(block(X), 2 * X)
+    assert compilations[0]["calls"] == 0
+    assert torch.equal(block(X), 2 * X + 100)
+
+
+def failure() -> TorchDynamoException:
+    return BackendCompilerFailed(
+        nn.Identity(), RuntimeError("C++ compile error\n\nCommand:\ng++ main.cpp"), None
+    )  # type: ignore[arg-type]
+
+
+def test_a_run_outlives_a_compiler_that_fails(compilations: list[dict[str, Any]]) -> None:
+    blocks, told = [Block(), Block()], []
+    compile_blocks(blocks, 1, told.append)
+    compilations[0]["fails"] = failure()
+    assert torch.equal(blocks[0](X), 2 * X)
+    assert torch.equal(blocks[1](X), 2 * X)
+    assert torch.equal(blocks[0](X), 2 * X)
+    assert [one["calls"] for one in compilations] == [1, 0]
+    assert len(told) == 1
+    assert "goes on without it" in told[0]
+    assert "C++ compile error" in told[0]
+    assert "\n" not in told[0]
+
+
+def test_errors_of_the_block_itself_are_not_hidden(compilations: list[dict[str, Any]]) -> None:
+    block, told = Block(), []
+    compile_blocks([block], 1, told.append)
+    compilations[0]["fails"] = MemoryError("no room")
+    with pytest.raises(MemoryError, match="no room"):
+        block(X)
+    assert not told
+
+
+@pytest.mark.parametrize("before", [None, "torch's own"])
+def test_what_was_compiled_is_kept_for_later_runs(
+    compilations: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, before: str | None
+) -> None:
+    """Importing diffusers makes torch enter its temporary folder into the environment."""
+    monkeypatch.setenv("VELATURA_CACHE", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    if before:
+        cache_dir()
+    compile_blocks([Block()], 1)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "compiled")
+
+
+def test_a_folder_that_the_user_chose_stays(
+    compilations: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "elsewhere")
+    compile_blocks([Block()], 1)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "elsewhere"
