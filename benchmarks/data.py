@@ -105,14 +105,14 @@ def load(folder: Path, memory_limit: int) -> int:
     """Take 8 items a step from a cache of 512 x 512 latents; number of items."""
     import torch
 
-    from velatura.data.cache import CachedLatents
-    from velatura.data.captions import Caption
+    from velatura.data.batching.order import BatchPlan
+    from velatura.data.batching.plan import Entry
+    from velatura.data.caches.cache import CachedLatents
+    from velatura.data.caches.shard_writer import ShardWriter
     from velatura.data.items import Item
     from velatura.data.loader import Loader
-    from velatura.data.order import BatchPlan
     from velatura.data.places import FilePlace
-    from velatura.data.plan import Entry
-    from velatura.data.shard_writer import ShardWriter
+    from velatura.data.text.captions import Caption
     from velatura.data.views import views_of
     from velatura.events import Events
     from velatura.interfaces import ModelInfo, Posterior, SamplingDefaults

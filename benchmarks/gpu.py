@@ -128,7 +128,7 @@ def trainer(
     from velatura.objectives.flow import Flow
     from velatura.placement.compiling import compile_blocks
     from velatura.placement.place import place
-    from velatura.placement.quantised import quantise_blocks
+    from velatura.placement.precision.quantised import quantise_blocks
     from velatura.placement.recompute import recompute
     from velatura.recipe.objectives.flow import FlowObjective
     from velatura.recipe.training.optimizer import Optimizer

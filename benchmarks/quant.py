@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from velatura.placement.device import choose_dtype
-from velatura.placement.quantised import LINEARS, Weights
+from velatura.placement.precision.quantised import LINEARS, Weights
 from velatura.pocket.checker import check
 from velatura.pocket.dataset import WorldSource
 from velatura.sampling.pipeline import Pipeline

@@ -18,14 +18,14 @@ from pathlib import Path
 
 import torch
 
-from velatura.data.cache import CachedText
-from velatura.data.captions import Caption
+from velatura.data.batching.order import BatchPlan
+from velatura.data.batching.plan import Entry
+from velatura.data.caches.cache import CachedText
+from velatura.data.caches.shard_writer import ShardWriter
 from velatura.data.items import Item
 from velatura.data.loader import Loader
-from velatura.data.order import BatchPlan
 from velatura.data.places import FilePlace
-from velatura.data.plan import Entry
-from velatura.data.shard_writer import ShardWriter
+from velatura.data.text.captions import Caption
 from velatura.data.views import View
 from velatura.events import Events
 from velatura.interfaces import Conditioning, ModelInfo, Posterior, SamplingDefaults

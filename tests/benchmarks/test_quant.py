@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from velatura.placement.quantised import LINEARS
+from velatura.placement.precision.quantised import LINEARS
 
 
 def test_differences_are_paired_by_caption(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from velatura.data.shards import ShardStore
+from velatura.data.caches.shards import ShardStore
 from velatura.events import Events
 
 Run = Callable[..., Any]

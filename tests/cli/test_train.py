@@ -13,7 +13,7 @@ from velatura.events import Events
 from velatura.recipe.recipe import Recipe
 from velatura.training.live import Reread
 from velatura.training.planned import Planner
-from velatura.training.resuming import Resume
+from velatura.training.states.resuming import Resume
 
 Run = Callable[..., Any]
 

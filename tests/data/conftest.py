@@ -14,10 +14,10 @@ from hypothesis import settings
 from PIL import Image
 from torch import Tensor, nn
 
-from velatura.data.captions import Caption
 from velatura.data.items import Item
 from velatura.data.places import FilePlace
-from velatura.data.probe import content_hash
+from velatura.data.scanning.probe import content_hash
+from velatura.data.text.captions import Caption
 from velatura.events import Event, Events, Notice
 from velatura.interfaces import Conditioning, ModelInfo, Parts, Posterior, Prompt, SamplingDefaults
 

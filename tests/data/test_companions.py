@@ -19,7 +19,7 @@ from velatura.data.decoded import DecodedImages, load_companions, load_pixels, s
 from velatura.data.images import Look
 from velatura.data.items import Companion, Item, Role
 from velatura.data.places import FilePlace
-from velatura.data.probe import content_hash
+from velatura.data.scanning.probe import content_hash
 from velatura.data.views import View
 from velatura.errors import DataError
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from velatura.data.captions import Caption
+from velatura.data.batching.order import BatchPlan, OrderedPlan
+from velatura.data.batching.plan import Entry
 from velatura.data.images import Look, decode, fit, normalise
 from velatura.data.items import Item
 from velatura.data.loader import Loader
-from velatura.data.order import BatchPlan, OrderedPlan
-from velatura.data.plan import Entry
-from velatura.data.probe import content_hash
+from velatura.data.scanning.probe import content_hash
+from velatura.data.text.captions import Caption
 from velatura.data.views import View
 from velatura.draws import Draw
 from velatura.errors import DataError

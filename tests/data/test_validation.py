@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from velatura.data.captions import Caption
+from velatura.data.batching.plan import Entry
 from velatura.data.items import Item, Treatment
 from velatura.data.places import FilePlace
-from velatura.data.plan import Entry
+from velatura.data.text.captions import Caption
+from velatura.data.text.wording import Wording, text_of
 from velatura.data.validation import split, still, watched
-from velatura.data.wording import Wording, text_of
 from velatura.errors import DataError
 from velatura.recipe.data.sources.folder import FolderData
 from velatura.recipe.training.validation import Validation

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from velatura.data.batching.plan import Entry
 from velatura.data.items import Item
-from velatura.data.plan import Entry
 from velatura.data.views import View, drawn_views, views_of
 from velatura.draws import Draw
 

@@ -19,7 +19,7 @@ from velatura.families import autoencoder
 from velatura.families.autoencoder import decode_latents, encode_image, posterior
 from velatura.families.locate import POCKET
 from velatura.interfaces import Pieces
-from velatura.placement import sliced, strips, tiled
+from velatura.placement.pieces import sliced, strips, tiled
 from velatura.planning.devices import device_named
 from velatura.planning.tracking import Tracker
 from velatura.pocket.layout import sample_scene

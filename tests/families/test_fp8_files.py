@@ -19,7 +19,7 @@ from velatura.families.flux_forward import flux_forward
 from velatura.families.quantised import load_quantised
 from velatura.families.text import T5
 from velatura.interfaces import ModelFiles
-from velatura.placement.quantised import Fp8Linear
+from velatura.placement.precision.quantised import Fp8Linear
 
 from .models import flux, t5
 from .test_flux_forward import inputs

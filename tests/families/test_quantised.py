@@ -14,7 +14,7 @@ from velatura.events import Event, Events, Notice
 from velatura.families.flux import FluxFamily
 from velatura.families.quantised import load_quantised
 from velatura.interfaces import ModelFiles
-from velatura.placement.quantised import LINEARS, Weights
+from velatura.placement.precision.quantised import LINEARS, Weights
 
 
 @pytest.mark.parametrize("weights", get_args(Weights)[1:])

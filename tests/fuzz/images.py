@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from velatura.data.captions import Caption
 from velatura.data.companions import load_companion
 from velatura.data.images import FORMATS, Look
 from velatura.data.items import Companion, Item, Treatment
 from velatura.data.places import FilePlace
-from velatura.data.probe import BadImageError, probe
+from velatura.data.scanning.probe import BadImageError, probe
+from velatura.data.text.captions import Caption
 from velatura.errors import VelaturaError
 from velatura.sampling.history import History, UsedLora, history_in
 from velatura.sampling.png import read_record, save_png

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from velatura.data.listings import Listings
+from velatura.data.scanning.listings import Listings
 from velatura.data.sources.everydream2 import read_everydream2
 from velatura.data.sources.sd_scripts import expand_sd_scripts
 from velatura.recipe.data.sources.everydream2 import EveryDream2Data

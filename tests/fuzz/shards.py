@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path
 from random import Random
 
-from velatura.data.listings import Listings
+from velatura.data.scanning.listings import Listings
 from velatura.data.sources.webdataset import read_webdataset
 from velatura.recipe.data.sources.webdataset import WebDatasetData
 

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 
 from velatura.checkpoints.writing import header_bytes, payload
-from velatura.data.blocks import pack
-from velatura.data.shards import ShardStore
+from velatura.data.caches.blocks import pack
+from velatura.data.caches.shards import ShardStore
 from velatura.errors import VelaturaError
 from velatura.events import Events
-from velatura.training.identity import Identity
-from velatura.training.manifest import MANIFEST
-from velatura.training.saved_states import load_state, saved_before
-from velatura.training.state import RunState, save_state
+from velatura.training.states.identity import Identity
+from velatura.training.states.manifest import MANIFEST
+from velatura.training.states.saved_states import load_state, saved_before
+from velatura.training.states.state import RunState, save_state
 
 from .checkpoints import put
 from .mutate import dumped, of_bytes, of_json, tree

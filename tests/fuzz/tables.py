@@ -13,11 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from velatura.data.captions import read_caption
 from velatura.data.places import CellPlace, FilePlace, PartPlace
 from velatura.data.sources.huggingface import read_huggingface
 from velatura.data.sources.record import Reading
 from velatura.data.sources.table import read_table
+from velatura.data.text.captions import read_caption
 from velatura.recipe.data.sources.huggingface import HuggingFaceData
 from velatura.recipe.data.sources.table import TableData
 

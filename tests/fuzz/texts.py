@@ -13,10 +13,10 @@ from pydantic import ValidationError
 
 from velatura.checkpoints.lora_file import read_lora
 from velatura.cli.generate import parse_lora, parse_size
-from velatura.data.captions import read_caption
 from velatura.data.sources.shard_files import shard_files
-from velatura.data.texts import possible_texts
-from velatura.data.wording import Wording, is_fixed, text_of
+from velatura.data.text.captions import read_caption
+from velatura.data.text.texts import possible_texts
+from velatura.data.text.wording import Wording, is_fixed, text_of
 from velatura.errors import VelaturaError
 from velatura.families.locate import locate
 from velatura.recipe.data.sources.folder import FolderData

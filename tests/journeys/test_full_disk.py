@@ -34,8 +34,8 @@ import io, json, shutil, subprocess, sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from velatura.cli.app import main
-from velatura.training.retention import steps_of
-from velatura.training.state import read_state
+from velatura.training.states.retention import steps_of
+from velatura.training.states.state import read_state
 
 disk, recipe, report, copy = sys.argv[1:]
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size={FIRST}k", "tmpfs", disk], check=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from velatura.adapters.attach import put_on_fresh
 from velatura.interfaces import Conditioning, Family, Parts
 from velatura.placement.place import place
-from velatura.placement.quantised import quantise_blocks
+from velatura.placement.precision.quantised import quantise_blocks
 from velatura.placement.recompute import Policy, recompute
 
 GROUPS = ("attention", "mlp", "modulation")

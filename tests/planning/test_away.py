@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from velatura.placement.activations import LEAST
+from velatura.placement.streamed.activations import LEAST
 from velatura.planning.away import away, inputs_away, without
 from velatura.planning.phases import Phase
 from velatura.planning.tracking import Bytes, Work

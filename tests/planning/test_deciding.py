@@ -16,8 +16,8 @@ from velatura.planning.estimate import Estimator
 from velatura.recipe.recipe import Recipe
 from velatura.recipe.toml import read_recipe
 from velatura.training.planned import Planner
-from velatura.training.resuming import Resume
 from velatura.training.run import Outcome, train
+from velatura.training.states.resuming import Resume
 
 from ..tiny import Log, recipe
 from .conftest import sections

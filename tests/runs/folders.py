@@ -17,9 +17,9 @@ from PIL import Image
 from velatura.events import Event, Notice, PhaseFinished, StepFinished, ValidationFinished
 from velatura.sampling.png import save_png
 from velatura.sampling.request import Request
-from velatura.training.heartbeat import Status
 from velatura.training.lock import process_start
-from velatura.training.logs import JsonLog
+from velatura.training.reporting.heartbeat import Status
+from velatura.training.reporting.logs import JsonLog
 
 RECIPE = """
 name = "dog"

@@ -21,7 +21,7 @@ from velatura.events import Notice, PhaseFinished, PhaseProgress
 from velatura.families import attending
 from velatura.placement import attention
 from velatura.placement.attention import _attend as sdpa
-from velatura.placement.quantised import Weights
+from velatura.placement.precision.quantised import Weights
 from velatura.sampling.generate import Order, generate
 from velatura.sampling.pipeline import Pipeline
 from velatura.sampling.png import read_record, save_png

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from velatura.checkpoints.reader import TensorFile
 from velatura.events import Event, StepFinished
-from velatura.training.resuming import Resume
 from velatura.training.run import Outcome, train
+from velatura.training.states.resuming import Resume
 
 from ..tiny import Log, recipe, write_pictures
 

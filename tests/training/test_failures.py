@@ -18,7 +18,7 @@ from velatura.errors import MemoryShortage, NumericError
 from velatura.events import BatchSplit, StepFinished, StepLeftOut
 from velatura.objectives.flow import Flow
 from velatura.training.ema import Ema
-from velatura.training.idle_layers import IdleLayers
+from velatura.training.health.idle_layers import IdleLayers
 from velatura.training.step import Stepper
 
 from ..tiny import load, write_flux
@@ -180,7 +180,7 @@ def test_a_disk_that_fills_up_keeps_the_state_before(
 ) -> None:
     """The run ends with what to do, nothing half written stays, and it goes on from there."""
     from velatura.errors import StorageError
-    from velatura.training import state
+    from velatura.training.states import state
 
     real = state.write_safetensors
 

@@ -14,8 +14,8 @@ from velatura.events import Event, SettingChanged, StepFinished
 from velatura.recipe.dump import dump_recipe
 from velatura.recipe.recipe import Recipe
 from velatura.recipe.toml import read_recipe
-from velatura.training.resuming import Resume
 from velatura.training.run import Outcome, train
+from velatura.training.states.resuming import Resume
 
 from ..tiny import Log, recipe
 from .conftest import equal, tensors

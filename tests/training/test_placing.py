@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from velatura.events import FileSaved, Notice
-from velatura.placement import activations
+from velatura.placement.streamed import activations
 from velatura.training.optimizers import visits
 
 from .conftest import Train, equal

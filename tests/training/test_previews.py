@@ -66,8 +66,8 @@ def test_a_picture_that_is_not_finite_ends_the_run_and_is_not_written(
 def test_a_request_to_stop_does_not_wait_for_the_other_pictures(
     tmp_path: Path, photos: Path, tiny_model: Path
 ) -> None:
-    from velatura.training.resuming import Resume
     from velatura.training.run import train
+    from velatura.training.states.resuming import Resume
 
     log = Log()
 

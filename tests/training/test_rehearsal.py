@@ -155,7 +155,7 @@ def test_a_folder_that_cannot_be_made_is_refused(run: Train, tmp_path: Path) -> 
 
 def test_a_full_disk_is_told(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     free = shutil._ntuple_diskusage(10**9, 10**9, 1000)
-    monkeypatch.setattr("velatura.data.cache_place.shutil.disk_usage", lambda _: free)
+    monkeypatch.setattr("velatura.data.caches.cache_place.shutil.disk_usage", lambda _: free)
     with pytest.raises(StorageError, match="the latents of 6 images need .* where 0.0 MiB are free"):
         run(dry_run=True)
 

@@ -16,7 +16,7 @@ from velatura.adapters.attach import put_on_fresh
 from velatura.adapters.files import read_adapter, write_adapter
 from velatura.adapters.targets import choose
 from velatura.checkpoints.reader import TensorFile
-from velatura.data.cache import CachedLatents
+from velatura.data.caches.cache import CachedLatents
 from velatura.data.views import View
 from velatura.errors import DataError, ModelError, NumericError, RecipeError, VelaturaError
 from velatura.events import FileSaved, PreviewSaved, StepFinished, ValidationFinished

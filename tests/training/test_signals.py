@@ -28,7 +28,7 @@ STEPS = 40
 DYING = """
 import os, signal, sys
 from velatura.cli.app import main
-import velatura.training.state as state
+import velatura.training.states.state as state
 real = {place}
 def dying(*arguments, **options):
     if state_of_20():

@@ -14,8 +14,8 @@ from velatura.draws import Draw
 from velatura.errors import NumericError, RecipeError
 from velatura.events import BatchSplit
 from velatura.interfaces import Batch, Conditioning, Loss, Parts, Prompt
+from velatura.training.health.splitting import Splitter
 from velatura.training.optimizers.in_backward import InBackward
-from velatura.training.splitting import Splitter
 from velatura.training.step import NotFiniteStep, Stepper
 
 from ..tiny import Log

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from velatura.events import ValidationFinished
-from velatura.training.event_log import read_log, validation_losses
+from velatura.training.reporting.event_log import read_log, validation_losses
 
 from ..tiny import write_pictures
 from .conftest import SIZES, Run, Train, equal

@@ -71,9 +71,9 @@ def verify(place: Place = None, as_json: AsJson = False) -> None:
     folder = cache_folder_of(place)
 
     from velatura.cli.progress import progress
-    from velatura.data.cache_place import readable
-    from velatura.data.upkeep import usage
-    from velatura.data.upkeep import verify as verify_all
+    from velatura.data.caches.cache_place import readable
+    from velatura.data.caches.upkeep import usage
+    from velatura.data.caches.upkeep import verify as verify_all
     from velatura.events import Events
 
     with progress(sys.stderr) as listener:
@@ -133,9 +133,9 @@ def gc(
     folder = cache_folder_of(place)
 
     from velatura.cli.progress import progress
-    from velatura.data.cache_place import readable
-    from velatura.data.index import Index
-    from velatura.data.upkeep import remove, unused
+    from velatura.data.caches.cache_place import readable
+    from velatura.data.caches.upkeep import remove, unused
+    from velatura.data.scanning.index import Index
     from velatura.events import Events
 
     with progress(sys.stderr) as listener:

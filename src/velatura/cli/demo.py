@@ -95,8 +95,8 @@ def demo(
     loaded = load_recipe(recipe_file)
 
     echo(f"2. velatura train {recipe_file}")
-    from velatura.training.resuming import Resume
     from velatura.training.run import train
+    from velatura.training.states.resuming import Resume
 
     resume = (folder / "runs" / CONCEPT / "recipe.toml").exists()
     with progress(sys.stdout) as listener:

@@ -28,7 +28,7 @@ from velatura.events import (
     StepFinished,
     ValidationFinished,
 )
-from velatura.training.figures import PhaseFigures, TrainingFigures, duration
+from velatura.training.reporting.figures import PhaseFigures, TrainingFigures, duration
 
 PLAIN_EVERY = 10.0  # seconds between lines where there is no terminal
 TRAIN = "train"  # this phase is shown by its steps

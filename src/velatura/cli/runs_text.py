@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from velatura.data.cache_place import readable
+from velatura.data.caches.cache_place import readable
 from velatura.plural import agreeing, counted
 from velatura.runs.comparison import Comparison
 from velatura.runs.figures import age, state_text, steps_text
@@ -12,7 +12,7 @@ from velatura.runs.overview import Overview
 from velatura.runs.recipes import in_short
 from velatura.runs.run import Run
 from velatura.runs.text_chart import text_chart
-from velatura.training.figures import duration, speed
+from velatura.training.reporting.figures import duration, speed
 
 LETTERS = "vwxyzabcdefghijklmnpqrstu"  # of the losses of validations in a chart
 WIDEST = 48  # characters of a recipe's value in a table; --json has all of it

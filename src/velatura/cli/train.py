@@ -98,8 +98,8 @@ def train(
 
     from velatura.cli.progress import progress
     from velatura.events import Events
-    from velatura.training.resuming import Resume
     from velatura.training.run import train as run
+    from velatura.training.states.resuming import Resume
 
     how = Resume(step=resume_at, forced=tuple(force_change or ())) if going_on else None
     with progress(sys.stdout) if launch.rank == 0 else nullcontext() as listener:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from velatura.data.images import Look, alpha_of, decode, fit, fit_map, normalise, open_image, orientation
 from velatura.data.items import Item, Role
-from velatura.data.probe import content_hash, damage
+from velatura.data.scanning.probe import content_hash, damage
 from velatura.errors import DataError
 
 

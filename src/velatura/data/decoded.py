@@ -7,11 +7,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from velatura.data.caches.memory import Kept
 from velatura.data.companions import load_alpha, load_companion
 from velatura.data.images import decode, fit
 from velatura.data.items import Item, Role
-from velatura.data.memory import Kept
-from velatura.data.probe import content_hash, damage
+from velatura.data.scanning.probe import content_hash, damage
 from velatura.data.views import View
 from velatura.errors import DataError
 

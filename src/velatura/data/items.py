@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from velatura.data.captions import Caption
 from velatura.data.places import Place
-from velatura.data.wording import Wording
+from velatura.data.text.captions import Caption
+from velatura.data.text.wording import Wording
 from velatura.errors import DataError
 from velatura.plural import counted
 from velatura.recipe.data.items import SourceData

@@ -13,12 +13,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from velatura.data.batching.order import Placed, Plan
 from velatura.data.decoded import DecodedImages, stack_companions
 from velatura.data.images import normalise, recoloured
 from velatura.data.items import Role
-from velatura.data.order import Placed, Plan
 from velatura.data.sharing import ALL, Share
-from velatura.data.texts import drawn_texts
+from velatura.data.text.texts import drawn_texts
 from velatura.data.views import View, drawn_views
 from velatura.draws import Draw
 from velatura.interfaces import Batch, Conditioning, Posterior, Prompt
@@ -27,7 +27,7 @@ _READERS = 8  # threads that mostly wait for the disk: it is fast when it is ask
 
 
 class Latents(Protocol):
-    """Where latents come from: `velatura.data.cache.CachedLatents`."""
+    """Where latents come from: `velatura.data.caches.cache.CachedLatents`."""
 
     def of(self, view: View) -> Posterior:
         """Latents `[C, H, W]` of one view."""
@@ -35,7 +35,7 @@ class Latents(Protocol):
 
 
 class Texts(Protocol):
-    """Where text embeddings come from: `velatura.data.cache.CachedText`."""
+    """Where text embeddings come from: `velatura.data.caches.cache.CachedText`."""
 
     def empty(self, texts: Sequence[str]) -> Conditioning:
         """Room for the conditioning of these captions, not filled yet."""

@@ -7,8 +7,8 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from velatura.data.batching.plan import Entry
 from velatura.data.items import Item
-from velatura.data.plan import Entry
 from velatura.errors import DataError
 from velatura.recipe.data.items import SourceData
 from velatura.recipe.training.validation import Validation

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from velatura.data.buckets import Bucket
-from velatura.data.everydream2_compat import everydream2_cut
+from velatura.data.batching.buckets import Bucket
+from velatura.data.batching.everydream2_compat import everydream2_cut
+from velatura.data.batching.plan import Entry
 from velatura.data.images import Look
 from velatura.data.items import Item
-from velatura.data.plan import Entry
 from velatura.draws import Draw
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from velatura.data.cache_place import readable
+from velatura.data.caches.cache_place import readable
 from velatura.doctor.check import Check
 
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")

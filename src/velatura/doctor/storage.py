@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from velatura.checkpoints.cache_folder import default_cache_folder
-from velatura.data.cache_place import existing_part, readable
+from velatura.data.caches.cache_place import existing_part, readable
 from velatura.doctor.check import Check
 
 GIB = 2**30

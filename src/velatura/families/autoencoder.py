@@ -15,8 +15,8 @@ from velatura.draws import Draw
 from velatura.errors import ModelError
 from velatura.families.network import DiffusersNetwork
 from velatura.interfaces import Pieces, Posterior
-from velatura.placement.sliced import can_be_sliced, decode_sliced, encode_sliced
-from velatura.placement.tiled import decode_tiled
+from velatura.placement.pieces.sliced import can_be_sliced, decode_sliced, encode_sliced
+from velatura.placement.pieces.tiled import decode_tiled
 
 WHOLE = 1280 * 1280  # pixels that "auto" runs at once
 

@@ -24,7 +24,7 @@ from velatura.errors import ModelError
 from velatura.families.configs import read_json
 from velatura.families.folder import SavedModule
 from velatura.families.tokenizers import TokenizerKind
-from velatura.placement.quantised import Fp8Linear
+from velatura.placement.precision.quantised import Fp8Linear
 
 Within = Callable[[nn.Module], Sequence[nn.Module]]
 

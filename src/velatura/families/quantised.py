@@ -9,7 +9,7 @@ from velatura.errors import RecipeError
 from velatura.events import Events
 from velatura.families.latent_family import loaded
 from velatura.interfaces import Family, ModelFiles
-from velatura.placement.quantised import Weights, quantise_blocks
+from velatura.placement.precision.quantised import Weights, quantise_blocks
 from velatura.plural import counted
 
 

@@ -9,11 +9,11 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from velatura.placement.activations import Activations
-from velatura.placement.links import Link, link_to
-from velatura.placement.packed import PackedBlock, block_tensors
-from velatura.placement.ring import SLOTS, SLOTS_BOTH_WAYS, Ring
-from velatura.placement.streaming import evenly, stream
+from velatura.placement.streamed.activations import Activations
+from velatura.placement.streamed.links import Link, link_to
+from velatura.placement.streamed.packed import PackedBlock, block_tensors
+from velatura.placement.streamed.ring import SLOTS, SLOTS_BOTH_WAYS, Ring
+from velatura.placement.streamed.streaming import evenly, stream
 
 GIB = 1024**3
 NO_USE = (

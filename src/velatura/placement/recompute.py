@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from velatura.placement.activations import Activations
+from velatura.placement.streamed.activations import Activations
 
 Policy = bool | Literal["mlp"] | int  # none or all blocks; their feed-forward parts; every k-th block
 Part = tuple[nn.Module, str]  # a module, and the name of the method of it that is run

@@ -14,8 +14,8 @@ from velatura.errors import ModelError
 from velatura.families.latent_family import LatentFamily
 from velatura.families.outline import Outline, sketched
 from velatura.interfaces import PartName, Parts
-from velatura.placement.packed import block_tensors
-from velatura.placement.quantised import quantise_blocks
+from velatura.placement.precision.quantised import quantise_blocks
+from velatura.placement.streamed.packed import block_tensors
 from velatura.planning.repeats import prune, runs_of
 from velatura.planning.replay import valueless
 from velatura.planning.tracking import Bytes, Kind

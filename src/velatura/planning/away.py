@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from velatura.placement.activations import LEAST
 from velatura.placement.place import streamed_places
-from velatura.placement.ring import SLOTS, SLOTS_BOTH_WAYS
+from velatura.placement.streamed.activations import LEAST
+from velatura.placement.streamed.ring import SLOTS, SLOTS_BOTH_WAYS
 from velatura.planning.assembly import Assembled
 from velatura.planning.loop import Training
 from velatura.planning.phases import Phase

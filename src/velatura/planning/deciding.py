@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from velatura.data.cache_place import readable
+from velatura.data.caches.cache_place import readable
 from velatura.data.views import views_of
 from velatura.errors import RecipeError
 from velatura.events import Events

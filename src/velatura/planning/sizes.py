@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from velatura.data.cache import MEMORY
+from velatura.data.caches.cache import MEMORY
 from velatura.interfaces import Conditioning
 from velatura.planning.away import Away
 from velatura.planning.devices import GIB, Device

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from velatura.data.cache_place import readable
+from velatura.data.caches.cache_place import readable
 from velatura.planning.choose import Plan
 from velatura.planning.devices import GIB
 from velatura.planning.estimate import Estimate

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from velatura.data.captions import Caption
+from velatura.data.batching.order import BatchPlan
+from velatura.data.batching.plan import lay_out
 from velatura.data.items import Item, Scan, Treatment
-from velatura.data.order import BatchPlan
 from velatura.data.places import FilePlace
-from velatura.data.plan import lay_out
-from velatura.data.texts import texts_of
+from velatura.data.text.captions import Caption
+from velatura.data.text.texts import texts_of
 from velatura.data.views import views_of
 from velatura.events import Events
 from velatura.families.latent_family import LatentFamily

@@ -11,7 +11,7 @@ from typing import Any
 from velatura.errors import RecipeError
 from velatura.runs.recipes import LOSS_KEYS, Difference, differences
 from velatura.runs.run import Run, read_run
-from velatura.training.curves import Point
+from velatura.training.reporting.curves import Point
 
 LETTERS = string.ascii_uppercase[:8]  # more curves than these cannot be told apart
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from velatura.runs.comparison import Comparison, Subject
 from velatura.runs.figures import state_text, steps_text
-from velatura.training.curves import svg
-from velatura.training.page import inline_picture, page
+from velatura.training.reporting.curves import svg
+from velatura.training.reporting.page import inline_picture, page
 
 COLOURS = ("#36c", "#c63", "#393", "#939", "#0aa", "#a80", "#c39", "#555")
 

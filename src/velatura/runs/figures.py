@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from velatura.runs.overview import Overview
-from velatura.training.figures import duration
+from velatura.training.reporting.figures import duration
 
 TRAINING = "train"  # this phase needs no word
 DAY = 86400

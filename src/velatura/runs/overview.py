@@ -13,10 +13,10 @@ from typing import Literal
 
 from velatura.errors import RecipeError
 from velatura.events import StepFinished
-from velatura.training.event_log import losses, read_log
 from velatura.training.folder import RunFolder
-from velatura.training.heartbeat import Status, read_status
 from velatura.training.lock import SILENT, is_alive
+from velatura.training.reporting.event_log import losses, read_log
+from velatura.training.reporting.heartbeat import Status, read_status
 
 TAIL = 2**16  # bytes of a log that are looked at where there is no status.json
 MEANT = 50  # steps whose mean is shown as the loss, as in the progress line

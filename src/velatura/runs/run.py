@@ -11,10 +11,10 @@ from velatura.events import Event, Notice, PhaseFinished, StepFinished
 from velatura.runs.overview import Overview, overview, size_of
 from velatura.runs.recipes import read_recipe_table
 from velatura.sampling.request import Request
-from velatura.training.curves import Point, running_means, window_of
-from velatura.training.event_log import losses, read_log, validation_losses
 from velatura.training.folder import RunFolder
-from velatura.training.pictures import is_of_average, pictures
+from velatura.training.reporting.curves import Point, running_means, window_of
+from velatura.training.reporting.event_log import losses, read_log, validation_losses
+from velatura.training.reporting.pictures import is_of_average, pictures
 
 
 @dataclass(frozen=True, kw_only=True)

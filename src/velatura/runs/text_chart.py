@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from velatura.training.curves import Point, frame_of
+from velatura.training.reporting.curves import Point, frame_of
 
 WIDTH, HEIGHT = 72, 14  # of the field of letters
 MEETING = "*"  # two curves in one place

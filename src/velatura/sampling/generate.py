@@ -16,7 +16,7 @@ from velatura.errors import RecipeError
 from velatura.events import Events, PhaseFinished, PhaseProgress, PhaseStarted
 from velatura.interfaces import Pieces
 from velatura.placement.attention import AttentionName
-from velatura.placement.quantised import Weights
+from velatura.placement.precision.quantised import Weights
 from velatura.plural import counted
 from velatura.recipe.families.files import ModelSection
 from velatura.sampling.history import History, check_same, differences, history_in, part_hashes, used

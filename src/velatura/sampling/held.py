@@ -18,7 +18,7 @@ from velatura.families.quantised import load_quantised
 from velatura.interfaces import PARTS, Family, ModelFiles, PartName, Parts
 from velatura.placement.attention import Attention
 from velatura.placement.place import NO_USE, place
-from velatura.placement.quantised import Weights
+from velatura.placement.precision.quantised import Weights
 from velatura.sampling.memory import Encoders, enough_to, fits_whole, weight_bytes
 
 

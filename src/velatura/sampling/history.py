@@ -13,7 +13,7 @@ from velatura.checkpoints.fingerprint import fingerprint
 from velatura.errors import ModelError, RecipeError
 from velatura.interfaces import ModelInfo, Pieces
 from velatura.placement.attention import AttentionName
-from velatura.placement.quantised import Weights
+from velatura.placement.precision.quantised import Weights
 
 SHOWN = 12  # digits of a hash
 NAMES = {"text_encoders": "text encoders", "settings": "settings (scheduler, and options of [model])"}

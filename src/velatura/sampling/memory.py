@@ -10,7 +10,7 @@ import torch
 
 from velatura.errors import MemoryShortage
 from velatura.interfaces import Family, ModelFiles, PartName
-from velatura.placement.quantised import BYTES, Weights
+from velatura.placement.precision.quantised import BYTES, Weights
 from velatura.placement.shortage import is_shortage
 
 Encoders = Literal["auto", "cpu"]  # where text encoders are run

@@ -19,7 +19,7 @@ from velatura.families.registry import family_for, family_named, files_of
 from velatura.interfaces import Conditioning, Family, Parts, Pieces
 from velatura.placement.attention import AttentionName
 from velatura.placement.device import choose_device, choose_dtype
-from velatura.placement.quantised import Weights
+from velatura.placement.precision.quantised import Weights
 from velatura.recipe.families.files import ModelSection
 from velatura.sampling.held import HeldParts
 from velatura.sampling.memory import Encoders, enough_to

@@ -9,7 +9,7 @@ from PIL import Image
 
 from velatura.data.images import decode
 from velatura.data.places import FilePlace
-from velatura.data.probe import BadImageError, Probe, damage, read_image
+from velatura.data.scanning.probe import BadImageError, Probe, damage, read_image
 from velatura.errors import RecipeError
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from velatura.data.cache import MEMORY, CachedLatents, CachedText
-from velatura.data.fill import fill_latents, fill_text
-from velatura.data.texts import texts_of, typical_texts
+from velatura.data.caches.cache import MEMORY, CachedLatents, CachedText
+from velatura.data.caches.fill import fill_latents, fill_text
+from velatura.data.text.texts import texts_of, typical_texts
 from velatura.data.views import views_of
 from velatura.events import Events
 from velatura.families.quantised import load_quantised

@@ -10,15 +10,15 @@ from itertools import chain
 from pathlib import Path
 
 from velatura.checkpoints.cache_folder import default_cache_folder
-from velatura.data.collection import no_collection
+from velatura.data.batching.order import BatchPlan, OrderedPlan
+from velatura.data.batching.plan import Entry, lay_out
+from velatura.data.batching.rated import Fading
 from velatura.data.items import Item, Scan, Treatment
-from velatura.data.order import BatchPlan, OrderedPlan
-from velatura.data.plan import Entry, lay_out
-from velatura.data.rated import Fading
-from velatura.data.scan import scan
+from velatura.data.scanning.collection import no_collection
+from velatura.data.scanning.scan import scan
+from velatura.data.text.warmup import with_warmup
+from velatura.data.text.wording import Wording
 from velatura.data.validation import split, still, watched
-from velatura.data.warmup import with_warmup
-from velatura.data.wording import Wording
 from velatura.errors import DataError
 from velatura.events import Events
 from velatura.plural import counted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from velatura.data.cache_place import check_room, readable
+from velatura.data.caches.cache_place import check_room, readable
 from velatura.data.views import views_of
 from velatura.events import Events
 from velatura.plural import counted

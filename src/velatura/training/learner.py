@@ -9,17 +9,17 @@ from velatura.events import Events
 from velatura.interfaces import Parts
 from velatura.training.distribution.sharding import shard
 from velatura.training.ema import Ema, Weights
-from velatura.training.finite import all_finite
-from velatura.training.guard import Guard
-from velatura.training.identity import Identity
+from velatura.training.health.finite import all_finite
+from velatura.training.health.guard import Guard
+from velatura.training.health.splitting import Splitter
 from velatura.training.optimizer import make_optimizer
 from velatura.training.optimizers.by_path import usable_weights
 from velatura.training.optimizers.saving import optimizer_tensors, set_optimizer_tensors
 from velatura.training.placing import place_blocks, visits_for
 from velatura.training.setup import Setup
-from velatura.training.splitting import Splitter
 from velatura.training.starting import take_values
-from velatura.training.state import RunState
+from velatura.training.states.identity import Identity
+from velatura.training.states.state import RunState
 from velatura.training.step import Stepper
 from velatura.training.trainables import make_trainables
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from velatura.data.order import BatchPlan
+from velatura.data.batching.order import BatchPlan
 from velatura.errors import RecipeError
 from velatura.events import Events, SettingChanged
 from velatura.recipe.plain_toml import toml_value

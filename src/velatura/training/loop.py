@@ -19,15 +19,15 @@ from velatura.recipe.values import flat, with_values
 from velatura.training.caching import Prepared, load_part
 from velatura.training.ema import chosen
 from velatura.training.export import export, whole_parts
-from velatura.training.identity import Identity
 from velatura.training.learner import Learner
 from velatura.training.learning_rate import learning_rate, set_learning_rate
 from velatura.training.live import Live, ends_epoch, learned
-from velatura.training.resuming import Resume
-from velatura.training.retention import prune_exports
-from velatura.training.saver import Saver
 from velatura.training.setup import Setup
 from velatura.training.showing import Showing
+from velatura.training.states.identity import Identity
+from velatura.training.states.resuming import Resume
+from velatura.training.states.retention import prune_exports
+from velatura.training.states.saver import Saver
 from velatura.training.step_result import StepResult
 from velatura.training.stop import StopRequest
 

@@ -14,10 +14,10 @@ from velatura.adapters.attach import Adapter
 from velatura.checkpoints.fingerprint import remembered_sha256
 from velatura.checkpoints.hashes import legacy_file_hash
 from velatura.checkpoints.lora_metadata import lora_metadata
+from velatura.data.batching.order import PlanReport
+from velatura.data.batching.plan import Entry
 from velatura.data.items import Item
-from velatura.data.order import PlanReport
-from velatura.data.plan import Entry
-from velatura.data.wording import text_of
+from velatura.data.text.wording import text_of
 from velatura.recipe.adapters.lora import LoraAdapter
 from velatura.recipe.data.items import SourceData
 from velatura.recipe.objectives.diffusion import DiffusionObjective

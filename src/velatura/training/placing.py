@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from velatura.data.plan import tokens_of
+from velatura.data.batching.plan import tokens_of
 from velatura.events import Events
 from velatura.families.attending import attend_by
 from velatura.interfaces import Parts
-from velatura.placement.activations import NO_USE as NO_USE_OF_OFFLOADING
-from velatura.placement.activations import Activations
 from velatura.placement.compiling import compile_blocks, decide, training_flops
-from velatura.placement.links import Link, link_to
 from velatura.placement.place import NO_USE, Placed, place
 from velatura.placement.recompute import recompute
+from velatura.placement.streamed.activations import NO_USE as NO_USE_OF_OFFLOADING
+from velatura.placement.streamed.activations import Activations
+from velatura.placement.streamed.links import Link, link_to
 from velatura.plural import counted
 from velatura.training.optimizers.visits import Visits
 from velatura.training.setup import Setup

@@ -13,8 +13,8 @@ from velatura.recipe.toml import read_recipe
 from velatura.recipe.training.loop import Planned
 from velatura.recipe.values import is_stated, value_at, with_values
 from velatura.training.folder import RunFolder
-from velatura.training.identity import is_free
 from velatura.training.setup import Setup
+from velatura.training.states.identity import is_free
 
 KEYS: tuple[str, ...] = get_args(Planned)
 Planner = Callable[

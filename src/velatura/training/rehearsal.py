@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from velatura.interfaces import PartName, Parts
-from velatura.placement.quantised import QuantisedLinear, quantise_blocks
+from velatura.placement.precision.quantised import QuantisedLinear, quantise_blocks
 from velatura.training.setup import Setup
 from velatura.training.starting import take_values
 from velatura.training.trainables import Trainables, make_trainables

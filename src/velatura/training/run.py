@@ -21,7 +21,6 @@ from velatura.recipe.paths import with_absolute_paths
 from velatura.recipe.recipe import Recipe
 from velatura.recipe.toml import dump_recipe
 from velatura.training.caching import prepare
-from velatura.training.changes import write_items
 from velatura.training.dataset import prepare_dataset
 from velatura.training.distribution.joining import device_for, failing_together, joined
 from velatura.training.distribution.launch import Launch, launched
@@ -29,20 +28,21 @@ from velatura.training.distribution.sharding import is_sharded
 from velatura.training.distribution.team import Team
 from velatura.training.dry_run import plan_lines
 from velatura.training.folder import RunFolder
-from velatura.training.identity import Identity, identity_of
+from velatura.training.health.memory_account import remedies
 from velatura.training.live import Live, Reread
-from velatura.training.logs import Logs
 from velatura.training.loop import Loop
-from velatura.training.memory_account import remedies
 from velatura.training.planned import Planner, as_planned, with_plan
-from velatura.training.remarks import remarks
-from velatura.training.report import write_report
-from velatura.training.resuming import Resume
-from velatura.training.saved_states import Saved
+from velatura.training.reporting.logs import Logs
+from velatura.training.reporting.remarks import remarks
+from velatura.training.reporting.report import write_report
+from velatura.training.reporting.wandb_log import WandbLog
 from velatura.training.setup import Setup
 from velatura.training.starting import files_to_begin_with, identity_of_start
+from velatura.training.states.changes import write_items
+from velatura.training.states.identity import Identity, identity_of
+from velatura.training.states.resuming import Resume
+from velatura.training.states.saved_states import Saved
 from velatura.training.stop import EXIT_STOPPED, Interrupted, StopRequest, listening
-from velatura.training.wandb_log import WandbLog
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import torch
 
-from velatura.data.texts import why_texts_change
+from velatura.data.text.texts import why_texts_change
 from velatura.interfaces import Family, ModelFiles, ModelInfo, Objective, PartName
 from velatura.placement.attention import Attention
 from velatura.plural import counted

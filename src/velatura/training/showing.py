@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from operator import itemgetter
 
+from velatura.data.batching.order import OrderedPlan
 from velatura.data.loader import Loader
-from velatura.data.order import OrderedPlan
 from velatura.data.progress import phase
 from velatura.errors import NumericError
 from velatura.events import Events, ValidationFinished
@@ -15,7 +15,7 @@ from velatura.plural import counted
 from velatura.training.caching import Prepared
 from velatura.training.ema import LABELS, Holding, Weights, chosen
 from velatura.training.previews import PlannedPreview, paint_preview
-from velatura.training.previews_page import write_previews_page
+from velatura.training.reporting.previews_page import write_previews_page
 from velatura.training.setup import Setup
 from velatura.training.step import Stepper
 from velatura.training.stop import StopRequest

@@ -9,7 +9,7 @@ from velatura.checkpoints.fingerprint import fingerprint
 from velatura.errors import CheckpointError
 from velatura.interfaces import ModelFiles
 from velatura.recipe.recipe import Recipe
-from velatura.training.state import is_state, read_values, values_files
+from velatura.training.states.state import is_state, read_values, values_files
 from velatura.training.trainables import Trainables
 
 

@@ -18,11 +18,11 @@ from velatura.placement.shortage import is_shortage
 from velatura.plural import counted
 from velatura.training.distribution.sharding import clip_sharded
 from velatura.training.distribution.team import Team
-from velatura.training.finite import all_finite, broken_weights
-from velatura.training.item_losses import ItemLoss, item_losses, named, not_finite
+from velatura.training.health.finite import all_finite, broken_weights
+from velatura.training.health.item_losses import ItemLoss, item_losses, named, not_finite
+from velatura.training.health.splitting import Splitter
 from velatura.training.optimizers.apart import apart
 from velatura.training.optimizers.in_backward import GradientNotFinite, in_backward
-from velatura.training.splitting import Splitter
 from velatura.training.step_result import StepResult, StepSums
 
 LEAST_SCALE = torch.finfo(torch.float16).tiny  # of the loss: 30 steps in a row overflowed to get there

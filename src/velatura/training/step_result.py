@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from velatura.training.item_losses import ItemLoss
+from velatura.training.health.item_losses import ItemLoss
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,18 +15,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from velatura.data.captions import Caption
+from velatura.data.batching.order import BatchPlan
+from velatura.data.batching.plan import Entry
 from velatura.data.checking.check import Checked, Uses, check_items
 from velatura.data.checking.document import document_of
 from velatura.data.checking.page import page_of
 from velatura.data.checking.pictures import Picture, pictures_of, shown_items
 from velatura.data.checking.wordings import TokenCount
 from velatura.data.items import Companion, Item
-from velatura.data.order import BatchPlan
 from velatura.data.places import FilePlace
-from velatura.data.plan import Entry
-from velatura.data.probe import content_hash
-from velatura.data.wording import Wording
+from velatura.data.scanning.probe import content_hash
+from velatura.data.text.captions import Caption
+from velatura.data.text.wording import Wording
 
 Make = Callable[..., Item]
 

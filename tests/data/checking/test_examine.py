@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 from velatura.data.checking.examine import BLURRY, detail_of, examine
 from velatura.data.items import Companion, Item
 from velatura.data.places import FilePlace
-from velatura.data.probe import content_hash
+from velatura.data.scanning.probe import content_hash
 from velatura.data.views import View
 
 Make = Callable[..., Item]

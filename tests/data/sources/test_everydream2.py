@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from velatura.data.captions import Caption
-from velatura.data.index import Index
 from velatura.data.items import Treatment
-from velatura.data.listings import Listings
-from velatura.data.scan import scan
+from velatura.data.scanning.index import Index
+from velatura.data.scanning.listings import Listings
+from velatura.data.scanning.scan import scan
 from velatura.data.sources.everydream2 import read_everydream2
 from velatura.data.sources.readers import expand
 from velatura.data.sources.record import Reading, Record
-from velatura.data.wording import text_of
+from velatura.data.text.captions import Caption
+from velatura.data.text.wording import text_of
 from velatura.errors import DataError
 from velatura.events import Events
 from velatura.recipe.data.sources.everydream2 import EveryDream2Data

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from velatura.data.places import FilePlace
-from velatura.data.scan import scan
+from velatura.data.scanning.scan import scan
 from velatura.data.sources.folder import read_folder
 from velatura.data.sources.record import Reading
 from velatura.errors import DataError

@@ -12,7 +12,7 @@ import pytest
 
 from velatura.data.decoded import load_pixels
 from velatura.data.items import Scan
-from velatura.data.scan import scan
+from velatura.data.scanning.scan import scan
 from velatura.data.views import View
 from velatura.errors import DataError
 from velatura.recipe.data.sources.huggingface import HuggingFaceData
@@ -175,7 +175,7 @@ def test_what_is_no_dataset(tmp_path: Path, scanned: Any, files: tuple[str, ...]
 
 
 def test_a_second_scan_reads_no_picture(tmp_path: Path, scanned: Any, monkeypatch: Any) -> None:
-    from velatura.data import looking
+    from velatura.data.scanning import looking
 
     monkeypatch.setattr("velatura.checkpoints.stamps.SETTLED_AFTER", -(10**18))
     save_to_disk(tmp_path / "set", 0, 4)

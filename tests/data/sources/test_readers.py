@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from velatura.data.scan import scan
+from velatura.data.scanning.scan import scan
 from velatura.data.sources import readers
 from velatura.errors import DataError
 

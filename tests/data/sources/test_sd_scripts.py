@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from velatura.data.captions import Caption
+from velatura.data.batching.plan import lay_out
 from velatura.data.items import Scan
-from velatura.data.plan import lay_out
-from velatura.data.scan import scan
+from velatura.data.scanning.scan import scan
 from velatura.data.sources.record import Expansion
 from velatura.data.sources.sd_scripts import expand_sd_scripts
-from velatura.data.wording import Wording, text_of
+from velatura.data.text.captions import Caption
+from velatura.data.text.wording import Wording, text_of
 from velatura.errors import DataError
 from velatura.events import Events, Notice
 from velatura.recipe.data.sources.sd_scripts import SdScriptsData

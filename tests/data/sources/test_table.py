@@ -226,7 +226,7 @@ def test_the_number_of_rows_is_limited(
 
 
 def scanned(base: Path, log: Any, file: str, **section: Any) -> tuple[Item, ...]:
-    from velatura.data.scan import scan
+    from velatura.data.scanning.scan import scan
 
     return scan([TableData(file=file, **section)], base, log.events).items
 
@@ -243,7 +243,7 @@ def test_a_scanned_table(tmp_path: Path, write_image: Write, log: Any) -> None:
 
 def test_images_inside_a_parquet_table_are_scanned_and_remembered(tmp_path: Path, log: Any) -> None:
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    from velatura.data.scan import scan
+    from velatura.data.scanning.scan import scan
 
     images = []
     for seed in range(3):

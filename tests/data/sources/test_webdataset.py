@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from velatura.data import looking
 from velatura.data.decoded import load_companions, load_pixels
 from velatura.data.items import Scan
-from velatura.data.scan import scan
+from velatura.data.scanning import looking
+from velatura.data.scanning.scan import scan
 from velatura.data.views import View
 from velatura.errors import DataError
 from velatura.recipe.data.sources.webdataset import WebDatasetData

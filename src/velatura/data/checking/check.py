@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from velatura.data.buckets import Bucket
+from velatura.data.batching.buckets import Bucket
+from velatura.data.batching.plan import Entry
 from velatura.data.checking.examine import Examined, examine
 from velatura.data.checking.findings import Finding, Kind, findings_of
 from velatura.data.checking.wordings import TokenCounter, Worded, tag_counts, word
 from velatura.data.items import Identity, Item, Quarantined
-from velatura.data.plan import Entry
 from velatura.data.progress import phase
 from velatura.data.views import View
 from velatura.events import Events

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from velatura.data.buckets import crop_loss
+from velatura.data.batching.buckets import crop_loss
+from velatura.data.batching.plan import Entry
 from velatura.data.checking.examine import BLURRY, Examined
 from velatura.data.checking.likeness import alike
 from velatura.data.checking.wordings import Worded
 from velatura.data.items import Item
-from velatura.data.plan import Entry
 from velatura.plural import counted
 
 Kind = Literal[

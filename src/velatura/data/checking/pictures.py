@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from velatura.data.buckets import crop_loss
+from velatura.data.batching.buckets import crop_loss
+from velatura.data.batching.plan import Entry
 from velatura.data.checking.check import Checked
 from velatura.data.decoded import load_companions, load_pixels
 from velatura.data.items import Role
-from velatura.data.plan import Entry
 from velatura.data.progress import phase
 from velatura.data.views import View
 from velatura.errors import DataError

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from velatura.data.items import Item
-from velatura.data.texts import drawn_texts
-from velatura.data.wording import is_fixed, text_of
+from velatura.data.text.texts import drawn_texts
+from velatura.data.text.wording import is_fixed, text_of
 from velatura.draws import Draw
 
 _DRAWS = 3  # of a caption that changes from use to use

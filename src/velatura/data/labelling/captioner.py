@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from velatura.data.captions import tidy
 from velatura.data.labelling.models import loaded, on_device
+from velatura.data.text.captions import tidy
 from velatura.errors import ModelError
 from velatura.placement.device import choose_dtype
 

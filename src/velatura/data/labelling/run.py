@@ -14,8 +14,8 @@ from PIL import Image
 from velatura.checkpoints.writing import write_bytes
 from velatura.data.images import decode
 from velatura.data.labelling.targets import Target
-from velatura.data.probe import BadImageError, damage, read_image
 from velatura.data.progress import phase
+from velatura.data.scanning.probe import BadImageError, damage, read_image
 from velatura.errors import VelaturaError
 from velatura.events import Events
 

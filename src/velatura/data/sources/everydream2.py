@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from velatura.data.captions import Caption
 from velatura.data.items import some
-from velatura.data.listings import Open
+from velatura.data.scanning.listings import Open
 from velatura.data.sources.everydream2_config import from_text
 from velatura.data.sources.everydream2_manifest import read_manifest
 from velatura.data.sources.everydream2_tree import IMAGES, Described, Findings, read_tree
 from velatura.data.sources.lookup import Lookup
 from velatura.data.sources.record import Expansion, Reading, Record
-from velatura.data.wording import Wording
+from velatura.data.text.captions import Caption
+from velatura.data.text.wording import Wording
 from velatura.errors import DataError
 from velatura.plural import agreeing, counted
 from velatura.recipe.data.sources.everydream2 import EveryDream2Data

@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
-from velatura.data.captions import tidy
 from velatura.data.sources.lookup import UnusableError
 from velatura.data.sources.plain_yaml import described
+from velatura.data.text.captions import tidy
 
 Tag = tuple[str, float]
 

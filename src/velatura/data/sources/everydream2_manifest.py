@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from velatura.data.captions import Origin, decode_text
 from velatura.data.sources.everydream2_config import ImageConfig, from_table, from_text
 from velatura.data.sources.everydream2_tree import Described, Findings
 from velatura.data.sources.lookup import Lookup, UnusableError
 from velatura.data.sources.plain_yaml import described, read_yaml
+from velatura.data.text.captions import Origin, decode_text
 from velatura.errors import DataError
 
 _CAPTION_FILES = (".txt", ".caption", ".yaml", ".yml")

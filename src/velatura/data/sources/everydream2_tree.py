@@ -13,14 +13,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from velatura.data.captions import Origin, decode_text
 from velatura.data.images import EXTENSIONS
-from velatura.data.listings import Listings
 from velatura.data.places import FilePlace
+from velatura.data.scanning.listings import Listings
 from velatura.data.sources.everydream2_config import ImageConfig, from_table, from_text, value_of
 from velatura.data.sources.listing import is_folder
 from velatura.data.sources.lookup import UnusableError
 from velatura.data.sources.plain_yaml import read_yaml
+from velatura.data.text.captions import Origin, decode_text
 from velatura.errors import DataError
 
 IMAGES = EXTENSIONS | {".jfif"}

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from velatura.data.captions import Caption, caption_from_name
 from velatura.data.items import Role, some
 from velatura.data.places import FilePlace
 from velatura.data.sources.listing import Listing, list_companions, list_folder, names_below
 from velatura.data.sources.pairs import Pairs, match_pattern, pair, stem_of
 from velatura.data.sources.record import Names, Reading, Record
+from velatura.data.text.captions import Caption, caption_from_name
 from velatura.errors import DataError
 from velatura.plural import agreeing, counted
 from velatura.recipe.data.sources.folder import FolderData

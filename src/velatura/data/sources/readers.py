@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from velatura.data.listings import Open
+from velatura.data.scanning.listings import Open
 from velatura.data.sources.everydream2 import expand_everydream2, read_everydream2
 from velatura.data.sources.folder import names_of_folder, read_folder
 from velatura.data.sources.huggingface import read_huggingface

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from velatura.data.captions import Caption
 from velatura.data.items import Role
 from velatura.data.places import Place
+from velatura.data.text.captions import Caption
 from velatura.recipe.data.items import SourceData
 
 

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from velatura.data.captions import Caption, tidy
 from velatura.data.items import some
 from velatura.data.places import Place
 from velatura.data.sources.lookup import Found, Lookup, UnusableError
 from velatura.data.sources.record import Reading, Record
 from velatura.data.sources.table_columns import Columns, choose_columns
 from velatura.data.tables.rows import BadRow, Cell, Row, Table
+from velatura.data.text.captions import Caption, tidy
 from velatura.errors import DataError
 from velatura.plural import agreeing, counted
 from velatura.recipe.data.sources.rows import RowData

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from velatura.data.items import Role, some
-from velatura.data.listings import Open
+from velatura.data.scanning.listings import Open
 from velatura.data.sources.record import Reading
 from velatura.data.sources.samples import Samples, Wanted
 from velatura.data.sources.shard_files import shard_files

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from velatura.placement.links import Link
+from velatura.placement.streamed.links import Link
 
 LEAST = 2**20  # bytes; smaller averages stay on the device
 HOST = torch.device("cpu")

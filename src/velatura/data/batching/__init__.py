@@ -1,0 +1,1 @@
+"""From items to steps: sizes, buckets, epochs, batches, all a function of the seed."""

@@ -1,0 +1,1 @@
+"""Latents and text embeddings on disk: kept, filled, looked after."""

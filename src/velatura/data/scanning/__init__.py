@@ -1,0 +1,1 @@
+"""From sources to items: every file looked at once, and remembered."""

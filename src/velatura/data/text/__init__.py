@@ -1,0 +1,1 @@
+"""From captions as they are written to the texts of a step."""

@@ -1,0 +1,1 @@
+"""The autoencoder in strips and in tiles."""

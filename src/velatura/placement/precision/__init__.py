@@ -1,0 +1,1 @@
+"""Frozen linear layers in 8 and 4 bits."""

@@ -1,0 +1,154 @@
+"""Slots on the device through which packed blocks pass, in order of execution, forwards and backwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from velatura.placement.streamed.links import Link
+from velatura.placement.streamed.packed import PackedBlock
+
+SLOTS = 2  # of the ring: one is computed with, one is filled
+SLOTS_BOTH_WAYS = 3  # where new weights go back: one is emptied meanwhile
+
+
+@dataclass
+class Traffic:
+    """What a ring has done so far: visits of blocks, copies made for them, those that no one had foreseen, bytes."""
+
+    visits: int = 0
+    copies: int = 0
+    misses: int = 0
+    bytes: int = 0
+    back: int = 0  # bytes that went back to the host
+
+
+class Ring:
+    """A block is fetched while the one before is computed; one whose weights changed on the device goes back.
+
+    Where blocks are trained, a pass ends with `end`: weights may change between passes.
+    """
+
+    def __init__(
+        self, blocks: Sequence[PackedBlock], device: torch.device, link: Link, slots: int = SLOTS
+    ) -> None:
+        self._blocks = blocks
+        self._link = link
+        size = max(block.size for block in blocks)
+        count = min(max(slots, 2), len(blocks))
+        self._slots = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(count)]
+        self._views: dict[tuple[int, int], list[Tensor]] = {}  # (slot, block)
+        self._held: list[int | None] = [None] * count  # the block in each slot, or on its way into it
+        self._there: list[Any] = [None] * count  # the moment when it has arrived
+        self._left: list[Any] = [None] * count  # the moment when the slot may be overwritten
+        self._current: int | None = None
+        self._changed = False  # whether the current block's weights did
+        self._step = 1  # the direction in which the blocks are run
+        self._trained = any(block.trained for block in blocks)
+        self.traffic = Traffic()
+
+    @property
+    def size(self) -> int:
+        """Bytes that the slots take on the device."""
+        return sum(slot.nbytes for slot in self._slots)
+
+    def bring(self, index: int) -> None:
+        """Make block `index` ready for what is computed next, and begin to fetch what will be wanted after it."""
+        self.traffic.visits += 1
+        if index != self._current:
+            self._leave()
+            if index not in self._held:
+                self.traffic.misses += 1
+                self._fetch(index, keep=())
+            slot = self._held.index(index)
+            self._link.wait(self._there[slot])
+            self._blocks[index].point(self._seen_in(slot, index))
+        self._turn(index)
+        ahead = self._ahead(index)
+        for wanted in ahead:
+            if wanted not in self._held:
+                self._fetch(wanted, keep=(index, *ahead))
+
+    def reach(self, index: int, *, changes: bool) -> None:
+        """Bring block `index`, unless it was brought last; whether its weights are about to change on the device."""
+        if index != self._current:
+            self.bring(index)
+        self._changed |= changes
+
+    def leave(self) -> None:
+        """Point every block at the host's values again."""
+        self._leave()
+        self._current = None
+
+    def end(self) -> None:
+        """A pass is over: the host has the newest weights, and the device none that count."""
+        self.leave()
+        for block in self._blocks:
+            self._link.meet(block.updated)
+            block.updated = None
+        self._held = [None] * len(self._slots)
+
+    def _leave(self) -> None:
+        """The block that was brought last is done with: by now all that reads it has been enqueued."""
+        if self._current is None:
+            return
+        block, slot = self._blocks[self._current], self._held.index(self._current)
+        block.go_home()
+        if self._changed:
+            self._changed = False
+            block.updated = self._link.take(self._slots[slot][: block.size], block.host)
+            self.traffic.back += block.size
+            self._left[slot] = block.updated
+        else:
+            self._left[slot] = self._link.mark()
+
+    def _turn(self, index: int) -> None:
+        """Which way the pass goes: a block that is run twice in a row is where it turns round."""
+        if index == 0:
+            self._step = 1
+        elif index == self._current:
+            self._step = -1
+        elif self._current is not None:
+            self._step = 1 if index > self._current else -1
+        self._current = index
+
+    def _ahead(self, index: int) -> list[int]:
+        """What is run next, as far as the slots reach.
+
+        At the ends the pass turns round, where the blocks still are; without gradients there is no backward pass, and
+        the next forward begins anew, with the same weights where none are trained.
+        """
+        wanted = [index + self._step * far for far in range(1, len(self._slots))]
+        if torch.is_grad_enabled() or self._trained:
+            return [one for one in wanted if 0 <= one < len(self._blocks)]
+        return [one % len(self._blocks) for one in wanted]
+
+    def _fetch(self, index: int, keep: Sequence[int]) -> None:
+        slot = self._free_slot(index, keep)
+        block = self._blocks[index]
+        self._held[slot] = index
+        self._there[slot] = self._link.send(
+            block.host, self._slots[slot][: block.size], self._left[slot], block.updated
+        )
+        self.traffic.copies += 1
+        self.traffic.bytes += block.size
+
+    def _free_slot(self, index: int, keep: Sequence[int]) -> int:
+        """An empty one, or that of the block farthest away, which will be wanted last."""
+
+        def distance(slot: int) -> int:
+            held = self._held[slot]
+            return len(self._blocks) if held is None else abs(held - index)
+
+        return max(
+            (slot for slot, held in enumerate(self._held) if held is None or held not in keep), key=distance
+        )
+
+    def _seen_in(self, slot: int, index: int) -> list[Tensor]:
+        if (slot, index) not in self._views:
+            self._views[slot, index] = self._blocks[index].views(self._slots[slot])
+        return self._views[slot, index]

@@ -1,0 +1,116 @@
+"""Blocks that live in the machine's memory and visit the device when they are run.
+
+All tensors of a block are packed in one buffer, so a visit is one copy; it goes into a slot of a small ring while the
+block before is computed. Gradients need a block twice: its forward is run again in the backward pass (as in
+`recompute`), which brings it back, so that no autograd graph ever holds a slot's storage. Frozen weights are never
+copied back. Under an adapter what is trained in a block (LoRA layers) stays on the device; where the blocks themselves
+are trained, gradients or new weights go to the host (see `gradients`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from velatura.placement.recompute import run_again
+from velatura.placement.streamed.activations import Activations
+from velatura.placement.streamed.gradients import TrainedBlocks
+from velatura.placement.streamed.links import Link
+from velatura.placement.streamed.packed import PackedBlock
+from velatura.placement.streamed.ring import SLOTS, Ring
+
+
+class _Streamed:
+    """A block's forward, brought to the device first; while gradients are on it is run again for its backward."""
+
+    def __init__(self, block: nn.Module, ring: Ring, index: int, activations: Activations | None) -> None:
+        self.forward = block.forward
+        self._ring = ring
+        self._index = index
+        self._activations = activations
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return self._run(*args, **kwargs)
+        return run_again(self._run, args, kwargs, self._activations)
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        self._ring.bring(self._index)
+        return self.forward(*args, **kwargs)
+
+
+class _Trained:
+    """The same for blocks that are trained, `last` of which ends a pass without gradients."""
+
+    def __init__(self, streamed: _Streamed, trained: TrainedBlocks, *, first: bool, last: bool) -> None:
+        self._streamed = streamed
+        self._trained = trained
+        self._first = first
+        self._last = last
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._first:
+            self._trained.begin()
+        with _casts_not_kept():
+            out = self._streamed(*args, **kwargs)
+        if self._last and not torch.is_grad_enabled():
+            self._trained.end()
+        return out
+
+
+def stream(
+    blocks: Sequence[nn.Module],
+    packed: Sequence[PackedBlock],
+    device: torch.device,
+    link: Link,
+    slots: int = SLOTS,
+    *,
+    updated_in_backward: bool = False,
+    activations: Activations | None = None,
+) -> Ring:
+    """Let the blocks, which are run in this order, visit the device one after the other.
+
+    `slots`: of the ring, at least 2. `updated_in_backward`: what is trained in the packed blocks gets its update as
+    soon as its gradient is there. `activations`: where the blocks' inputs wait for the backward pass, if not on the
+    device. A block's forward is compiled before, not after.
+    """
+    ring = Ring(packed, device, link, slots)
+    streamed = [_Streamed(block, ring, index, activations) for index, block in enumerate(blocks)]
+    if not any(box.trained for box in packed):
+        for block, run in zip(blocks, streamed, strict=True):
+            block.forward = run
+        return ring
+    trained = TrainedBlocks(ring, packed, link, updated_in_backward=updated_in_backward)
+    for index, (block, run) in enumerate(zip(blocks, streamed, strict=True)):
+        block.forward = _Trained(run, trained, first=index == 0, last=index == len(blocks) - 1)
+    return ring
+
+
+def evenly(sizes: Sequence[int], share: float) -> list[int]:
+    """Positions of the blocks to stream: about `share` (0 to 1) of all bytes, spread over the whole depth.
+
+    Between two visits there are resident blocks then, whose computation hides the copies.
+    """
+    chosen: list[int] = []
+    total, taken, passed = sum(sizes), 0, 0
+    for index, size in enumerate(sizes):
+        passed += size
+        if taken + size / 2 <= share * passed or share >= 1:
+            chosen.append(index)
+            taken += size
+    return chosen if total else []
+
+
+@contextmanager
+def _casts_not_kept() -> Iterator[None]:
+    """Autocast keeps copies of trained weights in its precision until the forward pass is over: all of them."""
+    kept = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(kept)

@@ -1,0 +1,1 @@
+"""Numbers and memory that go wrong: seen, told of, got over."""

@@ -1,0 +1,1 @@
+"""What a run tells: events on disk, figures, pages."""

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from tests.placement.simulated import SimulatedLink
+from torch import Tensor, nn
+
+from velatura.adapters.lora import Down, LoraLinear
+from velatura.placement.precision.quantised import Fp8Linear
+from velatura.placement.recompute import recompute
+from velatura.placement.streamed.links import Link, PlainLink
+from velatura.placement.streamed.packed import PackedBlock
+from velatura.placement.streamed.ring import Ring
+from velatura.placement.streamed.streaming import evenly
+from velatura.placement.streamed.streaming import stream as stream_packed
+
+WIDTH = 8
+DEPTH = 6
+BYTES = 256 * 2  # of a block: weight and bias, each aligned
+
+
+class Block(nn.Module):
+    """A frozen layer that carries a LoRA; a pass of it takes a second on the simulated clock."""
+
+    def __init__(self, seed: int, link: SimulatedLink | None = None, *, fp8: bool = False) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        base = nn.Linear(WIDTH, WIDTH)
+        with torch.no_grad():
+            base.weight.copy_(torch.randn(WIDTH, WIDTH, generator=generator) / 3)
+            base.bias.copy_(torch.randn(WIDTH, generator=generator) / 3)
+        base.requires_grad_(False)
+        down = Down(torch.randn(2, WIDTH, generator=generator))
+        up = torch.randn(WIDTH, 2, generator=generator)
+        self.layer = LoraLinear(Fp8Linear.of(base) if fp8 else base, down, up, alpha=1.0)
+        self.link = link
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.link is not None:
+            self.link.compute(1.0)
+        return x + torch.tanh(self.layer(x))
+
+
+def stack(link: SimulatedLink | None = None, *, fp8: bool = False) -> nn.ModuleList:
+    return nn.ModuleList(Block(seed, link, fp8=fp8) for seed in range(DEPTH))
+
+
+def stream(blocks: list[nn.Module], link: Link, slots: int = 2) -> Ring:
+    packed = [PackedBlock(block, link) for block in blocks]
+    return stream_packed(blocks, packed, torch.device("cpu"), link, slots)
+
+
+def run(blocks: nn.ModuleList, x: Tensor) -> Tensor:
+    for block in blocks:
+        x = block(x)
+    return x
+
+
+def gradients(blocks: nn.ModuleList, passes: int = 2) -> list[Tensor]:
+    x = torch.linspace(-1, 1, 3 * WIDTH).reshape(3, WIDTH)
+    for factor in range(1, passes + 1):
+        run(blocks, x * factor).square().sum().backward()
+    trained = [parameter for parameter in blocks.parameters() if parameter.requires_grad]
+    assert len(trained) == 2 * DEPTH
+    assert all(parameter.grad is not None for parameter in trained)
+    return [parameter.grad for parameter in trained if parameter.grad is not None]
+
+
+@pytest.mark.parametrize("fp8", [False, True])
+@pytest.mark.parametrize("slots", [2, 3, 6])
+def test_streamed_is_resident_bit_for_bit(slots: int, fp8: bool) -> None:
+    resident, streamed = stack(fp8=fp8), stack(fp8=fp8)
+    recompute(list(resident))
+    ring = stream(list(streamed), SimulatedLink(1e6), slots)
+    assert all(map(torch.equal, gradients(resident), gradients(streamed)))
+    x = torch.ones(1, WIDTH)
+    with torch.no_grad():
+        assert torch.equal(run(resident, x), run(streamed, x))
+    ring.leave()
+    for name, value in resident.state_dict().items():
+        assert torch.equal(value.view(torch.uint8), streamed.state_dict()[name].view(torch.uint8)), name
+
+
+def test_some_blocks_streamed_and_some_resident() -> None:
+    resident, mixed = stack(), stack()
+    blocks = list(mixed)
+    ring = stream([blocks[1], blocks[3], blocks[4]], SimulatedLink(1e6))
+    assert all(map(torch.equal, gradients(resident), gradients(mixed)))
+    assert ring.traffic.misses == 1  # the very first
+
+
+def test_every_block_comes_in_one_copy_each_way() -> None:
+    """Forward: all. Backward: all but those that are still in the ring; likewise the next forward."""
+    blocks = stack()
+    ring = stream(list(blocks), SimulatedLink(1e6), slots=2)
+    gradients(blocks, passes=1)
+    assert ring.traffic.visits == 2 * DEPTH
+    assert ring.traffic.copies == DEPTH + (DEPTH - 2)
+    assert ring.traffic.misses == 1
+    assert ring.traffic.bytes == ring.traffic.copies * BYTES
+    gradients(blocks, passes=1)
+    assert ring.traffic.copies == DEPTH + 3 * (DEPTH - 2)
+    assert ring.traffic.misses == 1
+
+
+def test_sampling_wraps_round() -> None:
+    blocks = stack()
+    ring = stream(list(blocks), SimulatedLink(1e6), slots=2)
+    with torch.no_grad():
+        for _ in range(3):
+            run(blocks, torch.ones(1, WIDTH))
+    assert ring.traffic.misses == 1
+    assert ring.traffic.copies == 3 * DEPTH + 1
+
+
+def test_a_preview_between_steps_costs_no_more_than_one_miss() -> None:
+    blocks = stack()
+    ring = stream(list(blocks), SimulatedLink(1e6), slots=2)
+    gradients(blocks, passes=1)
+    with torch.no_grad():
+        run(blocks, torch.ones(1, WIDTH))
+    gradients(blocks, passes=1)
+    assert ring.traffic.misses <= 2
+
+
+def test_copies_hide_behind_the_computation() -> None:
+    """Copies of 0.9 s beside kernels of 1 s: only the first is waited for."""
+    link = SimulatedLink(bandwidth=BYTES / 0.9)
+    blocks = stack(link)
+    stream(list(blocks), link, slots=2)
+    gradients(blocks)
+    assert link.stalled == pytest.approx(0.9)
+    assert link.computed == pytest.approx(2 * 2 * DEPTH + 0.9)
+
+
+def test_a_slow_link_is_never_idle() -> None:
+    """Copies of 3 s beside kernels of 1 s: the copies follow one another, and set the pace."""
+    link = SimulatedLink(bandwidth=BYTES / 3)
+    blocks = stack(link)
+    stream(list(blocks), link, slots=3)
+    with torch.no_grad():
+        for _ in range(4):
+            run(blocks, torch.ones(1, WIDTH))
+    gaps = [after[0] - before[1] for before, after in zip(link.log, link.log[1:], strict=False)]
+    assert max(gaps[2:]) == 0.0
+
+
+def test_the_device_holds_slots_and_nothing_else() -> None:
+    blocks = stack()
+    ring = stream(list(blocks), PlainLink(), slots=3)
+    assert ring.size == 3 * BYTES
+
+
+def test_no_graph_holds_what_a_slot_holds() -> None:
+    """Between forward and backward only what goes from block to block is kept."""
+    blocks = stack()
+    ring = stream(list(blocks), PlainLink())
+    slots = {slot.untyped_storage().data_ptr() for slot in ring._slots}
+    kept: list[int] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor.untyped_storage().data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        run(blocks, torch.ones(1, WIDTH))
+    assert kept
+    assert not slots & set(kept)
+
+
+def test_what_is_trained_stays_where_it_is() -> None:
+    block = Block(0)
+    before = [parameter.data_ptr() for parameter in block.parameters() if parameter.requires_grad]
+    packed = PackedBlock(block, PlainLink())
+    assert len(packed.tensors) == 2
+    assert [parameter.data_ptr() for parameter in block.parameters() if parameter.requires_grad] == before
+
+
+def test_tensors_are_aligned_whatever_their_sizes() -> None:
+    block = nn.ModuleList([nn.Linear(3, 5), nn.LayerNorm(7), nn.Linear(1, 1, dtype=torch.bfloat16)])
+    block.requires_grad_(False)
+    values = {name: value.clone() for name, value in block.state_dict().items()}
+    PackedBlock(block, PlainLink())
+    base = block[0].weight.untyped_storage().data_ptr()  # type: ignore[union-attr]
+    assert all((tensor.data_ptr() - base) % 256 == 0 for tensor in block.parameters())
+    assert all(torch.equal(value, values[name]) for name, value in block.state_dict().items())
+
+
+def test_a_ring_of_one_block() -> None:
+    block = Block(0)
+    alone = nn.ModuleList([Block(0)])
+    ring = stream(list(alone), SimulatedLink(1e6))
+    x = torch.ones(1, WIDTH)
+    with torch.no_grad():
+        assert torch.equal(run(alone, x), block(x))
+        run(alone, x)
+    assert ring.traffic.copies == 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.8, 1.0])
+def test_a_share_is_spread_evenly(share: float) -> None:
+    sizes = [340] * 19 + [142] * 38
+    chosen = evenly(sizes, share)
+    assert sum(sizes[index] for index in chosen) == pytest.approx(share * sum(sizes), abs=340)
+    gaps = [after - before for before, after in itertools.pairwise(chosen)]
+    if 0 < share < 1:
+        assert max(gaps) <= 1 / share + 2
+
+
+def test_jumps_are_met() -> None:
+    """A pass that is broken off, and begins anew: fetched when it is wanted."""
+    blocks = list(stack())
+    link = SimulatedLink(1e6)
+    packed = [PackedBlock(block, link) for block in blocks]
+    ring = Ring(packed, torch.device("cpu"), link, slots=2)
+    for index in (0, 1, 2, 0, 5, 4, 0):
+        ring.bring(index)
+        weight = blocks[index].layer.base.weight  # type: ignore[union-attr]
+        assert torch.isfinite(weight).all()  # type: ignore[arg-type]
+        assert torch.equal(weight, stack()[index].layer.base.weight)  # type: ignore[arg-type, union-attr]
