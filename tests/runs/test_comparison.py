@@ -10,7 +10,7 @@ from velatura.runs.comparison import Subject, compare
 from velatura.runs.comparison_page import comparison_page
 from velatura.runs.recipes import Difference
 
-from ..training.test_report import Sound
+from ..training.reporting.test_report import Sound
 from .folders import RECIPE, write_run
 
 

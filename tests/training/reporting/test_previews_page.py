@@ -16,7 +16,7 @@ from velatura.training.folder import RunFolder
 from velatura.training.reporting.previews_page import write_previews_page
 
 from ..conftest import Train
-from ..test_report import read
+from .test_report import read
 
 
 class Table(HTMLParser):
