@@ -55,6 +55,7 @@ def test_wrong_lora(weight: str) -> None:
             ("--out", "x.png", "--prompt", "a", "--model", "m", "--recipe", "r.toml"),
             "one of --model ID and --recipe",
         ),
+        (("--out", "x.png", "--prompt", "a", "--model", ""), "--model is empty; allowed: pocket/flux, a"),
     ],
 )
 def test_refusals(velatura: Run, words: tuple[str, ...], expected: str) -> None:

@@ -82,6 +82,23 @@ def test_steps_in_a_log() -> None:
     assert lines[2] == "step 21/100: loss 0.2500, 8.00 img/s, 40 s left, 1.0 GiB, lr 0.0001"
 
 
+def test_other_lines_do_not_put_off_those_of_the_steps() -> None:
+    """A run that saves or paints more often than every ten seconds tells its loss all the same."""
+    listener, clock, stream = plain()
+    listener(PhaseStarted(phase="train", total=100, unit="steps"))
+    for number in range(1, 42):
+        clock.now += 0.5
+        listener(step(number))
+        if number % 10 == 0:
+            listener(FileSaved(step=number, what="state", path="state/x"))
+            listener(PhaseStarted(phase="previews", total=2, unit="steps"))
+            listener(PhaseFinished(phase="previews", seconds=0.0))
+    lines = stream.getvalue().splitlines()
+    assert [line.split(":")[0] for line in lines if line.startswith("step")] == [
+        "step 1/100", "step 21/100", "step 41/100",
+    ]  # fmt: skip
+
+
 STAYING: list[tuple[Event, str]] = [
     (Notice(message="adapted [model] and a very long line that is not to be broken"), "adapted [model] and"),
     (Notice(message="no caption", level="warning"), "warning: no caption"),

@@ -36,6 +36,14 @@ def test_list(velatura: Run, here: Path) -> None:
     assert facts["other_folders"] == ["runs/notes"]
 
 
+def test_a_run_that_ended_without_a_word_says_what_to_do(velatura: Run, here: Path) -> None:
+    write_run(here / "runs" / "dog", process_started=1.0)  # its process id is another process's by now
+    said = velatura("runs", "list").out.splitlines()[-1]
+    assert said.startswith("dog dead: its process is gone without a word: killed")
+    assert said.endswith("--resume goes on")
+    assert said.removeprefix("dog dead: ") in velatura("runs", "show", "dog").out
+
+
 def test_nothing_to_list(velatura: Run, here: Path) -> None:
     ended = velatura("runs", "list")
     assert ended.code == 2

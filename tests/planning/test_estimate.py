@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from velatura.planning import repeats
 from velatura.planning.devices import KNOWN, device_named
@@ -49,6 +52,7 @@ def slow(changes: dict[str, Any]) -> Any:
         slow({"full": {}, "optimizer": {"kind": "torch.optim.Adam"}}),
         slow({"memory": {"weights": "fp8"}}),
         slow({"memory": {"weights": "int8"}}),
+        slow({"memory": {"split_attention": True}, **precise(batch_size=2)}),
         slow({"ema": {"decay": 0.9}}),
         slow({"adapter": {"targets": ["attention", "mlp", "modulation"]}}),
         slow({"full": {"parts": ["autoencoder"]}, "objective": {"kind": "autoencoder"}}),
@@ -136,6 +140,68 @@ def test_streamed_weights_leave_the_device_but_for_their_slots(
         2 * double + outside + 2 * 6 * 3072**2 * 2, rel=0.1
     )
     assert single < double
+
+
+def test_split_attention_holds_one_more_output_at_its_peak(tmp_path: Path, photos: Path, flux: Path) -> None:
+    """The join of its items: 2 images, 64 + 28 tokens, 2 heads of 32 values, float32.
+
+    Layers after it take slices of it, of their own, so that it does not wait for the backward pass.
+    """
+    whole = recipe(tmp_path, flux, **sections(**precise(batch_size=2)))
+    split = recipe(tmp_path, flux, **sections(**precise(batch_size=2), memory={"split_attention": True}))
+    estimator = Estimator.of_recipe(whole, tmp_path, CPU)
+    before, after = (estimator.of(one).step for one in (whole, split))
+    assert after.kept == before.kept
+    assert 0 < after.peak.total - before.peak.total <= 2 * (64 + 28) * 2 * 32 * 4
+
+
+def test_text_encoders_of_an_fp8_file_take_a_byte_for_each_weight_of_a_linear_layer(
+    tmp_path: Path, photos: Path, flux: Path
+) -> None:
+    """4 bytes for each row besides, as its scale has; whether they run ahead or stay loaded."""
+    small, wide, narrow = _with_fp8_t5(flux, tmp_path / "small")
+    for cache in (True, False):
+        sets = sections(memory={"cache": cache})
+        before, after = (estimated(recipe(tmp_path, one, **sets), tmp_path) for one in (flux, small))
+        saved = before.phases[0].peak["text encoders"] - after.phases[0].peak["text encoders"]
+        assert saved == wide - narrow > 0
+
+
+def test_trained_text_encoders_of_an_fp8_file_are_widened(tmp_path: Path, photos: Path, flux: Path) -> None:
+    small, _, _ = _with_fp8_t5(flux, tmp_path / "small")
+    sets = sections(full={"parts": ["text_encoders"]})
+    before, after = (estimated(recipe(tmp_path, one, **sets), tmp_path) for one in (flux, small))
+    assert before.step.peak == after.step.peak
+
+
+def _with_fp8_t5(flux: Path, folder: Path) -> tuple[Path, int, int]:
+    """A copy of a model with its T5 in fp8; bytes of the linear layers of that in float32, and as they are held."""
+    shutil.copytree(flux, folder)
+    (file,) = (folder / "text_encoder_2").glob("*.safetensors")
+    tensors = load_file(file)
+    save_file({name: tensor.to(torch.float8_e4m3fn) for name, tensor in tensors.items()}, file)
+    linear = [
+        t
+        for name, t in tensors.items()
+        if t.ndim == 2
+        and name.endswith(
+            ("q.weight", "k.weight", "v.weight", "o.weight", "wi_0.weight", "wi_1.weight", "wo.weight")
+        )
+    ]
+    return folder, sum(4 * t.numel() for t in linear), sum(t.numel() + 4 * len(t) for t in linear)
+
+
+def test_text_encoders_that_run_in_the_machines_memory_are_counted_there(
+    tmp_path: Path, flux_dev: Callable[..., Recipe]
+) -> None:
+    """T5-XXL and CLIP-L in bf16; on the CPU that is the device itself."""
+    wanted = flux_dev("memory.text_encoders=cpu")
+    estimator = Estimator.of_recipe(wanted, tmp_path, H200)
+    estimate = estimator.of(wanted)
+    assert estimate.sizes.host["text encoders"] == pytest.approx(2 * (4_762_310_656 + 123_060_480), rel=1e-4)
+    assert all(phase.peak["text encoders"] == 0 for phase in estimate.phases)
+    assert "text encoders" not in estimator.of(flux_dev()).sizes.host
+    assert "text encoders" not in estimated(wanted, tmp_path).sizes.host
 
 
 def test_what_stays_loaded_is_counted(tmp_path: Path, photos: Path, flux: Path) -> None:

@@ -23,6 +23,7 @@ from velatura.placement import attention
 from velatura.placement.attention import _attend as sdpa
 from velatura.placement.precision.quantised import Weights
 from velatura.sampling.generate import Order, generate
+from velatura.sampling.history import differences, history_in
 from velatura.sampling.pipeline import Pipeline
 from velatura.sampling.png import read_record, save_png
 from velatura.sampling.request import Request
@@ -145,6 +146,15 @@ def _through_the_autoencoder(order: Order, path: Path) -> Any:
     family, parts = load(Path(str(order.model)))
     latents = family.encode_image(parts, as_tensor(Image.open(path)))
     return np.asarray(to_images(family, parts, latents)[0]).astype(int)
+
+
+def test_a_picture_of_a_size_that_no_model_paints_is_named(order: Order, tmp_path: Path) -> None:
+    Image.new("RGB", (65, 47)).save(odd := tmp_path / "odd.png")
+    with pytest.raises(
+        RecipeError, match="65x47, and both edges must be multiples of 16 .* to 64x32$"
+    ) as told:
+        paint(order, image=odd, size=None)
+    assert f"--image {odd} is" in str(told.value)
 
 
 def test_what_is_told_wins_over_what_the_picture_says(order: Order, tmp_path: Path) -> None:
@@ -317,7 +327,10 @@ def test_what_may_differ_in_the_last_bits_is_told(order: Order, monkeypatch: pyt
     wanted = Order(out=picture.with_name("y.png"), like=picture, device="cpu", weights="fp8")
     list(generate(wanted, log.events))
     assert f"{picture} may not be repeated exactly: velatura was 0.1.0 and is 99 now" in log.texts
-    assert "may not be repeated exactly: the weights was full and is fp8 now" in log.texts
+    assert (
+        "may not be repeated exactly: the precision of the denoiser's weights was full and is fp8 now"
+        in log.texts
+    )
 
 
 def test_the_attention_that_is_used_is_recorded(
@@ -333,6 +346,24 @@ def test_the_attention_that_is_used_is_recorded(
     assert 'attention "flash" cannot be had' in log.texts
     assert "may not be repeated exactly: the attention was flash and is sdpa now" in log.texts
     assert read_record(here.path)[1]["attention"] == "sdpa"
+
+
+def test_where_text_encoders_run_is_repeated(order: Order) -> None:
+    (picture,) = paint(order, text_encoders="cpu")
+    assert read_record(picture)[1]["text_encoders"] == "cpu"
+    again = like(picture)
+    assert read_record(again)[1]["text_encoders"] == "cpu"
+    assert again.read_bytes() == picture.read_bytes()
+    assert read_record(like(picture, text_encoders="auto"))[1]["text_encoders"] == "auto"
+
+
+def test_text_encoders_elsewhere_are_told_where_they_round_otherwise(order: Order) -> None:
+    (picture,) = paint(order, text_encoders="cpu")
+    past = history_in(read_record(picture)[1], picture, 1)
+    here = replace(past, text_encoders="auto")
+    assert differences(past, here) == []  # on the CPU it is the same
+    on_gpu = replace(past, device="cuda"), replace(here, device="cuda")
+    assert differences(*on_gpu) == ["the text encoders' place was cpu and is auto now"]
 
 
 def test_one_picture_of_a_batch_at_a_time(order: Order, tmp_path: Path) -> None:

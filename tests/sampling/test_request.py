@@ -64,6 +64,7 @@ def test_lines_that_are_refused(line: str, message: str) -> None:
     ("changes", "message"),
     [
         ({"width": 100}, "width must be a multiple of 16, received 100; nearest: 96 or 112"),
+        ({"width": 99_999}, "width must be at most 16384, received 99999"),
         ({"height": 0}, "height must be a multiple of 16, received 0; nearest: 16 or 32"),
         ({"steps": 0}, "steps must be 1 to 1000, received 0"),
         ({"strength": 0.0}, "strength must be above 0 and at most 1, received 0.0"),

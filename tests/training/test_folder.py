@@ -43,6 +43,9 @@ def test_what_would_be_refused_is_told_without_writing(tmp_path: Path) -> None:
     folder.recipe.write_text("")
     with pytest.raises(RecipeError, match="already holds a run"):
         folder.check(resume=False)
+    with folder.lock(), pytest.raises(RecipeError, match="is already running") as told:
+        folder.create(resume=False)
+    assert "--resume" not in str(told.value)  # nor to remove the folder of a run that is on
     folder.check(resume=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=f"cannot write in .*: {tmp_path / 'file'} is a file"):

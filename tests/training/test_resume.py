@@ -336,6 +336,8 @@ def test_a_second_run_of_that_name_is_refused(run: Train) -> None:
     run(training={"steps": 1})
     with pytest.raises(RecipeError, match="already holds a run"):
         run(training={"steps": 1})
+    with pytest.raises(RecipeError, match="already holds a run"):  # before the images are looked for
+        run(training={"steps": 1}, data={"folder": "nowhere"})
 
 
 def test_ctrl_c_while_preparing_keeps_what_was_encoded(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,13 +135,14 @@ def generate(
         ),
     ] = False,
     text_encoders: Annotated[
-        Literal["auto", "cpu"],
+        Literal["auto", "cpu"] | None,
         typer.Option(
             "--text-encoders",
             metavar="auto|cpu",
             help="Where the text encoders are run: auto: on --device; cpu: in the machine's memory, slower.",
+            show_default="auto",
         ),
-    ] = "auto",
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was painted as JSON.")] = False,
 ) -> None:
     """Paint pictures. The same options give the same bytes on one machine.
@@ -152,6 +153,10 @@ def generate(
         raise RecipeError("nothing to paint: give --prompt TEXT, or --like FILE.png to repeat a picture")
     if model is not None and recipe is not None:
         raise RecipeError("which model? give one of --model ID and --recipe FILE")
+    if model is not None and not model.strip():
+        raise RecipeError(
+            "--model is empty; allowed: pocket/flux, a diffusers folder or a hub id. Without it pocket/flux paints"
+        )
     wanted = None if size is None else parse_size(size)
     loras = [parse_lora(text) for text in lora or []]
 

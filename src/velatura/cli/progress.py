@@ -53,7 +53,7 @@ class PlainProgress:
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
         self._clock = clock
-        self._said = clock()
+        self._said = {"phase": clock(), "step": clock()}  # when figures were last told
         self._phase: PhaseFigures | None = None
         self._training = TrainingFigures()
 
@@ -62,25 +62,31 @@ class PlainProgress:
         match event:
             case PhaseStarted():
                 self._phase = _begun(event, self._clock())
-                self._say(": ".join([event.phase, *self._phase.parts(self._phase.started)]))
+                self._tell("phase", ": ".join([event.phase, *self._phase.parts(self._phase.started)]))
             case PhaseProgress() if self._phase and event.phase == self._phase.phase:
                 self._phase.done = event.done
-                if self._due():
-                    self._say(f"{event.phase}: {', '.join(self._phase.parts(self._clock()))}")
+                if self._due("phase"):
+                    self._tell("phase", f"{event.phase}: {', '.join(self._phase.parts(self._clock()))}")
             case StepFinished():
                 self._training.add(event)
-                if self._due() or event.step in (1, event.steps):
-                    self._say(f"step {event.step}/{event.steps}: {', '.join(self._training.parts())}")
+                if self._due("step") or event.step in (1, event.steps):
+                    self._tell(
+                        "step", f"step {event.step}/{event.steps}: {', '.join(self._training.parts())}"
+                    )
             case _:
                 for text in _lines(event):
                     self._say(text.plain)
 
-    def _due(self) -> bool:
-        return self._clock() - self._said >= PLAIN_EVERY
+    def _due(self, what: str) -> bool:
+        """Whether ten seconds went by without these figures, whatever else was said meanwhile."""
+        return self._clock() - self._said[what] >= PLAIN_EVERY
+
+    def _tell(self, what: str, line: str) -> None:
+        self._say(line)
+        self._said[what] = self._clock()
 
     def _say(self, line: str) -> None:
         self._console.print(harmless(line), markup=False)
-        self._said = self._clock()
 
 
 class LiveProgress:

@@ -17,6 +17,11 @@ from velatura.training.reporting.figures import duration, speed
 LETTERS = "vwxyzabcdefghijklmnpqrstu"  # of the losses of validations in a chart
 WIDEST = 48  # characters of a recipe's value in a table; --json has all of it
 
+GONE = (
+    "its process is gone without a word: killed, maybe for lack of memory, the machine went down, or a full disk. "
+    "--resume goes on"
+)
+
 
 def list_text(runs: Sequence[Overview], others: Sequence[str]) -> Iterator[str]:
     """A table of runs; below it, why some failed, and which folders are no runs."""
@@ -26,8 +31,8 @@ def list_text(runs: Sequence[Overview], others: Sequence[str]) -> Iterator[str]:
     else:
         yield "there are no runs here"
     for run in runs:
-        if run.message:
-            yield f"{run.name} {run.state}: {run.message}"
+        if why := _why(run):
+            yield f"{run.name} {run.state}: {why}"
     if others:
         yield f"{counted(len(others), 'folder that is no run', 'folders that are no runs')}: {', '.join(others)}"
 
@@ -38,8 +43,8 @@ def show_text(run: Run) -> Iterator[str]:
     left = [] if facts.seconds_left is None else [f"{duration(facts.seconds_left)} left"]
     steps = f"step {steps_text(facts)}" if facts.step is not None else ""
     yield " · ".join(filter(None, [facts.name, state_text(facts), steps, *left, age(facts.updated)]))
-    if facts.message:
-        yield f"  {facts.message}"
+    if why := _why(facts):
+        yield f"  {why}"
     yield ""
     yield from columns([["folder", f"{facts.folder}, {readable(facts.size)}"], *_facts(run)])
     letters = dict(zip(run.validations, LETTERS, strict=False))
@@ -84,6 +89,11 @@ def columns(rows: Iterable[Sequence[str]]) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _why(run: Overview) -> str:
+    """Why it failed, and what to do where it ended without a word."""
+    return GONE if run.state == "dead" else run.message
 
 
 def _row(run: Overview) -> list[str]:

@@ -32,6 +32,15 @@ _SRGB = ImageCms.createProfile("sRGB")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
+def allow_pixels(count: int) -> None:
+    """Let Pillow decode pictures of up to `count` pixels; its own limit is never lowered.
+
+    The limit is one for the whole process: whoever raises it checks the pixels of what is decoded.
+    """
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, -(-count // 2))  # it refuses beyond twice this
+
+
 def open_image(data: bytes) -> Image.Image:
     """Read the header of an image in one of FORMATS; raises what Pillow raises."""
     return Image.open(io.BytesIO(data), formats=FORMATS)

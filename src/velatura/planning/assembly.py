@@ -11,11 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from velatura.errors import ModelError
+from velatura.families.attending import attend_by
 from velatura.families.latent_family import LatentFamily
+from velatura.families.network import stored_in_fp8
 from velatura.families.outline import Outline, sketched
 from velatura.interfaces import PartName, Parts
-from velatura.placement.precision.quantised import quantise_blocks
+from velatura.placement.attention import Attention
+from velatura.placement.precision.quantised import Fp8Linear, quantise_blocks
 from velatura.placement.streamed.packed import block_tensors
+from velatura.planning.devices import Device
 from velatura.planning.repeats import prune, runs_of
 from velatura.planning.replay import valueless
 from velatura.planning.tracking import Bytes, Kind
@@ -45,12 +49,27 @@ class Assembled:
     report: str
 
 
-def load_part(setup: Setup, found: Outline, name: PartName) -> tuple[nn.Module, ...]:
+def load_part(setup: Setup, found: Outline, name: PartName, device: Device) -> tuple[nn.Module, ...]:
     """A part as the run loads it, on the meta device: in the run's dtype; parts from scratch in float32."""
     family = latent(setup)
-    dtype = torch.float32 if name in setup.files.from_scratch else setup.dtype
+    from_scratch = name in setup.files.from_scratch
+    dtype = torch.float32 if from_scratch else setup.dtype
     # not diffusers' own `to`, which speaks up about what it would have loaded otherwise
-    return tuple(nn.Module.to(module, dtype=dtype) for module in sketched(family, found, name))
+    modules = tuple(nn.Module.to(module, dtype=dtype) for module in sketched(family, found, name))
+    frozen = not from_scratch and name not in setup.trained
+    if name == "text_encoders" and frozen and name not in found.assumed and device.kind != "mps":
+        _hold_fp8(family, found, modules)
+    return modules
+
+
+def _hold_fp8(family: LatentFamily, found: Outline, encoders: Sequence[nn.Module]) -> None:
+    """Linear layers of text encoders that their file has in fp8 stay so: see `Family.load`."""
+    paths = family.listing.paths(found.files, "text_encoders")
+    for place, path, encoder in zip(family.listing.text_encoders, paths, encoders, strict=True):
+        checkpoint, key_map = place.network.find(place.network.weights(path))
+        for name in stored_in_fp8(encoder, [encoder], checkpoint, key_map):
+            layer: Any = encoder.get_submodule(name)
+            encoder.set_submodule(name, Fp8Linear.of(layer))
 
 
 def latent(setup: Setup) -> LatentFamily:
@@ -59,11 +78,11 @@ def latent(setup: Setup) -> LatentFamily:
     return setup.family
 
 
-def assemble(setup: Setup, found: Outline) -> Assembled:
+def assemble(setup: Setup, found: Outline, device: Device) -> Assembled:
     """What the loop holds: parts, adapter or trained weights. Raises RecipeError and ModelError as the run would."""
     parts = Parts(info=setup.info)
     for name in setup.stays_loaded:
-        give(parts, name, load_part(setup, found, name))
+        give(parts, name, load_part(setup, found, name, device))
     if parts.text_encoders:
         parts.tokenizers = blank_tokenizers(setup, found)
     with torch.device("meta"):  # no random starts are drawn
@@ -71,6 +90,7 @@ def assemble(setup: Setup, found: Outline) -> Assembled:
     left_out: dict[int, int] = {}
     blocks: list[nn.Module] = []
     if parts.denoiser is not None:
+        attend_by(setup.family, parts.denoiser, Attention(split=setup.recipe.memory.split_attention))
         whole = setup.family.blocks(parts.denoiser)
         left_out = prune(parts.denoiser, whole, runs_of(whole))
         blocks = list(setup.family.blocks(parts.denoiser))

@@ -27,7 +27,7 @@ def encode_texts(
     setup: Setup, found: Outline, device: Device, count: int = TEXTS
 ) -> tuple[Phase, Conditioning]:
     """Captions through the text encoders, and what they become: B = 1, without values."""
-    modules = load_part(setup, found, "text_encoders")
+    modules = load_part(setup, found, "text_encoders", device)
     blocks, left_out = _pruned(modules)
     more = sum(times * _size(blocks[place]) for place, times in left_out.items())
     parts = Parts(info=setup.info)
@@ -46,7 +46,7 @@ def encode_texts(
 def encode_images(setup: Setup, found: Outline, device: Device, shape: Shape, pieces: Pieces) -> Phase:
     """Images through the autoencoder, ahead of the training."""
     parts = Parts(info=setup.info, pieces=pieces)
-    give(parts, "autoencoder", load_part(setup, found, "autoencoder"))
+    give(parts, "autoencoder", load_part(setup, found, "autoencoder", device))
     with_storage(parts, {})
     with _followed(parts, device) as tracker:
         images = torch.zeros(shape.count, 3, shape.height, shape.width)

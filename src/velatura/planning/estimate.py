@@ -109,8 +109,8 @@ class _Variant:
     def of(setup: Setup) -> _Variant:
         recipe, optimizer = setup.recipe, setup.recipe.optimizer
         trained = None if recipe.full is None else recipe.full.weights
-        held = recipe.memory.weights, trained, optimizer.kind, optimizer.fused_backward
-        return _Variant((setup.dtype, *held), setup)
+        memory = recipe.memory.weights, recipe.memory.split_attention
+        return _Variant((setup.dtype, *memory, trained, optimizer.kind, optimizer.fused_backward), setup)
 
 
 class Estimator:
@@ -158,7 +158,15 @@ class Estimator:
             phases=tuple(phases),
             trained=training.trained,
             report=training.assembled.report,
-            sizes=sizes_of(work, training, conditioning, self.device, gone, phases[-1].away),
+            sizes=sizes_of(
+                work,
+                training,
+                conditioning,
+                self.device,
+                gone,
+                inputs=phases[-1].away,
+                encoders=captions.peak["text encoders"] if elsewhere and setup.conditioned else 0,
+            ),
             away=gone,
         )
 
@@ -224,7 +232,7 @@ class Estimator:
 
     def _training_of(self, variant: _Variant) -> Training:
         setup = variant.setup
-        assembled = assemble(setup, self.work.found)
+        assembled = assemble(setup, self.work.found, self.device)
         return Training(setup, assembled, self._captions(setup.dtype)[1], self.device)
 
     def _preview_of(self, variant: _Variant, pieces: Pieces) -> Phase:

@@ -35,6 +35,7 @@ class _Meter:
     """Listens to a run and follows the allocator from the end of step 1 to the end of step 2."""
 
     def __init__(self) -> None:
+        self._others = live_bytes()  # tensors of whoever else is in this process
         self.resident = 0
         self.grown = 0
         self._profile = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
@@ -43,7 +44,7 @@ class _Meter:
         if not isinstance(event, StepFinished):
             return
         if event.step == 1:
-            self.resident = live_bytes()
+            self.resident = live_bytes() - self._others
             self._profile.start()
         elif event.step == 2:
             self._profile.stop()

@@ -29,9 +29,19 @@ class Sizes:
 
 
 def sizes_of(
-    work: Workload, training: Training, conditioning: Conditioning, device: Device, gone: Away, inputs: int
+    work: Workload,
+    training: Training,
+    conditioning: Conditioning,
+    device: Device,
+    gone: Away,
+    *,
+    inputs: int,
+    encoders: int,
 ) -> Sizes:
-    """By the name of what takes it; `inputs`: bytes of activations that wait in the machine's memory."""
+    """By the name of what takes it.
+
+    `inputs`: bytes of activations that wait in the machine's memory; `encoders`: of text encoders that run there.
+    """
     setup = work.setup
     recipe = setup.recipe
     largest, info = work.largest, setup.info
@@ -50,6 +60,8 @@ def sizes_of(
         host["captions in memory"] = min(MEMORY, texts)
     if recipe.memory.weights != "full" and device.kind != "cpu":
         host["denoiser while it is loaded"] = resident["denoiser"] * setup.dtype.itemsize
+    if encoders:
+        host["text encoders"] = encoders
     pinned = {
         "streamed weights": gone.host,
         "their gradients": gone.gradients,

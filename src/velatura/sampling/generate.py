@@ -58,7 +58,7 @@ class Order:
     weights: Weights | None = None
     autoencoder: Pieces | None = None
     streamed: float = 0.0
-    text_encoders: Encoders = "auto"
+    text_encoders: Encoders | None = None
     attention: AttentionName | None = None
     split_attention: bool = False
 
@@ -91,8 +91,6 @@ def generate(order: Order, events: Events) -> Iterator[Picture]:
     request = _changed(request, order)
     start = _start(order, events)
     _tell_replaced(paths, start, events)
-    if start is not None and order.size is None and request.width is None:
-        request = replace(request, width=start.header.width, height=start.header.height)
     pipeline = Pipeline.load(
         order.section or order.model or DEFAULT_MODEL,
         base=order.base,
@@ -101,11 +99,13 @@ def generate(order: Order, events: Events) -> Iterator[Picture]:
         weights=order.weights or "full",
         autoencoder=order.autoencoder or "auto",
         streamed=order.streamed,
-        text_encoders=order.text_encoders,
+        text_encoders=order.text_encoders or "auto",
         attention=order.attention or "sdpa",
         split_attention=order.split_attention,
         events=events,
     )
+    if start is not None and order.size is None and request.width is None:
+        request = _sized_by(start, request, pipeline.parts.info.size_step)
     request = pipeline.complete(request)
     image = None if start is None else start.decoded()
     history = _history(pipeline, order, start)
@@ -147,6 +147,18 @@ def _start(order: Order, events: Events) -> StartPicture | None:
     if start.header.frames > 1:
         events.notice(f"{order.image} is an animation; its first frame is taken")
     return start
+
+
+def _sized_by(start: StartPicture, request: Request, step: int) -> Request:
+    """The request with the size of the picture that painting starts from. Raises RecipeError where none has it."""
+    width, height = start.header.width, start.header.height
+    if width % step or height % step:
+        near = f"{max(step, width // step * step)}x{max(step, height // step * step)}"
+        raise RecipeError(
+            f"--image {start.path} is {width}x{height}, and both edges must be multiples of {step} for this model: "
+            f"cut or resize it, for example to {near}"
+        )
+    return replace(request, width=width, height=height)
 
 
 def _tell_replaced(paths: list[Path], start: StartPicture | None, events: Events) -> None:
@@ -215,6 +227,7 @@ def _completed(order: Order, past: History) -> Order:
         autoencoder=order.autoencoder or past.autoencoder,
         attention=order.attention or past.attention,
         split_attention=order.split_attention or past.split_attention,
+        text_encoders=order.text_encoders or past.text_encoders,
     )
 
 
@@ -231,6 +244,7 @@ def _history(pipeline: Pipeline, order: Order, start: StartPicture | None) -> Hi
         autoencoder=held.parts.pieces,
         attention=held.attention.name,
         split_attention=held.attention.split,
+        text_encoders=held.text_encoders,
         device=held.device.type,
         loras=used(order.loras),
         image=None if start is None else str(start.path),

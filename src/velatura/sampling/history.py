@@ -14,6 +14,7 @@ from velatura.errors import ModelError, RecipeError
 from velatura.interfaces import ModelInfo, Pieces
 from velatura.placement.attention import AttentionName
 from velatura.placement.precision.quantised import Weights
+from velatura.sampling.memory import Encoders
 
 SHOWN = 12  # digits of a hash
 NAMES = {"text_encoders": "text encoders", "settings": "settings (scheduler, and options of [model])"}
@@ -42,6 +43,7 @@ class History:
     autoencoder: Pieces = "auto"
     attention: AttentionName = "sdpa"
     split_attention: bool = False
+    text_encoders: Encoders = "auto"  # where they run; with "cpu" another device rounds otherwise
     loras: tuple[UsedLora, ...] = ()
     image: str | None = None  # the picture that was changed
     image_hash: str | None = None
@@ -113,12 +115,14 @@ def _short(history: History, part: str) -> str:
 
 def differences(past: History, now: History) -> list[str]:
     """What else may make a repeated picture differ in its last bits, a line each."""
-    pairs = (
+    pairs = [
         ("velatura", past.velatura, now.velatura),
         ("the device", past.device, now.device),
         ("the precision", past.precision, now.precision),
-        ("the weights", past.weights, now.weights),
+        ("the precision of the denoiser's weights", past.weights, now.weights),
         ("the autoencoder", past.autoencoder, now.autoencoder),
         ("the attention", past.attention, now.attention),
-    )
+    ]
+    if now.device != "cpu":
+        pairs.append(("the text encoders' place", past.text_encoders, now.text_encoders))
     return [f"{what} was {before} and is {here} now" for what, before, here in pairs if before != here]

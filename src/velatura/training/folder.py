@@ -104,6 +104,7 @@ class RunFolder:
 
     def _refuse_other_run(self, resume: bool) -> None:
         if self.recipe.exists() and not resume:
+            self.lock().refuse_running()  # a run that is on is neither to be gone on with nor to be removed
             raise RecipeError(
                 f"the folder {self.root} already holds a run. Go on with it: --resume. "
                 "Or start another: change `name`, or remove the folder."

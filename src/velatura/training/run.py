@@ -83,6 +83,8 @@ def train(
         events.listeners.append(early.append)
         try:
             with stop.preparing(), team.in_turn():
+                if team.leads and not dry_run:  # a large dataset takes minutes to read
+                    _folder_of(recipe).check(resume=resume is not None)
                 setup = settle(recipe, base, events, team)
                 setup = with_plan(setup, planner, events, resumed=resume is not None)
                 for line in remarks(setup):
@@ -122,7 +124,6 @@ def settle(recipe: Recipe, base: Path, events: Events, team: Team | None = None)
     is_sharded(recipe, team)  # refuses what does not go together, before anything is read
     dataset = prepare_dataset(recipe, base, info.size_step, events, processes=team.size)
     device = device_for(team.launch, recipe.training.device)
-    folder = RunFolder(Path(recipe.output.folder) / recipe.name, recipe.name)
     dtype = choose_dtype(recipe.training.precision, device)
     setup = Setup(
         recipe=recipe,
@@ -131,7 +132,7 @@ def settle(recipe: Recipe, base: Path, events: Events, team: Team | None = None)
         info=info,
         objective=objective_for(recipe),
         dataset=dataset,
-        folder=folder,
+        folder=_folder_of(recipe),
         device=device,
         dtype=dtype,
         attention=attention_for(
@@ -147,6 +148,10 @@ def settle(recipe: Recipe, base: Path, events: Events, team: Team | None = None)
     )
     events.notice(dataset.report())
     return setup
+
+
+def _folder_of(recipe: Recipe) -> RunFolder:
+    return RunFolder(Path(recipe.output.folder) / recipe.name, recipe.name)
 
 
 def _live(setup: Setup, reread: Reread | None, base: Path, events: Events) -> Live | None:

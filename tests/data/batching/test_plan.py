@@ -43,6 +43,18 @@ def test_each_resolution_and_each_repeat(log: Any) -> None:
     ]
 
 
+@pytest.mark.parametrize("repeats", [1e23, float("inf"), 60_000_000])
+def test_more_uses_than_can_be_held(log: Any, repeats: float) -> None:
+    """As of a folder named `99999999999999999999999_dog`. Counted over all sizes, and with no class images in turn."""
+    section = FolderData(folder="x", resolution=[512, 256], compat="sd-scripts")
+    classes = replace(item("b", 500, 500).treatment, regularisation=True)
+    items = [item("a", 800, 600, repeats=repeats), item("b", 500, 500, treatment=classes)]
+    with pytest.raises(
+        DataError, match=r"times in an epoch; allowed are 100,000,000 times. Lower repeats: that of a is"
+    ):
+        sizes(items, log, section)
+
+
 def test_each_source_has_its_own_sizes(log: Any) -> None:
     one, two = FolderData(folder="x", resolution=256), FolderData(folder="y", resolution=100, buckets=False)
     items = [item("a", 500, 500), item("b", 500, 100, source=1)]

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from velatura.data.images import decode
 from velatura.data.items import Item, Quarantined, check_bad_share
 from velatura.data.scanning.scan import scan
 from velatura.data.text.wording import text_of
 from velatura.errors import DataError
 from velatura.recipe.data.sources.folder import FolderData
+from velatura.recipe.data.sources.table import TableData
 
 Write = Callable[..., Path]
 
@@ -198,11 +200,73 @@ def test_an_image_of_too_many_pixels_is_never_decoded(tmp_path: Path, write_imag
     found = scan([FolderData(folder="set", max_pixels=64 * 64, max_bad=0.9)], tmp_path, log.events)
     assert [item.name for item in found.items] == ["set/good.png"]
     reasons = {bad.name: bad.reason for bad in found.quarantined}
-    assert (
-        reasons["set/bomb.png"].startswith("has 400,000,000 pixels")
-        or "too many pixels" in reasons["set/bomb.png"]
+    assert reasons["set/bomb.png"].startswith(
+        "too many pixels: more than the 4,096 that max_pixels allows: Image size (400000000 pixels)"
     )
     assert reasons["set/large.png"] == "has 4,160 pixels (65x64); max_pixels allows 4,096"
+
+
+def test_max_pixels_may_be_more_than_what_pillow_allows(
+    tmp_path: Path, write_image: Write, log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for an image that an earlier scan saw, which is not opened before it is decoded."""
+    write_image("set/a.png", (64, 65), caption="x")
+    section = FolderData(folder="set", max_pixels=64 * 65)
+    for _ in range(2):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+        found = scan([section], tmp_path, log.events, memory=tmp_path / "memory")
+        (item,) = found.items
+        assert decode(item.place.read()).size == (64, 65)
+
+
+def test_a_caption_that_cannot_be_read(tmp_path: Path, write_image: Write, log: Any) -> None:
+    """Its image is set aside, and all others are looked at."""
+    for i in range(3):
+        write_image(f"set/{i}.png", seed=i, caption="good")
+    (tmp_path / "set/1.txt").unlink()
+    (tmp_path / "set/1.txt").symlink_to("1.txt")
+    found = scan([FolderData(folder="set")], tmp_path, log.events)
+    assert [item.name for item in found.items] == ["set/0.png", "set/2.png"]
+    (bad,) = found.quarantined
+    assert bad.name == "set/1.png"
+    assert bad.reason.startswith("its caption set/1.txt cannot be read: ")
+
+
+def test_a_caption_that_no_encoder_takes(tmp_path: Path, write_image: Write, log: Any) -> None:
+    for i in range(2):
+        write_image(f"set/{i}.png", seed=i)
+    (tmp_path / "set/list.json").write_text(
+        '[{"image": "0.png", "prompt": "\\ud83d dog"}, {"image": "1.png", "prompt": "\\ud83d\\ude00"}]'
+    )
+    found = scan([TableData(file="set/list.json")], tmp_path, log.events)
+    assert [item.caption.text for item in found.items] == ["\U0001f600"]
+    (bad,) = found.quarantined
+    assert bad.name == "set/0.png"
+    assert "its caption holds half a character" in bad.reason
+
+
+def test_captions_without_end(
+    tmp_path: Path, write_image: Write, log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """10,000 words are a caption, which the encoders cut; a gigabyte is none, and is not even read."""
+    write_image("set/0.png", caption="word " * 10_000)
+    write_image("set/1.png", seed=1, caption="x" * (4 * 2**20 + 1))
+    write_image("set/2.png", seed=2, caption="x" * (2**20 + 1))
+    found = scan([FolderData(folder="set", max_bad=0.9)], tmp_path, log.events)
+    assert [len(item.caption.text.split()) for item in found.items] == [10_000]
+    assert [bad.reason for bad in found.quarantined] == [
+        "its caption set/1.txt has 4,194,305 bytes; allowed are 1,048,576 characters",
+        "its caption has 1,048,577 characters; allowed are 1,048,576",
+    ]
+
+
+def test_a_mask_of_another_shape_is_named(tmp_path: Path, write_image: Write, log: Any) -> None:
+    for i in range(2):
+        write_image(f"set/{i}.png", (96, 96), seed=i, caption="good")
+        write_image(f"masks/{i}.png", (96, 96 - 40 * i))
+    found = scan([FolderData(folder="set", masks="masks")], tmp_path, log.events)
+    (bad,) = found.quarantined
+    assert bad.reason == "its mask image masks/1.png is 96x56 and does not fit 96x96"
 
 
 def test_a_caption_that_is_no_text(tmp_path: Path, write_image: Write, log: Any) -> None:

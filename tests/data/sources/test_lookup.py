@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,20 @@ def test_what_is_refused(base: Path, text: str, why: str) -> None:
     with pytest.raises(UnusableError, match=why) as caught:
         Lookup(["one"], base, outside=False).find(text)
     assert len(str(caught.value)) < 400
+
+
+def test_a_folder_that_may_not_be_looked_into(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files are not told to be missing; without the right to it, even a look at one of them is refused."""
+    closed = str(base / "one/closed/x.png")
+
+    def refused(path: str) -> os.stat_result:
+        if path == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return Path(path).stat(follow_symlinks=False)
+
+    monkeypatch.setattr(os, "lstat", refused)
+    with pytest.raises(UnusableError, match=r"one/closed/x.png' cannot be read: Permission denied"):
+        Lookup(["one"], base, outside=False).find("closed/x.png")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

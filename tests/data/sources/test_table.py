@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,7 @@ def test_images_of_several_rows_are_told(tmp_path: Path, table: Callable[..., No
     ("header", "section", "message"),
     [
         ("img,prompt", {}, "has no column 'image'.*Its columns are 'img', 'prompt'"),
-        ("image,promt", {"caption_column": "prompt"}, "has no column 'prompt'; did you mean 'promt'"),
+        ("image,promt", {"caption_column": "prompt"}, r"has no column 'prompt'; did you mean 'promt'\? Its"),
         ("image,prompt", {"mask_column": "mask"}, "has no column 'mask'"),
         ("image,prompt,caption", {}, "has the columns 'prompt', 'caption'; say with caption_column which"),
         ("image,file_name", {}, "say with image_column which"),
@@ -214,6 +215,13 @@ def test_files_that_are_no_tables(tmp_path: Path, table: Callable[..., None]) ->
         read(tmp_path, "folder.csv")
     with pytest.raises(DataError, match="ends in '.xlsx'; allowed: .csv, .tsv, .json, .jsonl, .parquet"):
         read(tmp_path, "x.xlsx")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(DataError, match="'pipe.csv' is no regular file"):
+        read(tmp_path, "pipe.csv")
 
 
 def test_the_number_of_rows_is_limited(

@@ -64,7 +64,7 @@ def test_lines_are_counted_through_quoted_breaks(tmp_path: Path) -> None:
     assert rows(path) == [
         Row(where="line 2", cells={"image": "a.png", "prompt": "two\nlines"}),
         BadRow(where="line 5", reason="has 3 cells, the header 2 (a delimiter inside a cell needs quotes around the cell)"),
-        BadRow(where="line 6", reason="has 1 cells, the header 2"),
+        BadRow(where="line 6", reason="has 1 cell, the header 2"),
         Row(where="line 7", cells={"image": "d.png", "prompt": "x"}),
     ]  # fmt: skip
 
@@ -74,8 +74,10 @@ def test_lines_are_counted_through_quoted_breaks(tmp_path: Path) -> None:
     [
         ('image,prompt\na.png,x\nb.png,"never closed\nc.png,x\n', "line 3: a quote that begins a cell here is not closed"),
         ('image,prompt\na.png,"a "red" dog"\n', 'line 2: a closing quote is followed by more text.*written twice: ""'),
-        ('image,prompt\na.png,"' + "x" * 200_000 + '"\n', "line 2: a quote that begins a cell here is not closed"),
-        (b"image,prompt\na.png,caf\xe9\n", "not UTF-8 text. Save the table as UTF-8"),
+        ('image,prompt\na.png,"' + "x" * 200_000 + '"\n', r"line 2: a cell has more than 131,072 characters, or a quote is not closed"),
+        (b"image,prompt\na.png,caf\xe9\n", "line 2: not UTF-8 text. Save the table as UTF-8"),
+        (b"image,prompt\n" + b"a.png,x\n" * 200_000 + b"a.png,caf\xe9\n", "line 200002: not UTF-8 text"),
+        ("image,prompt\na.png,x\n".encode("utf-16-le"), "holds zero bytes: it is no text, or UTF-16 without its mark"),
         ("image,image\na.png,b.png\n", "more than one column named 'image'"),
         ("", "is empty; expected a first line with the names"),
         ("\ufeff\n  \n", "is empty"),

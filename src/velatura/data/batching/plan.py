@@ -15,6 +15,7 @@ from velatura.events import Events
 from velatura.plural import counted
 from velatura.recipe.data.items import SourceData
 
+MAX_USES = 100_000_000  # per epoch; an entry takes about a hundred bytes
 _CROPPED = 1 / 3  # share of an image's area whose loss is remarked
 SMALLER = ("image is smaller than its resolution", "images are smaller than their resolution")
 
@@ -59,7 +60,7 @@ def lay_out(
     `size_step`: image edges must be multiples of this (`ModelInfo.size_step`); so many pixels squared are a token.
     With `batch_tokens` each bucket has a batch size of its own, where the source does not name one. Items smaller
     than their bucket are left out where the source says `upscale = false`. Notices were also sent to `events`.
-    Raises RecipeError for sizes that the family cannot have, DataError when no entry remains.
+    Raises RecipeError for sizes that the family cannot have, DataError when no entry remains, or more than MAX_USES.
     """
     allowed = [Sizes(section, size_step) for section in sections]
     placed: list[tuple[Item, Bucket]] = []
@@ -75,6 +76,7 @@ def lay_out(
         if not sizes:
             left_out.append(item)
         placed += [(item, size) for size in sizes]
+    _check_uses([item for item, _ in placed])
     repeats = balanced_repeats([item for item, _ in placed], sections)
     batch_sizes = [section.batch_size for section in sections]
     entries = [
@@ -97,6 +99,17 @@ def lay_out(
             "upscale = false. Lower the resolution, or set upscale = true."
         )
     return Layout(entries=tuple(entries), left_out=tuple(left_out), notices=notices)
+
+
+def _check_uses(items: Sequence[Item]) -> None:
+    """A mistyped number of repeats, also one in a folder's name, must not fill the memory."""
+    total = sum(item.treatment.repeats for item in items)
+    if total > MAX_USES:
+        most = max(items, key=lambda item: item.treatment.repeats)
+        raise DataError(
+            f"images would be used {total:,.0f} times in an epoch; allowed are {MAX_USES:,} times. "
+            f"Lower repeats: that of {most.name} is {most.treatment.repeats:g}."
+        )
 
 
 def tokens_of(size: Bucket, size_step: int) -> int:

@@ -12,8 +12,9 @@ from velatura.data.scanning.probe import BadImageError, Probe, check_pixels, ima
 from velatura.data.scanning.remembered import Remembered
 from velatura.data.sources.record import Record
 from velatura.data.text.captions import Caption, read_caption
-from velatura.errors import DataError
+from velatura.plural import counted
 
+MAX_CAPTION = 2**20  # characters; what encoders read are hundreds
 _SAME_RATIO = 0.01  # how far a companion's aspect ratio may be from its image's
 
 
@@ -50,7 +51,7 @@ class Looker:
             return None
 
     def look(self, record: Record) -> Looked | str:
-        """What a record's files hold, or the reason why it cannot be used. Raises DataError for a lost caption."""
+        """What a record's files hold, or the reason why it cannot be used."""
         try:
             return self._look(record, self._probe, self._caption)
         except BadImageError as error:
@@ -65,11 +66,9 @@ class Looker:
             role: self._companion(role, place, image, probed) for role, place in record.companions.items()
         }
         place = record.caption_place
-        return Looked(
-            image=image,
-            caption=record.caption if place is None else captioned(place),
-            companions=companions,
-        )
+        caption = record.caption if place is None else captioned(place)
+        _check_caption(caption)
+        return Looked(image=image, caption=caption, companions=companions)
 
     def _companion(
         self, role: Role, place: Place, image: Probe, probed: Callable[[Place], Probe]
@@ -82,7 +81,8 @@ class Looker:
         ratio = found.width * image.height / (found.height * image.width)
         if abs(ratio - 1) > _SAME_RATIO and role != "reference":
             raise BadImageError(
-                f"its {role} image is {found.width}x{found.height} and does not fit {image.width}x{image.height}"
+                f"its {role} image {self._name(place)} is {found.width}x{found.height} and does not fit "
+                f"{image.width}x{image.height}"
             )
         return Companion(place=place, content=found.content, width=found.width, height=found.height)
 
@@ -114,15 +114,33 @@ class Looker:
             stamp = place.stamp()
             caption = self.known.caption(place.key, stamp)
             if caption is None:
+                if stamp[0] > 4 * MAX_CAPTION:  # no character of UTF-8 has more bytes
+                    raise ValueError(f"has {stamp[0]:,} bytes; allowed are {MAX_CAPTION:,} characters")
                 caption = read_caption(place.read())
                 self.known.keep(place.key, stamp, caption)
         except ValueError as error:  # what is there is no text
             raise BadImageError(f"its caption {self._name(place)} {error}") from None
         except OSError as error:
-            why = error.strerror or error
-            raise DataError(f"caption '{self._name(place)}' cannot be read: {why}.") from error
+            raise BadImageError(
+                f"its caption {self._name(place)} cannot be read: {error.strerror or error}"
+            ) from None
         return caption
 
     def _name(self, place: Place) -> str:
         """A file as the recipe's author would write it."""
         return place.key.removeprefix(f"{self.base}/")
+
+
+def _check_caption(caption: Caption) -> None:
+    """Raise BadImageError for what a file, a table or a file's name may hold, and no encoder takes."""
+    for text in (caption.text, *(tag for tag, _ in caption.tags)):
+        if len(text) > MAX_CAPTION:
+            raise BadImageError(
+                f"its caption has {counted(len(text), 'character')}; allowed are {MAX_CAPTION:,}"
+            )
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise BadImageError(
+                "its caption holds half a character (a lone surrogate); write it anew"
+            ) from None

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from velatura.checkpoints.stamps import Stamp
-from velatura.data.images import open_image, orientation
+from velatura.data.images import allow_pixels, open_image, orientation
 from velatura.data.places import Place
 
 MAX_BYTES = 2**30
@@ -87,6 +87,8 @@ def probe(data: bytes, *, thorough: bool, max_pixels: int | None = None) -> Prob
     """
     if not data:
         raise BadImageError("empty file (0 bytes)")
+    if max_pixels is not None:
+        allow_pixels(max_pixels)
     try:
         return _probe(data, thorough, max_pixels)
     except UnidentifiedImageError:
@@ -94,7 +96,8 @@ def probe(data: bytes, *, thorough: bool, max_pixels: int | None = None) -> Prob
             "not an image, or of a kind that is not read (png, jpg, webp, bmp, tiff, gif and avif are)"
         ) from None
     except Image.DecompressionBombError as error:
-        raise BadImageError(f"too many pixels: {error}") from None
+        allowed = "" if max_pixels is None else f"more than the {max_pixels:,} that max_pixels allows: "
+        raise BadImageError(f"too many pixels: {allowed}{error}") from None
     except BadImageError:
         raise
     except MemoryError:

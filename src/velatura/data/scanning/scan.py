@@ -10,6 +10,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
+from velatura.data.images import allow_pixels
 from velatura.data.items import Item, Quarantined, Scan, Treatment, check_bad_share
 from velatura.data.progress import Phase, phase
 from velatura.data.scanning.collection import no_collection
@@ -59,6 +60,7 @@ def _scan(
     expansions = [expand(section, base) for section in sections]
     expanded = tuple(one for expansion in expansions for one in expansion.sections)
     notices = [notice for expansion in expansions for notice in expansion.notices]
+    allow_pixels(max((section.max_pixels for section in expanded), default=0))  # also for what is remembered
     index = None if memory is None else Index(memory, events)
     sources = [_Source(section, number, base, index, thorough) for number, section in enumerate(expanded)]
     items: list[Item] = []

@@ -64,14 +64,23 @@ class Lookup:
         raise UnusableError(f"no file '{text[:200]}' in {looked}")
 
     def _without_links(self, path: str) -> str | None:
-        """The real path of what is there; a folder is listed once, and of its plain files no more is asked."""
+        """The real path of what is there; a folder is listed once, and of its plain files no more is asked.
+
+        Raises UnusableError where it may not be looked for.
+        """
         folder, name = os.path.split(path)
         if folder not in self._plain:
             self._plain[folder] = (os.path.realpath(folder), _plain_files(folder))
         real, plain = self._plain[folder]
         if name in plain:
             return f"{real}{os.sep}{name}"
-        return os.path.realpath(path) if os.path.lexists(path) else None
+        try:
+            os.lstat(path)
+        except PermissionError as error:
+            raise UnusableError(f"'{path}' cannot be read: {error.strerror}") from None
+        except (OSError, ValueError):  # ValueError: what cannot be a path at all
+            return None
+        return os.path.realpath(path)
 
 
 def _plain_files(folder: str) -> frozenset[str]:

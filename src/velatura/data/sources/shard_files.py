@@ -67,7 +67,7 @@ def _fitting(pattern: str, there: Set[str], folder: str) -> set[str]:
             missing.append(part)
     if missing:
         raise DataError(
-            f"{counted(len(missing), 'shard')} of '{pattern}' not found in '{folder}': {some(missing)}."
+            f"{counted(len(missing), 'shard')} of '{pattern}' not found in '{folder or '.'}': {some(missing)}."
         )
     return found
 

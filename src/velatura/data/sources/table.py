@@ -43,7 +43,9 @@ def open_table(name: str, path: Path) -> Table:
     if opener is None:
         raise DataError(f"table '{name}' ends in '{path.suffix}'; allowed: {', '.join(_OPENERS)}.")
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else f"does not exist (looked for {path.absolute()})"
+        what = f"does not exist (looked for {path.absolute()})"
+        if path.exists():
+            what = "is a folder" if path.is_dir() else "is no regular file"
         raise DataError(f"table '{name}' {what}. Relative paths start at the recipe's own folder.")
     try:
         return opener(path, name)

@@ -54,7 +54,7 @@ def choose_columns(section: RowData, name: str, there: Sequence[str]) -> Columns
     if missing := sorted(chosen.wanted - set(there)):
         close = nearest(missing[0], there)
         raise DataError(
-            f"table '{name}' has no column '{missing[0]}'{f'; did you mean {close!r}?' if close else ''}. "
+            f"table '{name}' has no column '{missing[0]}'{f'; did you mean {close!r}?' if close else '.'} "
             f"Its columns are {_listed(there)}; image_column, caption_column and so on name those to read."
         )
     return chosen

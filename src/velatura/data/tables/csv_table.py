@@ -11,6 +11,7 @@ from typing import TextIO
 
 from velatura.data.tables.rows import BadRow, Row, Table
 from velatura.errors import DataError
+from velatura.plural import counted
 
 DELIMITERS = (",", "\t", ";", "|")
 MAX_LINE = 16 * 2**20  # characters
@@ -30,6 +31,10 @@ def open_csv(path: Path, title: str | None = None) -> Table:
     header = [cell.strip() for cell in first]
     if not header:
         raise DataError(f"table '{title}' is empty; expected a first line with the names of its columns.")
+    if any("\0" in cell for cell in header):
+        raise DataError(
+            f"table '{title}' holds zero bytes: it is no text, or UTF-16 without its mark. Save it as UTF-8."
+        )
     if twice := [name for name, count in Counter(header).items() if count > 1]:
         raise DataError(f"table '{title}' has more than one column named '{twice[0]}'.")
 
@@ -39,7 +44,7 @@ def open_csv(path: Path, title: str | None = None) -> Table:
             if len(cells) == len(header):
                 yield Row(where=f"line {line}", cells={name: cells[index] for index, name in kept})
             else:
-                many = f"has {len(cells)} cells, the header {len(header)}"
+                many = f"has {counted(len(cells), 'cell')}, the header {len(header)}"
                 hint = " (a delimiter inside a cell needs quotes around the cell)" * (
                     len(cells) > len(header)
                 )
@@ -79,12 +84,28 @@ def _records(
                 raise DataError(f"table '{title}', line {line}: {_why(str(error))}.") from None
             except UnicodeDecodeError:
                 raise DataError(
-                    f"table '{title}', after line {reader.line_num}: not UTF-8 text. Save the table as UTF-8."
+                    f"table '{title}'{_broken_line(path, encoding)}: not UTF-8 text. Save the table as UTF-8."
                 ) from None
             if cells and any(cell.strip() for cell in cells):
                 seen += 1
                 if seen > skip:
                     yield line, cells
+
+
+def _broken_line(path: Path, encoding: str) -> str:
+    """Where UTF-8 ends; text is decoded far ahead of the line that is read."""
+    if encoding == "utf-16":
+        return ""
+    decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
+    with path.open("rb") as file:
+        while data := file.read(2**20):
+            try:
+                decoder.decode(data)
+            except UnicodeDecodeError as error:
+                line += error.object[: error.start].count(b"\n")
+                break
+            line += data.count(b"\n")
+    return f", line {line}"
 
 
 def _lines(file: TextIO, title: str) -> Iterator[str]:
@@ -97,7 +118,9 @@ def _lines(file: TextIO, title: str) -> Iterator[str]:
 
 
 def _why(error: str) -> str:
-    if "field larger" in error or "unexpected end" in error:
+    if "field larger" in error:
+        return f"a cell has more than {csv.field_size_limit():,} characters, or a quote is not closed"
+    if "unexpected end" in error:
         return "a quote that begins a cell here is not closed"
     if "expected after" in error:
         return 'a closing quote is followed by more text; quotes inside a quoted cell are written twice: ""'

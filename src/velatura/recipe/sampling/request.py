@@ -55,12 +55,12 @@ def out_of_range(values: Mapping[str, Any], size_step: int) -> Iterator[tuple[st
     """
     for name in ("width", "height"):
         edge = values.get(name)
-        if edge is not None and (edge < size_step or edge % size_step):
+        if edge is not None and edge > LARGEST_EDGE:
+            yield name, f"{name} must be at most {LARGEST_EDGE}, received {edge}"
+        elif edge is not None and (edge < size_step or edge % size_step):
             low = max(size_step, edge // size_step * size_step)
             nearest = f"nearest: {low} or {low + size_step}"
             yield name, f"{name} must be a multiple of {size_step}, received {edge}; {nearest}"
-        elif edge is not None and edge > LARGEST_EDGE:
-            yield name, f"{name} must be at most {LARGEST_EDGE}, received {edge}"
     width, height = values.get("width"), values.get("height")
     if width and height and width * height > MAX_PIXELS:
         yield "width", f"width x height must be at most {MAX_PIXELS:,} pixels, received {width} x {height}"
