@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ settings.register_profile("velatura", deadline=None)  # machines are shared: tim
 settings.load_profile("velatura")
 os.environ["HF_HUB_OFFLINE"] = "1"  # else each miss costs 23 s of retries
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# what one test compiled serves the others, also those in processes of their own: a minute each
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / "velatura-tests-compiled"))
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; this must be set before torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
