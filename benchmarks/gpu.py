@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from step_shape import info
 
 if TYPE_CHECKING:
-    from velatura.interfaces import Conditioning, ModelInfo
+    from velatura.interfaces import Conditioning
 
 TEXT, RANK, WARM = 512, 16, 3
 TOY = {
@@ -96,17 +97,6 @@ def denoiser(config: dict[str, Any], dtype: torch.dtype, device: torch.device) -
         parameter.normal_(0, 0.02)
     use_our_blocks(model)
     return model
-
-
-def info() -> ModelInfo:
-    """What the trainer and the painter ask of a model, as of FLUX.1-dev."""
-    from velatura.interfaces import ModelInfo, SamplingDefaults
-
-    return ModelInfo(
-        family="flux", variant="benchmark", architecture="flux-1-dev", latent_channels=16, latent_scale=8,
-        size_step=16, prediction="velocity", shifted=True, defaults=SamplingDefaults(size=1024, steps=20),
-        fingerprints={},
-    )  # fmt: skip
 
 
 def conditioning(config: dict[str, Any], batch: int) -> Conditioning:

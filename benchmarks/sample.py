@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from contest import Contestants, Result, ratio, run
-from step_shape import SHAPE, SIZES, Tokens
+from step_shape import SHAPE, SIZES, Tokens, info
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
@@ -72,26 +72,19 @@ class Case:
         return torch.nn.Module.to(model, self.device, self.dtype)  # diffusers' own warns of bf16
 
 
-def ours(case: Case, compiled: bool) -> Callable[[], torch.Tensor]:
+def ours(case: Case) -> Callable[[], torch.Tensor]:
     """Paints as `velatura generate` does: latents `[B, 16, H, W]`."""
     from velatura.families.flux import FluxFamily
     from velatura.families.flux_blocks import use_our_blocks
-    from velatura.interfaces import Conditioning, ModelInfo, Parts, SamplingDefaults
-    from velatura.placement.compiling import compile_blocks
+    from velatura.interfaces import Conditioning, Parts
     from velatura.sampling.painter import filled, paint
     from velatura.sampling.request import Request
 
     family, model = FluxFamily(), case.denoiser()
     use_our_blocks(model)
-    if compiled:
-        compile_blocks(family.blocks(model), sizes=1)
-    info = ModelInfo(
-        family="flux", variant="benchmark", architecture="flux-1-dev", latent_channels=16, latent_scale=8,
-        size_step=16, prediction="velocity", shifted=True, fingerprints={},
-        defaults=SamplingDefaults(size=case.size, steps=case.steps, cfg=CFG if case.cfg else 1.0),
-    )  # fmt: skip
-    parts = Parts(info=info, denoiser=model)
-    request = filled(Request(prompt="", batch=case.batch), info)
+    about = info(case.size, case.steps, CFG if case.cfg else 1.0)
+    parts = Parts(info=about, denoiser=model)
+    request = filled(Request(prompt="", batch=case.batch), about)
     conditioning = Conditioning(tensors=case.text())
 
     def step() -> torch.Tensor:
@@ -148,11 +141,10 @@ def contest(case: Case, *, rounds: int, threads: int, compiled: bool) -> dict[st
     """All contestants on one case; seconds are of a picture or batch."""
     contestants: Contestants = {
         PLAIN: (plain, (case, False)),
-        OURS: (ours, (case, False)),
+        OURS: (ours, (case,)),
     }
     if compiled:
         contestants["diffusers, compiled blocks"] = (plain, (case, True))
-        contestants["velatura, compiled"] = (ours, (case, True))
     return run(contestants, rounds=rounds, threads=threads, warm=1)
 
 
@@ -170,7 +162,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4, help="sampling steps of a picture")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--no-compile", action="store_true", help="leave the compiled contestants out")
+    parser.add_argument("--no-compile", action="store_true", help="leave diffusers with compiled blocks out")
     parser.add_argument("--toy", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING
 import torch
 from contest import Contestants, Result, Step, ratio, run
 from step_peers import peers
-from step_shape import RANK, RATE, SINGLE, SIZES, Tokens, denoiser, ids, item, written_out
+from step_shape import RANK, RATE, SINGLE, SIZES, Tokens, denoiser, ids, info, item, written_out
 
 if TYPE_CHECKING:
-    from velatura.interfaces import Batch, ModelInfo
+    from velatura.interfaces import Batch
 
 PEFT_TARGETS = [
     *("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
@@ -53,7 +53,7 @@ def ours(tokens: Tokens, dtype: torch.dtype, device: torch.device, compiled: boo
     from velatura.training.step import Stepper
 
     family, model = FluxFamily(), denoiser(dtype, device)
-    parts = Parts(info=_info(), denoiser=model)
+    parts = Parts(info=info(), denoiser=model)
     use_our_blocks(model)
     adapter = put_on_fresh(
         model, choose(family.targets(model), ["attention", "mlp"]).targets, rank=RANK, alpha=RANK, seed=0
@@ -75,16 +75,6 @@ def ours(tokens: Tokens, dtype: torch.dtype, device: torch.device, compiled: boo
     PROCESS.enter_context(freed_memory_kept(device))
     batch, count = _batch(tokens), iter(range(10**9))
     return lambda: stepper([batch], 0, next(count)).loss
-
-
-def _info() -> ModelInfo:
-    from velatura.interfaces import ModelInfo, SamplingDefaults
-
-    return ModelInfo(
-        family="flux", variant="benchmark", architecture="flux-1-schnell", latent_channels=16, latent_scale=8,
-        size_step=16, prediction="velocity", shifted=True, defaults=SamplingDefaults(size=512, steps=4),
-        fingerprints={},
-    )  # fmt: skip
 
 
 def _batch(tokens: Tokens) -> Batch:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
 
+    from velatura.interfaces import ModelInfo
+
 RANK, RATE = 16, 1e-4
 GRID, TEXT = (32, 32), 256  # of the larger size
 WIDTH, HEADS, DOUBLE, SINGLE, JOINT, POOLED = 768, 12, 3, 6, 512, 256
@@ -65,6 +67,24 @@ def denoiser(dtype: torch.dtype, device: torch.device) -> FluxTransformer2DModel
 
     torch.manual_seed(0)
     return FluxTransformer2DModel(**SHAPE).to(device, dtype).requires_grad_(False)
+
+
+def info(size: int = 1024, steps: int = 20, cfg: float = 1.0) -> ModelInfo:
+    """What the trainer and the painter ask of a model, as of FLUX.1-dev."""
+    from velatura.interfaces import ModelInfo, SamplingDefaults
+
+    return ModelInfo(
+        family="flux",
+        variant="benchmark",
+        architecture="flux-1-dev",
+        latent_channels=16,
+        latent_scale=8,
+        size_step=16,
+        prediction="velocity",
+        shifted=True,
+        defaults=SamplingDefaults(size=size, steps=steps, cfg=cfg),
+        fingerprints={},
+    )
 
 
 def item(tokens: Tokens) -> dict[str, Tensor]:

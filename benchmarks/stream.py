@@ -26,8 +26,8 @@ from typing import Any
 import torch
 from clock import ClockLink, clocked
 from contest import Contestants, Result, ratio, run
-from gpu import TEXT, TOY, Arm, conditioning, denoiser, finished, info, trainer
-from step_shape import SHAPE
+from gpu import TEXT, TOY, Arm, conditioning, denoiser, finished, trainer
+from step_shape import SHAPE, info
 
 STEPS, PICTURE = 2, 20  # of a picture that is measured, and of one that is predicted
 SIZE = 1024  # of FLUX.1-dev's pictures

@@ -14,9 +14,9 @@ from velatura.adapters.attach import put_on_fresh
 from velatura.checkpoints.flux_keys import flux_key_map
 from velatura.checkpoints.writing import write_safetensors
 from velatura.events import Events
+from velatura.families.denoiser import load_denoiser
 from velatura.families.flux import FluxFamily
 from velatura.families.flux_forward import flux_forward
-from velatura.families.quantised import load_quantised
 from velatura.families.text import T5
 from velatura.interfaces import ModelFiles
 from velatura.placement.precision.quantised import Fp8Linear
@@ -92,7 +92,7 @@ def test_a_flux_gives_the_same_bit_for_bit_with_a_lora_on_top(
     family, files = FluxFamily(), ModelFiles(model=str(flux_folder), denoiser=str(path))
     wide = family.load(files, ["denoiser"], device=CPU, dtype=dtype).denoiser
     assert wide is not None
-    small = load_quantised(family, files, Events(), weights="fp8", device=CPU, dtype=dtype)
+    small = load_denoiser(family, files, Events(), weights="fp8", device=CPU, dtype=dtype)
     in_blocks = [layer for block in family.blocks(small) for layer in block.modules()]
     assert held(small) == [layer for layer in in_blocks if isinstance(layer, Fp8Linear)]
     assert not [layer for layer in in_blocks if type(layer) is nn.Linear]

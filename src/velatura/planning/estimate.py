@@ -23,9 +23,7 @@ from velatura.planning.workload import Workload, workload
 from velatura.recipe.recipe import Recipe
 from velatura.training.setup import Setup
 
-ENCODING = {
-    "latents"
-}  # phases that can be done ahead, on the CPU; for captions there is memory.text_encoders
+AHEAD = "latents"  # the phase that can be done ahead, on the CPU; for captions there is memory.text_encoders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +61,7 @@ class Estimate:
     @property
     def needed_ahead(self) -> int:
         """The same where images are encoded ahead, on the CPU."""
-        phases = [phase for phase in self.phases if phase.name not in ENCODING] or self.phases
+        phases = [phase for phase in self.phases if phase.name != AHEAD] or self.phases
         return max(map(self.occupied, phases))
 
     def too_large(self, budget: int) -> tuple[Phase, ...]:
@@ -75,7 +73,7 @@ class Estimate:
     def encoded_elsewhere(self, budget: int) -> bool:
         """Whether a budget is enough once latents, which it is not enough for, are in the cache."""
         names = {phase.name for phase in self.too_large(budget)}
-        return self.device.kind != "cpu" and bool(names) and names <= ENCODING
+        return self.device.kind != "cpu" and names == {AHEAD}
 
     def fits(self, budget: int) -> bool:
         """Whether a budget in bytes is enough, perhaps with encoding ahead on the CPU."""

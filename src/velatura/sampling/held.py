@@ -14,7 +14,7 @@ from velatura.adapters.merging import Lora, put_on_part
 from velatura.errors import CheckpointError
 from velatura.events import Events
 from velatura.families.attending import attend_by
-from velatura.families.quantised import load_quantised
+from velatura.families.denoiser import load_denoiser
 from velatura.interfaces import PARTS, Family, ModelFiles, PartName, Parts
 from velatura.placement.attention import Attention
 from velatura.placement.place import NO_USE, place
@@ -87,14 +87,9 @@ class HeldParts:
 
     def _load_denoiser(self) -> None:
         device = torch.device("cpu") if self.streamed else self.device
-        if self.weights == "full":
-            loaded = self.family.load(self.files, ["denoiser"], device=device, dtype=self.dtype)
-            denoiser = loaded.denoiser
-        else:
-            denoiser = load_quantised(
-                self.family, self.files, self.events, weights=self.weights, device=device, dtype=self.dtype
-            )
-        assert denoiser is not None
+        denoiser = load_denoiser(
+            self.family, self.files, self.events, weights=self.weights, device=device, dtype=self.dtype
+        )
         attend_by(self.family, denoiser, self.attention)
         if self.streamed:
             blocks, ahead = self.family.blocks(denoiser), self.family.ahead(denoiser)

@@ -12,7 +12,7 @@ from velatura.data.caches.fill import fill_latents, fill_text
 from velatura.data.text.texts import texts_of, typical_texts
 from velatura.data.views import views_of
 from velatura.events import Events
-from velatura.families.quantised import load_quantised
+from velatura.families.denoiser import load_denoiser
 from velatura.interfaces import Conditioning, PartName, Parts
 from velatura.sampling.painter import request_texts
 from velatura.sampling.reading import remark_cuts
@@ -69,9 +69,9 @@ def load_part(setup: Setup, parts: Parts, name: PartName, events: Events) -> Non
     placed_later = name == "denoiser" and (setup.recipe.memory.streamed > 0 or setup.sharded)
     on_cpu = name == "text_encoders" and setup.recipe.memory.text_encoders == "cpu"
     device = torch.device("cpu") if placed_later or on_cpu else setup.device
-    weights = setup.recipe.memory.weights
-    if name == "denoiser" and weights != "full":
-        parts.denoiser = load_quantised(
+    if name == "denoiser":
+        weights = setup.recipe.memory.weights
+        parts.denoiser = load_denoiser(
             family, files, events, weights=weights, device=device, dtype=setup.dtype, seed=seed
         )
         return
@@ -79,10 +79,8 @@ def load_part(setup: Setup, parts: Parts, name: PartName, events: Events) -> Non
     loaded = family.load(files, [name], device=device, dtype=setup.dtype, seed=seed, keep_fp8=frozen)
     if name == "text_encoders":
         parts.text_encoders, parts.tokenizers = loaded.text_encoders, loaded.tokenizers
-    elif name == "autoencoder":
-        parts.autoencoder = loaded.autoencoder
     else:
-        parts.denoiser = loaded.denoiser
+        parts.autoencoder = loaded.autoencoder
 
 
 def text_cache(setup: Setup, events: Events, memory_limit: int = MEMORY) -> CachedText:

@@ -83,7 +83,7 @@ def train(
         events.listeners.append(early.append)
         try:
             with stop.preparing(), team.in_turn():
-                if team.leads and not dry_run:  # a large dataset takes minutes to read
+                if team.leads:  # a large dataset takes minutes to read
                     _folder_of(recipe).check(resume=resume is not None)
                 setup = settle(recipe, base, events, team)
                 setup = with_plan(setup, planner, events, resumed=resume is not None)
@@ -233,8 +233,7 @@ def _kept(
 def _failure_told(setup: Setup, events: Events) -> Iterator[None]:
     """Let the listeners know why the block failed; being stopped is no failure."""
     try:
-        with _shortage_told(setup.recipe):
-            yield
+        yield
     except Interrupted:
         raise
     except BaseException as error:
@@ -253,7 +252,6 @@ def _report(setup: Setup, events: Events) -> None:
 
 def _dry_run(setup: Setup, events: Events, resume: Resume | None, saved: Saved | None) -> Outcome:
     """Say what a run would do, and refuse what its set-up would refuse; no weights are read, nothing is written."""
-    setup.folder.check(resume=resume is not None)
     for line in plan_lines(setup, events):
         events.notice(line)
     if resume is not None:

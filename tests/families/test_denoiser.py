@@ -11,8 +11,8 @@ from torch import nn
 
 from velatura.errors import RecipeError
 from velatura.events import Event, Events, Notice
+from velatura.families.denoiser import load_denoiser
 from velatura.families.flux import FluxFamily
-from velatura.families.quantised import load_quantised
 from velatura.interfaces import ModelFiles
 from velatura.placement.precision.quantised import LINEARS, Weights
 
@@ -21,7 +21,7 @@ from velatura.placement.precision.quantised import LINEARS, Weights
 def test_the_blocks_are_in_8_bits_and_the_rest_is_not(flux_folder: Path, weights: Weights) -> None:
     family = FluxFamily()
     seen: list[Event] = []
-    denoiser = load_quantised(
+    denoiser = load_denoiser(
         family,
         ModelFiles(model=str(flux_folder)),
         Events(seen.append),
@@ -39,7 +39,7 @@ def test_the_blocks_are_in_8_bits_and_the_rest_is_not(flux_folder: Path, weights
 
 def test_a_device_without_such_numbers_is_refused(flux_folder: Path) -> None:
     with pytest.raises(RecipeError, match="fp8 cannot be held on mps"):
-        load_quantised(
+        load_denoiser(
             FluxFamily(),
             ModelFiles(model=str(flux_folder)),
             Events(),
