@@ -66,6 +66,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/sample.py
 	$(BIN)/python benchmarks/stream.py
+	$(BIN)/python benchmarks/cache.py --count 16
+	$(BIN)/python benchmarks/text_cache.py
 	$(BIN)/python benchmarks/data.py --count 10000
 
 docs: $(STAMP)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -44,8 +44,8 @@ def peers(folder: Path) -> dict[str, Callable[..., Step]]:
 
 def sd_scripts(tokens: Tokens, dtype: torch.dtype, device: torch.device, folder: Path) -> Step:
     """Weights in `dtype`, LoRA in float32 under autocast, as its --mixed_precision does."""
-    with _importable(folder / "sd-scripts"):
-        with _stood_in("torchvision", "torchvision.transforms", "cv2"):
+    with importable(folder / "sd-scripts"):
+        with stood_in("torchvision", "torchvision.transforms", "cv2"):
             import library.utils  # type: ignore[import-not-found] # noqa: F401
         from library.flux_models import Flux, FluxParams  # type: ignore[import-not-found]
         from networks.lora_flux import create_network  # type: ignore[import-not-found]
@@ -85,7 +85,7 @@ def diffsynth(tokens: Tokens, dtype: torch.dtype, device: torch.device, folder: 
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    with _importable(folder / "DiffSynth-Studio"):
+    with importable(folder / "DiffSynth-Studio"):
         package = ModuleType("diffsynth")  # its own __init__ imports every model and data reader
         package.__path__ = [str(folder / "DiffSynth-Studio" / "diffsynth")]
         sys.modules["diffsynth"] = package
@@ -129,7 +129,8 @@ def diffsynth(tokens: Tokens, dtype: torch.dtype, device: torch.device, folder: 
 
 
 @contextmanager
-def _importable(folder: Path) -> Iterator[None]:
+def importable(folder: Path) -> Iterator[None]:
+    """Modules in `folder` can be imported."""
     sys.path.insert(0, str(folder))
     try:
         yield
@@ -138,11 +139,14 @@ def _importable(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _stood_in(*names: str) -> Iterator[None]:
-    """Modules that are made up, with every name in them, where they are missing."""
-    from diffusers import EulerAncestralDiscreteScheduler  # noqa: F401  (asks what is installed: before any is made up)
+def stood_in(*names: str, unused: Sequence[str] = ()) -> Iterator[None]:
+    """Modules that are made up, with every name in them: `names` where they are missing, `unused` in any case."""
+    # both ask what is installed: before any is made up
+    from diffusers import EulerAncestralDiscreteScheduler  # noqa: F401
+    from transformers import CLIPTextModel  # noqa: F401
 
     missing = [name for name in names if importlib.util.find_spec(name.partition(".")[0]) is None]
+    missing += unused
     for name in missing:
         sys.modules[name] = _StandIn(name)
     try:

@@ -17,7 +17,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -57,9 +57,12 @@ class Measured:
 class Nothing:
     """Latents that cost nothing."""
 
-    def of(self, view: View) -> Posterior:
-        """One value."""
-        return Posterior(mean=torch.zeros(1, 1, 1))
+    def empty(self, views: Sequence[View]) -> Posterior:
+        """One value each."""
+        return Posterior(mean=torch.zeros(len(views), 1, 1, 1))
+
+    def read_into(self, room: Posterior, position: int, view: View) -> None:
+        """It is there."""
 
 
 def filled(folder: Path, texts: list[str]) -> CachedText:

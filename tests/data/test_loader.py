@@ -28,8 +28,11 @@ Make = Callable[..., Item]
 class Recorded:
     """Latents that say what was asked for; conditioning by the length of the text."""
 
-    def of(self, view: View) -> Posterior:
-        return Posterior(mean=torch.full((1, 1, 1), float(view.flip), dtype=torch.float16))
+    def empty(self, views: Sequence[View]) -> Posterior:
+        return Posterior(mean=torch.empty(len(views), 1, 1, 1, dtype=torch.float16))
+
+    def read_into(self, room: Posterior, position: int, view: View) -> None:
+        room.mean[position] = float(view.flip)
 
 
 class Lengths:
@@ -135,8 +138,12 @@ def test_memory_is_used_up_to_the_limit(entries: list[Entry], monkeypatch: Any) 
 class Spread:
     """Mean 5, deviation 2."""
 
-    def of(self, view: View) -> Posterior:
-        return Posterior(mean=torch.full((4, 8, 8), 5.0), deviation=torch.full((4, 8, 8), 2.0))
+    def empty(self, views: Sequence[View]) -> Posterior:
+        return Posterior(mean=torch.empty(len(views), 4, 8, 8), deviation=torch.empty(len(views), 4, 8, 8))
+
+    def read_into(self, room: Posterior, position: int, view: View) -> None:
+        assert room.deviation is not None
+        room.mean[position], room.deviation[position] = 5.0, 2.0
 
 
 def test_where_deviations_are_cached_each_use_is_a_fresh_sample(entries: list[Entry]) -> None:

@@ -79,7 +79,7 @@ class DecodedImages:
     def companions_of(self, view: View) -> dict[Role, Tensor]:
         """The view's companions; read now unless they are kept. Raises DataError."""
         item = view.item
-        if not item.companions and not item.treatment.alpha_mask:
+        if not item.accompanied:
             return {}
         contents = tuple((role, companion.content) for role, companion in item.companions.items())
         key = (*view.key, item.treatment.alpha_mask, contents)

@@ -85,6 +85,11 @@ class Item:
     companions: Mapping[Role, Companion] = field(default_factory=dict)
 
     @property
+    def accompanied(self) -> bool:
+        """Whether anything is read beside its pixels: a companion, or its transparency as a mask."""
+        return bool(self.companions) or self.treatment.alpha_mask
+
+    @property
     def identity(self) -> Identity:
         """What tells an item from all others, whatever is done to it: a file may be in several tables or rows."""
         return self.source, self.name, self.place.key, self.caption.text, self.caption.tags

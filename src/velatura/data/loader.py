@@ -29,8 +29,12 @@ _READERS = 8  # threads that mostly wait for the disk: it is fast when it is ask
 class Latents(Protocol):
     """Where latents come from: `velatura.data.caches.cache.CachedLatents`."""
 
-    def of(self, view: View) -> Posterior:
-        """Latents `[C, H, W]` of one view."""
+    def empty(self, views: Sequence[View]) -> Posterior:
+        """Room for the latents of these views, `[B, C, H, W]`, not filled yet."""
+        ...
+
+    def read_into(self, room: Posterior, position: int, view: View) -> None:
+        """Fill one place of `room`."""
         ...
 
 
@@ -141,7 +145,9 @@ class Loader:
             idle=not mine,
             pixels=pixels,
             embeddings=None if self._text is None else self._embeddings(self._text, texts),
-            companions=[submit(self._images.companions_of, view) for view in views],
+            companions=[submit(self._images.companions_of, view) for view in views]
+            if any(view.item.accompanied for view in views)
+            else [],
         )
 
     def _embeddings(self, source: Texts, texts: Sequence[str]) -> _Embeddings:
@@ -161,7 +167,7 @@ class Loader:
             slots=use.draw.slots,
             total=use.total,
             idle=use.idle,
-            latents=None if self._latents is None else _stack_latents(self._latents, use),
+            latents=None if self._latents is None else _sampled(self._latents, use),
             images=None if use.pixels is None else _stack_images(use),
             conditioning=None if use.embeddings is None else use.embeddings.all(),
             companions=stack_companions(companions),
@@ -201,14 +207,13 @@ def _weights(placed: Sequence[Placed]) -> Tensor:
     return torch.tensor([at.entry.item.treatment.weight for at in placed], dtype=torch.float32)
 
 
-def _stack_latents(latents: Latents, use: _Use) -> Tensor:
+def _sampled(latents: Latents, use: _Use) -> Tensor:
     """`[B, C, H, W]` float32; a sample where deviations are cached, the one that an uncached run draws."""
-    found = [latents.of(view) for view in use.views]
-    deviations = [one.deviation for one in found if one.deviation is not None]
-    return Posterior(
-        mean=torch.stack([one.mean for one in found]).float(),
-        deviation=torch.stack(deviations).float() if deviations else None,
-    ).sample(use.draw)
+    room = latents.empty(use.views)
+    for position, view in enumerate(use.views):
+        latents.read_into(room, position, view)
+    deviation = None if room.deviation is None else room.deviation.float()
+    return Posterior(mean=room.mean.float(), deviation=deviation).sample(use.draw)
 
 
 def _stack_images(use: _Use) -> Tensor:

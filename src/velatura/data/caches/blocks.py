@@ -19,7 +19,7 @@ from velatura.errors import CheckpointError
 
 Group = dict[str, Tensor]
 
-_PIECE = 128 * 1024  # bytes that are read and checked at once
+_PIECE = 256 * 1024  # bytes that are read and checked at once
 
 
 @dataclass(frozen=True, kw_only=True)

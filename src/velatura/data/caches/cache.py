@@ -7,7 +7,7 @@ changed image, caption, resolution or model can never meet an old entry.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from velatura.data.batching.buckets import Bucket
 from velatura.data.caches.blocks import Group
 from velatura.data.caches.cache_place import digest, fingerprint
-from velatura.data.caches.memory import Kept
+from velatura.data.caches.groups import KeptGroups
 from velatura.data.caches.shard_writer import ShardWriter
 from velatura.data.caches.shards import ShardStore
 from velatura.data.images import TRANSFORM
@@ -56,7 +56,7 @@ class CachedLatents:
         self.holds = holds
         self.stored = stored
         self.store = ShardStore(folder / "latents" / self._identity[:16], events)
-        self._kept: Kept[str, Posterior] = Kept(memory_limit)
+        self._groups = KeptGroups(self.store, memory_limit)
 
     def shape(self, bucket: Bucket) -> tuple[int, int, int]:
         """[C, H, W] of the latents of a bucket."""
@@ -72,21 +72,35 @@ class CachedLatents:
     def missing(self, views: Sequence[View]) -> list[View]:
         """The views that must be encoded. Entries that fit in memory are read, checked and kept meanwhile."""
         keys = {self._key(view): view for view in views}
-        self._preload([key for key in keys if self._kept.get(key) is None])
-        return [view for key, view in keys.items() if key not in self.store]
+        missing = self._groups.missing(keys)
+        return [view for key, view in keys.items() if key in missing]
 
     def put(self, writer: ShardWriter, view: View, found: Posterior) -> None:
         """Hand a view's latents to a writer of this cache. Raises NumericError if they are not finite."""
         group = {name: self._sound(view, tensor) for name, tensor in _as_group(found).items()}
         key = self._key(view)
         writer.put(key, group)
-        self._keep(key, group)
+        self._groups.offer(key, group)
 
     def of(self, view: View) -> Posterior:
         """The view's latents in the stored dtype. Raises StorageError when they are not there or damaged."""
-        key = self._key(view)
-        kept = self._kept.get(key)
-        return self._read(key, view) if kept is None else kept
+        room = self.empty([view])
+        self.read_into(room, 0, view)
+        return Posterior(mean=room.mean[0], deviation=None if room.deviation is None else room.deviation[0])
+
+    def empty(self, views: Sequence[View]) -> Posterior:
+        """Room for the latents of views of one bucket, `[B, C, H, W]`, not filled yet. Raises StorageError as `of`."""
+        room = self._groups.room(self._key(views[0]), len(views))
+        if room is None:
+            raise _lost_latents(views[0])
+        return _from_group(room)
+
+    def read_into(self, room: Posterior, position: int, view: View) -> None:
+        """Fill one place of `room`. Raises StorageError as `of`."""
+        place = {name: tensor[position] for name, tensor in _as_group(room).items()}
+        fits = tuple(room.mean.shape[1:]) == self.shape(view.bucket)
+        if not (fits and self._groups.read_into(self._key(view), place, view.item.name)):
+            raise _lost_latents(view)
 
     def keys(self, views: Iterable[View]) -> set[str]:
         """Under which the store holds these views, or would."""
@@ -108,24 +122,6 @@ class CachedLatents:
             )
         return stored
 
-    def _read(self, key: str, view: View) -> Posterior:
-        for _, group in self.store.read([key]):
-            if all(tuple(tensor.shape) == self.shape(view.bucket) for tensor in group.values()):
-                self._keep(key, group)
-                return _from_group(group)
-        raise StorageError(
-            f"the cached latents of {view.item.name} at {view.bucket[0]}x{view.bucket[1]} are missing or damaged. "
-            "Start again with --resume: they are made anew."
-        )
-
-    def _preload(self, keys: Iterable[str]) -> None:
-        for key, group in self.store.read(keys):
-            if not self._keep(key, group):
-                return
-
-    def _keep(self, key: str, group: Group) -> bool:
-        return self._kept.offer(key, _from_group(group), sum(tensor.nbytes for tensor in group.values()))
-
 
 def _as_group(found: Posterior) -> Group:
     group: Group = {"latents": found.mean}
@@ -134,6 +130,13 @@ def _as_group(found: Posterior) -> Group:
 
 def _from_group(group: Group) -> Posterior:
     return Posterior(mean=group["latents"], deviation=group.get("deviation"))
+
+
+def _lost_latents(view: View) -> StorageError:
+    return StorageError(
+        f"the cached latents of {view.item.name} at {view.bucket[0]}x{view.bucket[1]} are missing or damaged. "
+        "Start again with --resume: they are made anew."
+    )
 
 
 class CachedText:
@@ -156,13 +159,13 @@ class CachedText:
         encoders, tokenizers = fingerprint(info, "text_encoders"), info.fingerprints.get("tokenizers", "")
         self._identity = digest(info.family, info.variant, encoders, tokenizers, tag, str(computed))
         self.store = ShardStore(folder / "text" / self._identity[:16], events)
-        self._kept: Kept[str, Conditioning] = Kept(memory_limit)
+        self._groups = KeptGroups(self.store, memory_limit)
 
     def missing(self, texts: Iterable[str]) -> list[str]:
         """The texts that must be encoded, each once. Those that fit in memory are read, checked and kept."""
         keys = {self._key(text): text for text in texts}
-        self._preload([key for key in keys if self._kept.get(key) is None])
-        return [text for key, text in keys.items() if key not in self.store]
+        missing = self._groups.missing(keys)
+        return [text for key, text in keys.items() if key in missing]
 
     def put(self, writer: ShardWriter, text: str, conditioning: Conditioning) -> int:
         """Hand a text's conditioning, B = 1, to a writer of this cache; its bytes. Raises NumericError."""
@@ -173,45 +176,30 @@ class CachedText:
                 f"the text encoders give values that are not finite ({', '.join(broken)}) for '{text[:80]}'. "
                 "fp16 overflows in T5: use bf16 or fp32."
             )
-        key, size = self._key(text), sum(tensor.nbytes for tensor in group.values())
+        key = self._key(text)
         writer.put(key, group)
-        self._kept.offer(key, Conditioning(tensors=group), size)
-        return size
+        self._groups.offer(key, group)
+        return sum(tensor.nbytes for tensor in group.values())
 
     def of(self, text: str) -> Conditioning:
         """The conditioning of a text, B = 1. Raises StorageError when it is not there or damaged."""
-        key = self._key(text)
-        kept = self._kept.get(key)
-        if kept is not None:
-            return kept
-        for _, group in self.store.read([key]):
-            found = Conditioning(tensors=group)
-            self._kept.offer(key, found, sum(tensor.nbytes for tensor in group.values()))
-            return found
-        raise _lost(text)
+        found = self._groups.get(self._key(text))
+        if found is None:
+            raise _lost_text(text)
+        return Conditioning(tensors=found)
 
     def empty(self, texts: Sequence[str]) -> Conditioning:
         """Room for the conditioning of these texts, B = len(texts), not filled yet. Raises StorageError as `of`."""
-        form = self.store.form(self._key(texts[0])) or self.of(texts[0]).tensors
-        return Conditioning(
-            tensors={name: torch.empty((len(texts), *t.shape[1:]), dtype=t.dtype) for name, t in form.items()}
-        )
+        room = self._groups.room(self._key(texts[0]), len(texts))
+        if room is None:
+            raise _lost_text(texts[0])
+        return Conditioning(tensors={name: tensor.flatten(0, 1) for name, tensor in room.items()})
 
     def read_into(self, room: Conditioning, position: int, text: str) -> None:
-        """Fill one place of `room`, straight from the disk where memory is full. Raises StorageError as `of`."""
-        key = self._key(text)
+        """Fill one place of `room`. Raises StorageError as `of`, ValueError where it is of another form."""
         place = {name: tensor[position : position + 1] for name, tensor in room.tensors.items()}
-        form = self.store.form(key)
-        size = sum(tensor.nbytes for tensor in place.values())
-        if form is None or self._kept.get(key) is not None or self._kept.takes(size):
-            found = self.of(text).tensors
-            _check_form(found, place, text)
-            for name, tensor in place.items():
-                tensor.copy_(found[name])
-            return
-        _check_form(form, place, text)
-        if not self.store.read_into(key, place):
-            raise _lost(text)
+        if not self._groups.read_into(self._key(text), place, f"the embedding of '{text[:80]}'"):
+            raise _lost_text(text)
 
     def keys(self, texts: Iterable[str]) -> set[str]:
         """Under which the store holds these texts, or would."""
@@ -220,20 +208,9 @@ class CachedText:
     def _key(self, text: str) -> str:
         return digest(self._identity, text)
 
-    def _preload(self, keys: Iterable[str]) -> None:
-        for key, group in self.store.read(keys):
-            if not self._kept.offer(key, Conditioning(tensors=group), sum(t.nbytes for t in group.values())):
-                return
 
-
-def _lost(text: str) -> StorageError:
+def _lost_text(text: str) -> StorageError:
     return StorageError(
         f"the cached text embedding of '{text[:80]}' is missing or damaged. "
         "Start again with --resume: it is made anew."
     )
-
-
-def _check_form(found: Mapping[str, Tensor], place: Mapping[str, Tensor], text: str) -> None:
-    forms = [{name: (t.dtype, tuple(t.shape)) for name, t in one.items()} for one in (found, place)]
-    if forms[0] != forms[1]:
-        raise ValueError(f"the embedding of '{text[:80]}' is {forms[0]}, and others of its batch {forms[1]}")
