@@ -268,7 +268,7 @@ class Family(ABC):
         """The repeated blocks in order of execution: what is compiled, recomputed and streamed."""
 
     def ahead(self, denoiser: nn.Module) -> Sequence[nn.Module]:
-        """Layers inside the blocks that are all run before the first block, once per pass, in this order."""
+        """Layers inside the blocks that are run outside of them, before their block, once per pass, in this order."""
         return ()
 
     @abstractmethod

@@ -93,15 +93,22 @@ def test_recomputed_with_adapters_that_share_a_projection(tiny_model: Path, poli
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
+def size_of(module: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in module.parameters())
+
+
 def test_the_share_is_of_the_blocks_bytes(tiny_model: Path) -> None:
     family, _, denoiser = tiny_flux(tiny_model)
     blocks = family.blocks(denoiser)
-    of_blocks = sum(tensor.nbytes for block in blocks for tensor in block.parameters())
-    whole = sum(tensor.nbytes for tensor in denoiser.parameters())
+    of_blocks = sum(map(size_of, blocks))
+    whole = size_of(denoiser)
     everything = place(denoiser, blocks, family.ahead(denoiser), share=1.0, device=CPU)
     assert everything.resident == whole - of_blocks
     assert of_blocks <= everything.host <= of_blocks * 1.2  # aligned, which counts for little in real models
-    assert 0 < everything.slots < everything.host
+    largest = [max(map(size_of, layers)) for layers in (family.ahead(denoiser), blocks)]
+    assert (
+        0 < everything.slots <= 1.2 * (3 * largest[0] + 2 * largest[1])
+    )  # those of few blocks are all of them
 
     family, _, denoiser = tiny_flux(tiny_model)
     half = place(denoiser, family.blocks(denoiser), family.ahead(denoiser), share=0.5, device=CPU)
@@ -122,6 +129,20 @@ def test_modulation_goes_first(tiny_model: Path) -> None:
     gradients(family, parts, trained)
     assert ring.traffic.visits <= 2 * 2 * len(ahead)
     assert placed.host == pytest.approx(of_ahead, rel=0.2)
+
+
+def test_modulation_is_computed_just_before_its_block(tiny_model: Path) -> None:
+    """Its copies are hidden by the block before; all at once, before the first block, nothing would hide them."""
+    family, parts, denoiser = tiny_flux(tiny_model)
+    blocks, ahead = family.blocks(denoiser), {id(layer) for layer in family.ahead(denoiser)}
+    order: list[nn.Module] = []
+    expected: list[nn.Module] = []
+    for block in blocks:
+        expected += [*(layer for layer in block.modules() if id(layer) in ahead), block]
+    for module in expected:
+        module.register_forward_pre_hook(lambda module, _: order.append(module))
+    predicted(family, parts)
+    assert [id(module) for module in order] == [id(module) for module in expected]
 
 
 def test_nothing_streamed_is_everything_moved(tiny_model: Path) -> None:

@@ -2,7 +2,7 @@
 
 Same mathematics as `FluxTransformer2DModel.forward`, with three differences: t and guidance keep float32 until
 their sinusoids are computed (bf16 would move t by up to 4/1000), the rotary table is made once per shape, and the
-modulation of all blocks is computed before the first one is run (see `flux_blocks`).
+modulation of a block is computed outside of it (see `flux_blocks`).
 """
 
 from __future__ import annotations
@@ -62,11 +62,14 @@ def flux_forward(model: Any, inputs: FluxInputs) -> Tensor:
 
 
 def steer(model: Any, t: Tensor, guidance: Tensor | None, pooled: Tensor) -> Steering:
-    """From t and guidance, `[B]` float32, and pooled text `[B, pooled]`: the modulation of all blocks."""
+    """From t and guidance, `[B]` float32, and pooled text `[B, pooled]`: the modulation of all blocks.
+
+    Each is computed when it is asked for: streamed layers are copied while the block before is computed.
+    """
     vector = _vector(model.time_text_embed, t, guidance, pooled)
     active = F.silu(vector)
     blocks = (*model.transformer_blocks, *model.single_transformer_blocks)
-    made = [[layer(active) for layer in modulations(block)] for block in blocks]
+    made = ([layer(active) for layer in modulations(block)] for block in blocks)
     return Steering(vector=vector, blocks=(torch.cat(parts, dim=-1) for parts in made))
 
 

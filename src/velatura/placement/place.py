@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from velatura.placement.streamed.activations import Activations
 from velatura.placement.streamed.links import Link, link_to
 from velatura.placement.streamed.packed import PackedBlock, block_tensors
-from velatura.placement.streamed.ring import SLOTS, SLOTS_BOTH_WAYS, Ring
+from velatura.placement.streamed.ring import MORE_AHEAD, SLOTS, SLOTS_BOTH_WAYS, Ring
 from velatura.placement.streamed.streaming import evenly, stream
 
 GIB = 1024**3
@@ -64,9 +64,9 @@ def place(
 ) -> Placed:
     """Stream `share` (0 to 1) of the blocks' bytes from the host, and move all else to the device.
 
-    `blocks` are in order of execution; `ahead` are layers in them that run once before the first block (see
-    `Family.ahead`). Those are streamed first, since they are needed once per pass, and blocks twice. The denoiser is
-    on the host with all its adapters. Frozen bytes are streamed, and with `trained` also those that are trained (see
+    `blocks` are in order of execution; `ahead` are layers in them that are run ahead of them (see `Family.ahead`).
+    Those are streamed first: where they are frozen they are needed once per step, and blocks twice. The denoiser is on
+    the host with all its adapters. Frozen bytes are streamed, and with `trained` also those that are trained (see
     `stream` for `updated_in_backward` and `activations`). Raises MemoryShortage.
     """
     link = link or link_to(device)
@@ -87,13 +87,14 @@ def place(
         without = early if modules is blocks else ()
         boxes = [PackedBlock(module, link, without, trained=trained) for module in chosen]
         kept = activations if modules is blocks else None
+        count = slots if modules is blocks else slots + MORE_AHEAD
         rings.append(
             stream(
                 chosen,
                 boxes,
                 device,
                 link,
-                slots,
+                count,
                 updated_in_backward=updated_in_backward,
                 activations=kept,
             )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from velatura.placement.place import streamed_places
 from velatura.placement.streamed.activations import LEAST
-from velatura.placement.streamed.ring import SLOTS, SLOTS_BOTH_WAYS
+from velatura.placement.streamed.ring import MORE_AHEAD, SLOTS, SLOTS_BOTH_WAYS
 from velatura.planning.assembly import Assembled
 from velatura.planning.loop import Training
 from velatura.planning.phases import Phase
@@ -68,7 +68,11 @@ def _streamed(assembled: Assembled, recipe: Recipe) -> Away:
     host = sum(map(sum, chosen))
     gone = Away(
         host=host,
-        slots=sum(max(sizes) * min(slots, len(sizes)) for sizes in chosen if sizes),
+        slots=sum(
+            max(sizes) * min(count, len(sizes))
+            for sizes, count in zip(chosen, (slots + MORE_AHEAD, slots), strict=True)
+            if sizes
+        ),
         of_blocks=len(of_blocks) / max(1, len(blocks)),
         per_pass=host,
     )

@@ -14,6 +14,7 @@ from velatura.placement.streamed.packed import PackedBlock
 
 SLOTS = 2  # of the ring: one is computed with, one is filled
 SLOTS_BOTH_WAYS = 3  # where new weights go back: one is emptied meanwhile
+MORE_AHEAD = 1  # for layers that run ahead of their block: there may be two of them, wanted at once
 
 
 @dataclass
