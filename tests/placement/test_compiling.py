@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed, TorchDynamoException
+from torch._dynamo.testing import CompileCounter
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from velatura.placement.compiling import compile_blocks
@@ -47,10 +48,26 @@ def compilations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[s
     return seen
 
 
-@pytest.mark.parametrize(("sizes", "dynamic"), [(1, False), (2, True), (40, True)])
-def test_several_sizes_share_a_graph(compilations: list[dict[str, Any]], sizes: int, dynamic: bool) -> None:
-    compile_blocks([Block(), Block()], sizes)
-    assert [one["dynamic"] for one in compilations] == [dynamic, dynamic]
+def shaped(*shape: int) -> Tensor:
+    return torch.ones(shape, requires_grad=True)
+
+
+@pytest.mark.parametrize(("sizes", "graphs"), [(1, 3), (2, 1)])
+def test_several_sizes_share_a_graph(monkeypatch: pytest.MonkeyPatch, sizes: int, graphs: int) -> None:
+    """Also several sizes of a batch; widths are constants."""
+
+    class Joined(nn.Module):
+        def forward(self, tokens: Tensor, vector: Tensor, tables: tuple[Tensor], more: Tensor) -> Tensor:
+            return (tokens * vector[:, None] * tables[0]).sum() + more.sum()
+
+    counter = CompileCounter()
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda run, **options: compiler(run, backend=counter, **options))
+    block = Joined()
+    compile_blocks([block], sizes)
+    for batch, length, edge in ((2, 6, 8), (3, 10, 12), (4, 12, 8)):
+        block(shaped(batch, length, 4), shaped(batch, 4), (shaped(length, 4),), shaped(batch, 3, edge, edge))
+    assert counter.frame_count == graphs
 
 
 def test_without_gradients_nothing_is_compiled(compilations: list[dict[str, Any]]) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from velatura.checkpoints.cache_folder import default_cache_folder
 
@@ -43,10 +43,11 @@ def compile_blocks(
 ) -> None:
     """Compile the forward of each block for training; `sizes`: how many token counts the run will see.
 
-    Blocks of a kind share their graphs: one where there is one size, and with more one for all of them, whose length of
-    sequence is dynamic. Without gradients, as for previews of any size, blocks are run as they are. `tell` is told why,
-    should the compiler fail: the run then goes on without it. Before the blocks are recomputed or streamed: both go
-    round the compiled forward. What was compiled is kept for later runs, in TORCHINDUCTOR_CACHE_DIR where that is set.
+    Blocks of a kind share their graphs: one where there is one size, and with more one for all of them, in which the
+    number of items and the length of the sequence are open (a batch of one has its own). Without gradients, as for
+    previews of any size, blocks are run as they are. `tell` is told why, should the compiler fail: the run then goes on
+    without it. Before the blocks are recomputed or streamed: both go round the compiled forward. What was compiled is
+    kept for later runs, in TORCHINDUCTOR_CACHE_DIR where that is set.
     """
     _keep_what_is_compiled()
     torch._dynamo.config.recompile_limit = GRAPHS
@@ -76,10 +77,12 @@ class _Compiler:
         from torch._dynamo.exc import TorchDynamoException
         from torch._inductor.exc import InductorError
 
-        fast = torch.compile(run, dynamic=dynamic)
+        fast = torch.compile(run, dynamic=None if dynamic else False)
 
         def either(*args: Any, **kwargs: Any) -> Any:
             if self.works and torch.is_grad_enabled():
+                if dynamic:
+                    _mark_sizes(chain(args, kwargs.values()))
                 try:
                     return fast(*args, **kwargs)
                 except (TorchDynamoException, InductorError) as error:
@@ -90,6 +93,21 @@ class _Compiler:
             return run(*args, **kwargs)
 
         return either
+
+
+def _mark_sizes(given: Iterable[Any]) -> None:
+    """Say which sizes differ from batch to batch, so that the first graph serves all; widths are constants in it.
+
+    These are the items of a batch, of `[B, T, D]` also the length, of `[B, C, H, W]` height and width, and of tables
+    `[T, E]` the length. A batch of one has graphs of its own in any case.
+    """
+    for value in given:
+        if isinstance(value, tuple):
+            _mark_sizes(value)
+        elif isinstance(value, Tensor):
+            differ = {3: (0, 1), 4: (0, 2, 3)}.get(value.ndim, (0,))
+            for size in (size for size in differ if value.shape[size] > 1):
+                torch._dynamo.maybe_mark_dynamic(value, size)
 
 
 def _reason(error: Exception) -> str:
