@@ -66,25 +66,33 @@ def _normals(data: bytes, look: Look) -> Tensor:
     numbers = _numbers(data)
     if numbers.ndim != 3 or len(numbers) != 3:
         raise ValueError(f"normals have three channels, this is of shape {tuple(numbers.shape)}")
-    values = _vectors(numbers)
+    values = _vectors(fit_map(numbers, look), halved=_are_halved(numbers))
     length = values.norm(dim=0, keepdim=True)
     there = (length > 0.5) & (length < 1.5)  # black and grey pixels stand for none
-    fitted = fit_map(torch.where(there, values, torch.zeros(())), look)
+    fitted = torch.where(there, values, torch.zeros(()))
     if look.flip:
         fitted[0] = -fitted[0]
     unit: Tensor = fitted / fitted.norm(dim=0, keepdim=True).clamp(min=1e-6)
     return unit
 
 
-def _vectors(numbers: Tensor) -> Tensor:
-    """Normals as vectors; images store (n + 1) / 2 as integers, arrays hold either."""
+def _vectors(numbers: Tensor, *, halved: bool) -> Tensor:
+    """Normals n as vectors; `halved`: as (n + 1) / 2."""
+    if numbers.is_floating_point():
+        values = _real(numbers)
+    else:
+        values = numbers.float() / (255 if numbers.dtype == torch.uint8 else 65535)
+    return values * 2 - 1 if halved else values
+
+
+def _are_halved(numbers: Tensor) -> bool:
+    """Whether normals n are stored as (n + 1) / 2: images hold that as integers, arrays of floats either."""
     if not numbers.is_floating_point():
-        return numbers.float() / (255 if numbers.dtype == torch.uint8 else 65535) * 2 - 1
+        return True
     values = _real(numbers)
     lengths = values.norm(dim=0)
     units = ((lengths - 1).abs() < 0.02).sum() > (lengths > 0).sum() / 2
-    stored = bool(values.min() >= 0) and not bool(units)
-    return values * 2 - 1 if stored else values
+    return bool(values.min() >= 0) and not bool(units)
 
 
 def _real(values: Tensor) -> Tensor:
