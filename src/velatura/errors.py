@@ -6,7 +6,7 @@ from __future__ import annotations
 class VelaturaError(Exception):
     """Base of every error meant for a user; anything else that escapes is a bug.
 
-    `exit_code` is what the command returns: 2 for a bad recipe or bad data, 1 otherwise.
+    `exit_code` is what the command returns: 2 for a bad recipe or bad data, 3 for a budget, 1 otherwise.
     """
 
     exit_code = 1
@@ -49,5 +49,15 @@ class StorageError(VelaturaError):
     """A disk that is full, or a path that cannot be written."""
 
 
+class FolderLost(VelaturaError):
+    """A run's folder that was taken away while the run was on."""
+
+
 class MemoryShortage(VelaturaError):
     """Less memory than is needed, of the machine or of the device."""
+
+
+class BudgetError(VelaturaError):
+    """A memory budget that cannot be met."""
+
+    exit_code = 3

@@ -127,7 +127,13 @@ class Notice(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class LeftAtOnce(Event):
-    """The process ends within this event, and nothing is cleaned up after it: listeners put back what they changed."""
+    """The process ends within this event, and nothing is cleaned up after it: listeners put back what they changed.
+
+    `step`: so many steps are made, of which the newest state holds `saved`; None where none was made since the start.
+    """
+
+    step: int | None = None
+    saved: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,6 +67,7 @@ def test_no_data_at_all(velatura: Run, recipe_file: Path, photos: Path) -> None:
     ended = velatura("data", "check", recipe_file)
     assert ended.code == 2
     assert "is empty" in ended.out
+    assert "0 images" not in ended.out  # nothing was counted
 
 
 def test_a_model_that_is_not_there_is_no_obstacle(velatura: Run, recipe_file: Path, photos: Path) -> None:

@@ -104,3 +104,25 @@ def test_names_that_a_terminal_cannot_show_are_no_bug(
     ended = velatura("generate", "--out", tmp_path / "caf\udce9.png", "--prompt", "a cube")
     assert ended.code == 0, ended.err
     assert ended.out == f"{tmp_path}/caf\\udce9.png\n"
+
+
+def test_a_budget_that_cannot_be_met_ends_with_3(velatura: Run, tiny_model: Path, tmp_path: Path) -> None:
+    words = (
+        "generate",
+        "--model",
+        tiny_model,
+        "--prompt",
+        "a",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "x.png",
+    )
+    done = velatura(*words, "--memory", "1MiB")
+    assert done.code == 3
+    assert "painting does not fit in 1.0 MiB of cpu: it needs" in done.err
+    assert not (tmp_path / "x.png").exists()
+    assert velatura(*words, "--memory", "much").code == 2
+    done = velatura(*words, "--memory", "2GiB")
+    assert done.code == 0
+    assert "planned for 2.0 GiB of cpu: nothing has to change; it needs at most 0.8 GiB" in done.err

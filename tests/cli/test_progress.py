@@ -112,7 +112,11 @@ STAYING: list[tuple[Event, str]] = [
         FileSaved(step=5, what="adapter", path="runs/x/adapters/x.safetensors"),
         "adapter saved: runs/x/adapters/x",
     ),
-    (LeftAtOnce(), "left at once; --resume goes on from the state that was saved last"),
+    (LeftAtOnce(), "left at once: --resume goes on from the state that was saved last, if there is one"),
+    (LeftAtOnce(step=55, saved=40), "left at once: 15 steps are lost, --resume goes on after step 40"),
+    (LeftAtOnce(step=41, saved=40), "left at once: 1 step is lost, --resume goes on after step 40"),
+    (LeftAtOnce(step=40, saved=40), "left at once: no step is lost, --resume goes on after step 40"),
+    (LeftAtOnce(step=3), "left at once: 3 steps are lost, --resume begins again at the first"),
 ]
 
 
@@ -132,6 +136,36 @@ def test_what_stays_on_a_terminal(event: Event, text: str) -> None:
     )
     view(event)
     assert text in stream.getvalue()
+
+
+def test_the_first_step_and_phases_without_a_count_show_how_long_they_take() -> None:
+    clock = Clock()
+    console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=80)
+    view = LiveProgress(console, clock)
+
+    def shown() -> list[str]:
+        return ["".join(s.text for s in line) for line in console.render_lines(view.live.get_renderable())]
+
+    view(PhaseStarted(phase="loading the denoiser"))
+    clock.now = 75.0
+    (line,) = shown()
+    assert line.startswith("loading the denoiser ")
+    assert line.endswith(" 1:15")
+    view(PhaseFinished(phase="loading the denoiser", seconds=75.0))
+    view(PhaseStarted(phase="train", total=100, unit="steps"))
+    clock.now = 80.0
+    (line,) = shown()
+    assert line.startswith("first step ")
+    assert line.endswith(" 5 s")
+    view(step(1))
+    assert [line.split()[0] for line in shown()] == ["step", "loss"]
+
+
+def test_what_took_no_time_is_not_worth_a_line() -> None:
+    listener, _, stream = plain()
+    for seconds in (0.9, 1.1):
+        listener(PhaseFinished(phase="validation", seconds=seconds))
+    assert stream.getvalue() == "validation: done in 1 s\n"
 
 
 @pytest.mark.parametrize("width", [40, 80, 160])
@@ -179,6 +213,21 @@ def _shown(terminal: int, until: bytes) -> bytes:
     return shown
 
 
-def test_the_stream_decides() -> None:
-    with progress(io.StringIO()) as listener:
-        assert isinstance(listener, PlainProgress)
+def test_the_stream_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    for forced in (False, True):
+        if forced:  # colours in a file are still no terminal
+            monkeypatch.setenv("FORCE_COLOR", "1")
+        with progress(io.StringIO()) as listener:
+            assert isinstance(listener, PlainProgress)
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="terminals of POSIX")
+@pytest.mark.parametrize(("term", "kind"), [("xterm", LiveProgress), ("dumb", PlainProgress)])
+def test_a_terminal_that_cannot_be_drawn_on_gets_lines(
+    monkeypatch: pytest.MonkeyPatch, term: str, kind: type
+) -> None:
+    monkeypatch.setenv("TERM", term)
+    ours, theirs = os.openpty()
+    with open(theirs, "w") as terminal, progress(terminal) as listener:
+        assert isinstance(listener, kind)
+    os.close(ours)

@@ -87,3 +87,24 @@ def test_a_right_that_is_lost_in_the_middle_of_a_run(tmp_path: Path, photos: Pat
     assert run(*COMMAND, "train", straight).returncode == 0
     files = [tmp_path / name / "tiny/adapters/tiny-000004.safetensors" for name in ("runs", "straight")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_data_that_may_not_be_looked_at(tmp_path: Path, tiny_model: Path) -> None:
+    """The folder above may not be entered: bad input like any other, and not the fault of a disk."""
+    photos = write_pictures(tmp_path / "closed" / "photos", [(64, 64)])
+    path = tmp_path / "recipe.toml"
+    path.write_text(dump_recipe(recipe(tmp_path, tiny_model, data={"folder": str(photos)})))
+    photos.parent.chmod(0)
+    for command in (
+        ["train", str(path), "--dry-run"],
+        ["recipe", "check", str(path)],
+        ["data", "check", str(path), "--out", str(tmp_path / "check")],
+        ["data", "caption", str(photos), "--model", "any"],
+        ["data", "mask", str(path), "--model", "any"],
+    ):
+        done = run(*COMMAND, *command)
+        assert done.returncode == 2, (command, done.stderr)
+        said = done.stdout + done.stderr
+        assert str(photos) in said
+        assert "cannot be read" in said
+        assert "the right to read this one and to enter every folder above it" in said

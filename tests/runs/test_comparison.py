@@ -89,12 +89,27 @@ def test_the_page(tmp_path: Path) -> None:
     words = " ".join(page.words)
     for expected in (
         "dog and cat", "running", "finished", "20/40", "adapter.rank 16 32", "<b>a dog</b>", "(seed 7, 8x8)",
-        "before step 2 step 4", "dog  1.0000 to 0.2500;  cat  1.0000 to 0.5000", "validation loss",
+        "before step 2 step 4", "dog 1.0000 0.2500", "cat 1.0000 0.5000", "validation loss",
+        "8.00 1.0 GiB", "curve first last lowest",
     ):  # fmt: skip
         assert expected in words, expected
     assert len(page.images) == 5
     assert text.count("<polyline") == 4
     assert "://" not in text  # nothing is fetched
+
+
+def test_runs_of_other_lengths_names_and_without_previews(tmp_path: Path) -> None:
+    roots = [
+        *two(tmp_path),
+        write_run(tmp_path / "<i>none & short", losses=(0.75,)),
+    ]
+    page = Sound()
+    page.feed(comparison_page(compare(roots)).removeprefix("<!doctype html>"))
+    assert page.open == []
+    words = " ".join(page.words)
+    assert "<i>none & short 0.7500 0.7500 0.7500 (step 1)" in words
+    assert "not painted by <i>none & short" in words
+    assert "before step 2 step 4 —" in words  # the second run has no picture of step 4
 
 
 def test_the_page_of_runs_without_anything(tmp_path: Path) -> None:

@@ -49,6 +49,19 @@ def test_states(changes: dict[str, Any], state: str) -> None:
     assert state_of(status(**changes)) == state
 
 
+@pytest.mark.parametrize(("touched", "state"), [(30.0, "running"), (SILENT + 30.0, "silent")])
+def test_a_run_elsewhere_with_nothing_to_say_touches_its_file(
+    tmp_path: Path, touched: float, state: str
+) -> None:
+    """As it does while large weights are loaded; the last word stays as old as it is."""
+    word = time.time() - SILENT - 60
+    root = write_run(tmp_path / "dog", host="elsewhere", updated=word)
+    then = time.time() - touched
+    os.utime(root / "status.json", (then, then))
+    found = overview(root)
+    assert (found.state, found.updated) == (state, word)
+
+
 def test_a_process_that_is_gone_is_dead() -> None:
     assert state_of(status(pid=gone(), process_started=time.time())) == "dead"
     assert state_of(None) == "unknown"

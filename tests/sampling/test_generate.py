@@ -239,6 +239,14 @@ def test_where_pictures_cannot_go_is_told_before_anything_is_loaded(
         paint(order, out=place, model="no-such-model")
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="no folder here that takes no files")
+@pytest.mark.parametrize("out", ["/proc/x.png", "/proc/new/x.png"])
+def test_a_folder_that_takes_no_files_is_told_before_anything_is_loaded(order: Order, out: str) -> None:
+    """Whoever may do everything may not do this."""
+    with pytest.raises(StorageError, match=f"cannot write {out}: /proc .*; give another --out"):
+        paint(order, out=Path(out), model="no-such-model")
+
+
 def test_pictures_that_are_replaced_are_told_of(order: Order) -> None:
     paint(order)
     log = Log()

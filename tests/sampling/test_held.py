@@ -18,6 +18,7 @@ from velatura.interfaces import PARTS, ModelFiles, PartName, Target
 from velatura.sampling.held import HeldParts
 from velatura.sampling.memory import FILLED
 from velatura.sampling.pipeline import Pipeline
+from velatura.sampling.placing import Placement, place_by
 
 from ..tiny import Log
 from .test_generate import lora
@@ -149,3 +150,12 @@ def test_text_encoders_on_the_cpu_make_room(tiny_model: Path, monkeypatch: pytes
 def test_unknown_words_are_refused(tiny_model: Path, name: str) -> None:
     with pytest.raises(RecipeError, match=f"received {name} 'odd'; allowed: "):
         pipeline(tiny_model, **{name: "odd"})
+
+
+@pytest.mark.parametrize("turns", [True, False])
+def test_a_plan_says_whether_parts_take_turns(tiny_model: Path, turns: bool) -> None:
+    paints = pipeline(tiny_model)
+    place_by(paints.held, Placement(turns=turns, weights="fp8", autoencoder="sliced"))
+    paints("a red cube", **SMALL)
+    assert (paints.parts.text_encoders is None) == turns
+    assert (paints.held.weights, paints.parts.pieces) == ("fp8", "sliced")

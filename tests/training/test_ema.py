@@ -150,7 +150,7 @@ def test_raw_weights_and_averages_are_saved_and_painted_side_by_side(run: Train,
     )
     page = (with_ema.folder / "previews" / "index.html").read_text()
     assert page.index("step 4<") < page.index("step 4, average<")
-    assert "a cube (average)" in (with_ema.folder / "report.html").read_text()
+    assert "a cube<br><b>by the average of the weights</b>" in (with_ema.folder / "report.html").read_text()
 
 
 @pytest.mark.parametrize(("kept", "files"), [("average", ["-ema"]), ("raw", [""])])

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from velatura.errors import RecipeError, StorageError
+from velatura.errors import FolderLost, RecipeError, StorageError
 from velatura.training import lock as locks
 from velatura.training.lock import SILENT, WRITING_SECONDS, RunLock, is_alive, process_start
 
@@ -137,6 +137,26 @@ def test_a_lock_of_another_is_not_removed(path: Path) -> None:
     with lock_at(path):
         path.write_text("7 1.0 elsewhere")
     assert path.exists()
+
+
+def test_a_lock_that_is_lost_is_noticed(path: Path) -> None:
+    folder = path.parent / "run"
+    folder.mkdir()
+    lock = lock_at(folder / ".lock")
+    with lock:
+        lock.require_held()
+        for taken_by, message in (
+            (f"7 1.0 {HOST}", f"process 7 on {HOST} took {folder} over"),
+            (f"{os.getpid()} 1.0 elsewhere", f"process {os.getpid()} on elsewhere took {folder} over"),
+        ):
+            lock.path.write_text(taken_by)
+            with pytest.raises(FolderLost, match=message):
+                lock.require_held()
+        lock.path.write_text("")  # unreadable for a moment
+        lock.require_held()
+        folder.rename(path.parent / "away")
+        with pytest.raises(FolderLost, match=f"{folder} was removed or renamed .* nothing more is written"):
+            lock.require_held()
 
 
 def test_a_folder_that_refuses_is_told(path: Path) -> None:

@@ -146,6 +146,14 @@ def test_the_folder_of_another_run_is_refused(run: Train) -> None:
         run(dry_run=True, resume=True, adapter={"rank": 5})
 
 
+def test_a_damaged_state_is_told(run: Train) -> None:
+    first = run(training={"steps": 2, "save_every": 1})
+    (first.folder / "state" / "000002" / "manifest.json").write_text("{")
+    said = run(dry_run=True, resume=True, training={"steps": 2, "save_every": 1}).log.texts
+    assert "state 2 is damaged and is skipped" in said
+    assert "resume: after step 1" in said
+
+
 def test_a_folder_that_cannot_be_made_is_refused(run: Train, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     for into, where in (("taken", "taken"), ("taken/deeper", "taken")):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,13 +136,14 @@ def test_validation_does_not_depend_on_the_batch_size(run: Train) -> None:
 def test_a_loss_that_is_not_a_number_stops_and_names_the_image(
     run: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = CachedLatents.of
+    real = CachedLatents.read_into
 
-    def poisoned(self: CachedLatents, view: View) -> Posterior:
-        found = real(self, view)
-        return replace(found, mean=found.mean * torch.nan) if view.item.name.endswith("02.png") else found
+    def poisoned(self: CachedLatents, room: Posterior, position: int, view: View) -> None:
+        real(self, room, position, view)
+        if view.item.name.endswith("02.png"):
+            room.mean[position] = torch.nan
 
-    monkeypatch.setattr(CachedLatents, "of", poisoned)
+    monkeypatch.setattr(CachedLatents, "read_into", poisoned)
     with pytest.raises(NumericError, match=r"step \d: the loss is not finite for [^,]*02\.png \(") as caught:
         run(training={"steps": 6, "batch_size": 4})
     assert caught.value.exit_code == 1
@@ -152,8 +152,7 @@ def test_a_loss_that_is_not_a_number_stops_and_names_the_image(
 def test_a_run_that_failed_has_its_report(
     run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nothing = Posterior(mean=torch.full((16, 8, 8), torch.nan))
-    monkeypatch.setattr(CachedLatents, "of", lambda *_: nothing)
+    monkeypatch.setattr(CachedLatents, "read_into", lambda _, room, *__: room.mean.fill_(torch.nan))
     with pytest.raises(NumericError):
         run(training={"steps": 2}, data={"buckets": False})
     assert (tmp_path / "runs" / "tiny" / "report.html").exists()

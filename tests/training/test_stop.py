@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from velatura.events import Event, LeftAtOnce, Notice, PhaseProgress
+from velatura.events import Event, FileSaved, LeftAtOnce, Notice, PhaseProgress, StepFinished, StepLeftOut
 from velatura.training.folder import RunFolder
 from velatura.training.stop import Interrupted, StopRequest, listening
 
@@ -46,7 +46,36 @@ def test_the_second_leaves_and_lets_listeners_put_back_what_they_changed() -> No
     stop.on_signal(signal.SIGINT, None)
     with pytest.raises(Exited, match=str(128 + signal.SIGTERM)):
         stop.on_signal(signal.SIGTERM, None)
-    assert [type(event) for event in log.seen] == [Notice, LeftAtOnce]
+    assert log.seen[1:] == [LeftAtOnce()]
+    assert isinstance(log.seen[0], Notice)
+
+
+def made(step: int) -> StepFinished:
+    return StepFinished(
+        step=step, steps=9, loss=1, grad_norm=1, learning_rate=1, seconds=1, images=1, memory=1
+    )
+
+
+@pytest.mark.usefixtures("exits")
+@pytest.mark.parametrize(
+    ("seen", "told"),
+    [
+        ([made(1), made(2)], LeftAtOnce(step=2, saved=0)),
+        ([made(21), made(22)], LeftAtOnce(step=22, saved=20)),  # resumed
+        ([made(1), FileSaved(step=1, what="state", path=""), made(2)], LeftAtOnce(step=2, saved=1)),
+        ([made(1), FileSaved(step=1, what="adapter", path="")], LeftAtOnce(step=1, saved=0)),
+        ([StepLeftOut(step=4, message="", left_out=1)], LeftAtOnce(step=4, saved=3)),
+    ],
+)
+def test_who_leaves_at_once_is_told_what_is_lost(seen: list[Event], told: LeftAtOnce) -> None:
+    log = Log()
+    with listening(log.events) as stop:
+        for event in seen:
+            log.events(event)
+        stop.on_signal(signal.SIGINT, None)
+        with pytest.raises(Exited):
+            stop.on_signal(signal.SIGINT, None)
+    assert log.seen[-1] == told
 
 
 @pytest.mark.usefixtures("exits")

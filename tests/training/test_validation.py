@@ -38,7 +38,7 @@ def test_each_loss_is_told_under_its_name(run: Train, tmp_path: Path) -> None:
     curves = validation_losses(read_log(found.folder / "events.jsonl"))
     assert list(curves) == NAMES
     report = (found.folder / "report.html").read_text()
-    assert all(f"{name} (" in report for name in NAMES)
+    assert all(f"</span>{name}</td>" in report for name in NAMES)  # of the curves' legend
 
 
 def test_more_of_them_change_neither_each_other_nor_what_is_learned(run: Train, tmp_path: Path) -> None:

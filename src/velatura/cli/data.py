@@ -81,9 +81,11 @@ def _summary(checked: Checked) -> list[str]:
         f"{uses.epochs:.2f} epochs"
     )
     left_out = counted(len(checked.quarantined), "file was", "files were")
+    refused = [f"training would refuse: {reason}" for reason in checked.refusals]
+    if not checked.items and not checked.quarantined:  # refused before anything was read
+        return refused
     lines = [f"{counted(len(checked.items), 'image')}, {epoch}; {left_out} left out"]
     lines += [f"  {one}" for one in checked.quarantined[:10]]
     lines += [f"  {counts[kind]:6d}  {kind}: {MEANING[kind]}" for kind in MEANING if kind in counts]
     lines += [f"  {one}" for one in checked.warnings]
-    lines += [f"training would refuse: {reason}" for reason in checked.refusals]
-    return lines
+    return lines + refused

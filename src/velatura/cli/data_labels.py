@@ -72,7 +72,10 @@ def caption(
     The model is any image-to-text model of the transformers library. Stopped at any point, it goes on from there.
     Pictures that cannot be read are listed and skipped.
     """
-    sections, base = _folders(source, sets, recursive=recursive, extension=extension)
+    from velatura.data.denials import denial_told
+
+    with denial_told():
+        sections, base = _folders(source, sets, recursive=recursive, extension=extension)
 
     from velatura.data.labelling.captioner import Captioner
     from velatura.data.labelling.run import CAPTIONS
@@ -82,7 +85,8 @@ def caption(
     def captioner() -> Captioner:
         return Captioner(model, device=choose_device(device), prompt=prompt, max_tokens=max_tokens)
 
-    targets = caption_targets(sections, base, overwrite=overwrite)
+    with denial_told():
+        targets = caption_targets(sections, base, overwrite=overwrite)
     done = _labelled(targets, captioner, CAPTIONS, batch_size)
     _tell("caption", targets, done, as_json=as_json)
 
@@ -121,11 +125,14 @@ def mask(
     table says. Stopped at any point, it goes on from there. Pictures that cannot be read, or in which nothing is
     found, are listed and skipped.
     """
-    if out is not None and not source.is_dir():
-        raise RecipeError(
-            "--out goes with a folder of pictures; in a recipe, masks of the [[data]] table says where."
-        )
-    sections, base = _folders(source, sets, recursive=recursive)
+    from velatura.data.denials import denial_told
+
+    with denial_told():
+        if out is not None and not source.is_dir():
+            raise RecipeError(
+                "--out goes with a folder of pictures; in a recipe, masks of the [[data]] table says where."
+            )
+        sections, base = _folders(source, sets, recursive=recursive)
 
     from velatura.data.labelling.run import MASKS
     from velatura.data.labelling.segmenter import Segmenter
@@ -135,7 +142,8 @@ def mask(
     def segmenter() -> Segmenter:
         return Segmenter(model, device=choose_device(device), labels=labels or [])
 
-    targets = mask_targets(sections, base, overwrite=overwrite, out=out)
+    with denial_told():
+        targets = mask_targets(sections, base, overwrite=overwrite, out=out)
     done = _labelled(targets, segmenter, MASKS, batch_size)
     _tell("mask", targets, done, as_json=as_json)
 

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,6 +18,7 @@ from velatura.errors import RecipeError
 if TYPE_CHECKING:
     from velatura.recipe.families.files import ModelSection
     from velatura.sampling.generate import Picture
+    from velatura.sampling.placing import Planner
 
 
 def _option(name: str, meta: str, text: str, default: str | None = None) -> object:
@@ -109,15 +111,16 @@ def generate(
         ),
     ] = None,
     streamed: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--streamed",
             metavar="SHARE",
             min=0,
             max=1,
             help="Share of the denoiser's weights that stay in the machine's memory and visit the GPU when needed.",
+            show_default="0",
         ),
-    ] = 0.0,
+    ] = None,
     attention: Annotated[
         Literal["sdpa", "flash", "flash3", "sage", "xformers"] | None,
         typer.Option(
@@ -143,11 +146,21 @@ def generate(
             show_default="auto",
         ),
     ] = None,
+    memory: Annotated[
+        str | None,
+        _option(
+            "--memory",
+            "SIZE",
+            "What may be used of the device, for example 12GiB: --weights, --autoencoder, --streamed and "
+            "--text-encoders are chosen so that it is enough, as far as they are not given.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was painted as JSON.")] = False,
 ) -> None:
     """Paint pictures. The same options give the same bytes on one machine.
 
     Each PNG remembers how it was made: --like FILE.png paints it again. Ctrl-C stops; pictures that are finished stay.
+    A --memory that cannot be enough ends with exit code 3 and says what would be needed.
     """
     if prompt is None and like is None:
         raise RecipeError("nothing to paint: give --prompt TEXT, or --like FILE.png to repeat a picture")
@@ -159,6 +172,8 @@ def generate(
         )
     wanted = None if size is None else parse_size(size)
     loras = [parse_lora(text) for text in lora or []]
+
+    planner = None if memory is None else planner_for(memory)
 
     from velatura.cli.progress import progress
     from velatura.events import Events
@@ -196,10 +211,21 @@ def generate(
     painted: list[Picture] = []
     try:
         with progress(sys.stderr) as listener:
-            for picture in paint(order, Events(listener)):
+            for picture in paint(order, Events(listener), planner):
                 painted.append(picture)  # noqa: PERF402 - one by one, each as soon as it is there
     finally:  # what was painted before an error or Ctrl-C is there, and told
         _print(painted, as_json)
+
+
+def planner_for(memory: str) -> Planner:
+    """What decides how a model is held within so much memory. Raises RecipeError."""
+    from velatura.recipe.byte_sizes import size_in_bytes
+
+    budget = size_in_bytes(memory)  # before torch is imported: a mistake is told at once
+
+    from velatura.planning.placing import decide
+
+    return partial(decide, budget=budget)
 
 
 def _print(painted: list[Picture], as_json: bool) -> None:

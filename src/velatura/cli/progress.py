@@ -28,9 +28,11 @@ from velatura.events import (
     StepFinished,
     ValidationFinished,
 )
+from velatura.plural import agreeing, counted
 from velatura.training.reporting.figures import PhaseFigures, TrainingFigures, duration
 
 PLAIN_EVERY = 10.0  # seconds between lines where there is no terminal
+TOLD_FROM = 1.0  # seconds from which it is worth a line how long a phase took
 TRAIN = "train"  # this phase is shown by its steps
 SHOW_CURSOR = b"\x1b[?25h\r\n"
 
@@ -39,7 +41,8 @@ SHOW_CURSOR = b"\x1b[?25h\r\n"
 def progress(stream: TextIO) -> Iterator[Listener]:
     """A listener that shows a run's events on `stream` while the block runs."""
     console = Console(file=stream, highlight=False, soft_wrap=True)
-    if not console.is_terminal:
+    # FORCE_COLOR makes rich take a file for a terminal, and on TERM=dumb it draws nothing
+    if not (stream.isatty() and console.is_interactive):
         yield PlainProgress(console)
         return
     view = LiveProgress(console)
@@ -132,6 +135,8 @@ class LiveProgress:
         if self._phase is not None and self._phase.phase != TRAIN:
             phase = self._phase
             rows.append(_bar(phase.phase, phase.done, phase.total, phase.parts(self._clock())))
+        elif self._phase is not None and self._training.last is None:  # it may compile for minutes
+            rows.append(_bar("first step", 0, 0, [duration(self._clock() - self._phase.started)]))
         if (last := self._training.last) is not None:
             figures = self._training.parts()
             rows.append(_bar("step", last.step, last.steps, [f"{last.step:,}/{last.steps:,}"]))
@@ -157,6 +162,8 @@ def _lines(event: Event) -> list[Text]:
     """What stays on the screen of an event; texts, since `[model]` in a message is no markup."""
     match event:
         case PhaseFinished():
+            if event.seconds < TOLD_FROM:
+                return []
             return [Text(f"{event.phase}: done in {duration(event.seconds)}", style="dim")]
         case ValidationFinished():
             return [Text(f"{event.name} loss after step {event.step}: {event.loss:.4f}")]
@@ -165,10 +172,22 @@ def _lines(event: Event) -> list[Text]:
         case FileSaved():
             return [Text(f"{event.what} saved: {event.path}", style="green")]
         case LeftAtOnce():
-            return [Text("left at once; --resume goes on from the state that was saved last", style="yellow")]
+            return [Text(f"left at once: {_lost(event)}", style="yellow")]
         case Notice() if event.level == "warning":
             return [Text(f"warning: {event.message}", style="yellow")]
         case Notice():
             return [Text(event.message)]
         case _:
             return []
+
+
+def _lost(event: LeftAtOnce) -> str:
+    """What becomes of the steps that were made."""
+    if event.step is None:
+        return "--resume goes on from the state that was saved last, if there is one"
+    lost = event.step - event.saved
+    told = f"{counted(lost, 'step')} {agreeing(lost, 'is', 'are')} lost" if lost else "no step is lost"
+    then = (
+        f"--resume goes on after step {event.saved}" if event.saved else "--resume begins again at the first"
+    )
+    return f"{told}, {then}"

@@ -99,7 +99,7 @@ def _write_page(file: Path, comparison: Comparison) -> None:
     if file.is_dir():
         raise RecipeError(f"--html {file} is a folder; give a file in it: {file / 'runs.html'}")
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(comparison_page(comparison).encode())
+    file.write_bytes(comparison_page(comparison).encode(errors="replace"))  # a name may be no text
 
 
 def _print_json(facts: object) -> None:

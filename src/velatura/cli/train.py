@@ -97,13 +97,16 @@ def train(
             )
 
     from velatura.cli.progress import progress
+    from velatura.data.progress import phase
     from velatura.events import Events
-    from velatura.training.run import train as run
-    from velatura.training.states.resuming import Resume
 
-    how = Resume(step=resume_at, forced=tuple(force_change or ())) if going_on else None
     with progress(sys.stdout) if launch.rank == 0 else nullcontext() as listener:
         events = Events(listener) if listener else Events()
+        with phase(events, "starting", 0):  # torch takes seconds to import, from a cold disk many
+            from velatura.training.run import train as run
+            from velatura.training.states.resuming import Resume
+
+        how = Resume(step=resume_at, forced=tuple(force_change or ())) if going_on else None
         outcome = run(
             loaded.recipe,
             loaded.base,

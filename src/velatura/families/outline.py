@@ -30,9 +30,12 @@ class Outline:
     files: ModelFiles  # as far as they are there
 
 
-def outline(family: LatentFamily, files: ModelFiles) -> Outline:
-    """Look at what is there; nothing is downloaded. Raises ModelError for files that do not fit."""
-    found = family.listing.whole(_present(files))
+def outline(family: LatentFamily, files: ModelFiles, *, present: bool = False) -> Outline:
+    """Look at what is there; nothing is downloaded. `present`: all of it is, that of hub ids in the hub's cache.
+
+    Raises ModelError for files that do not fit.
+    """
+    found = family.listing.whole(files if present else _present(files))
     configs: dict[PartName, tuple[Mapping[str, Any], ...]] = {}
     assumed = []
     for part in PARTS:

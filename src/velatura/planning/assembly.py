@@ -15,16 +15,16 @@ from velatura.families.attending import attend_by
 from velatura.families.latent_family import LatentFamily
 from velatura.families.network import stored_in_fp8
 from velatura.families.outline import Outline, sketched
-from velatura.interfaces import PartName, Parts
+from velatura.interfaces import Family, PartName, Parts
 from velatura.placement.attention import Attention
-from velatura.placement.precision.quantised import Fp8Linear, quantise_blocks
+from velatura.placement.precision.quantised import Fp8Linear, Weights, quantise_blocks
 from velatura.placement.streamed.packed import block_tensors
 from velatura.planning.devices import Device
 from velatura.planning.repeats import prune, runs_of
 from velatura.planning.replay import valueless
 from velatura.planning.tracking import Bytes, Kind
 from velatura.training.setup import Setup
-from velatura.training.trainables import make_trainables
+from velatura.training.trainables import Trainables, make_trainables
 
 KIND_OF: dict[PartName, Kind] = {
     "denoiser": "denoiser",
@@ -51,13 +51,19 @@ class Assembled:
 
 def load_part(setup: Setup, found: Outline, name: PartName, device: Device) -> tuple[nn.Module, ...]:
     """A part as the run loads it, on the meta device: in the run's dtype; parts from scratch in float32."""
-    family = latent(setup)
     from_scratch = name in setup.files.from_scratch
     dtype = torch.float32 if from_scratch else setup.dtype
+    frozen = not from_scratch and name not in setup.trained
+    return sketched_in(latent(setup), found, name, dtype, keep_fp8=frozen and device.kind != "mps")
+
+
+def sketched_in(
+    family: LatentFamily, found: Outline, name: PartName, dtype: torch.dtype, *, keep_fp8: bool
+) -> tuple[nn.Module, ...]:
+    """A part on the meta device in a dtype; text encoders that a file has in fp8 may be held so."""
     # not diffusers' own `to`, which speaks up about what it would have loaded otherwise
     modules = tuple(nn.Module.to(module, dtype=dtype) for module in sketched(family, found, name))
-    frozen = not from_scratch and name not in setup.trained
-    if name == "text_encoders" and frozen and name not in found.assumed and device.kind != "mps":
+    if name == "text_encoders" and keep_fp8 and name not in found.assumed:
         _hold_fp8(family, found, modules)
     return modules
 
@@ -84,17 +90,41 @@ def assemble(setup: Setup, found: Outline, device: Device) -> Assembled:
     for name in setup.stays_loaded:
         give(parts, name, load_part(setup, found, name, device))
     if parts.text_encoders:
-        parts.tokenizers = blank_tokenizers(setup, found)
+        parts.tokenizers = blank_tokenizers(latent(setup), found)
     with torch.device("meta"):  # no random starts are drawn
         trainables = make_trainables(setup.recipe, setup.family, parts)
+    memory = setup.recipe.memory
+    return thinned(
+        setup.family,
+        parts,
+        weights=memory.weights,
+        split_attention=memory.split_attention,
+        trainables=trainables,
+        full=setup.recipe.full is not None,
+    )
+
+
+def thinned(
+    family: Family,
+    parts: Parts,
+    *,
+    weights: Weights,
+    split_attention: bool,
+    trainables: Trainables | None = None,
+    full: bool = False,
+) -> Assembled:
+    """Parts with everything on them, without those of the denoiser's blocks that repeat others.
+
+    `weights`: those of its blocks are made small. `full`: weights that are trained may be streamed too.
+    """
+    trainables = trainables or Trainables(parameters={}, adapter=None, parts=(), report="")
     left_out: dict[int, int] = {}
     blocks: list[nn.Module] = []
     if parts.denoiser is not None:
-        attend_by(setup.family, parts.denoiser, Attention(split=setup.recipe.memory.split_attention))
-        whole = setup.family.blocks(parts.denoiser)
+        attend_by(family, parts.denoiser, Attention(split=split_attention))
+        whole = family.blocks(parts.denoiser)
         left_out = prune(parts.denoiser, whole, runs_of(whole))
-        blocks = list(setup.family.blocks(parts.denoiser))
-        weights = setup.recipe.memory.weights
+        blocks = list(family.blocks(parts.denoiser))
         if weights != "full":  # after the adapter is put on: fewer are left, and it sits on either
             quantise_blocks(blocks, weights)
     trained = {id(parameter) for parameter in trainables.parameters.values()}
@@ -102,8 +132,9 @@ def assemble(setup: Setup, found: Outline, device: Device) -> Assembled:
     for place, times in left_out.items():
         held, count = _held(blocks[place], trained)
         more, more_trained = more.plus(held, times), more_trained + count * times
-    ahead_sizes, block_sizes = _sizes(setup, parts.denoiser, blocks, left_out)
-    tensors = (t for block in blocks for t in block_tensors(block, trained=setup.recipe.full is not None))
+    layers = [] if parts.denoiser is None else family.ahead(parts.denoiser)
+    ahead_sizes, block_sizes = _sizes(layers, blocks, left_out, trained=full)
+    tensors = (t for block in blocks for t in block_tensors(block, trained=full))
     present = {id(tensor) for module in _modules(parts) for tensor in module.parameters()}
     parameters = {name: p for name, p in trainables.parameters.items() if id(p) in present}
     return Assembled(
@@ -147,9 +178,8 @@ def weights(parts: Parts) -> dict[Kind, list[Tensor]]:
     }
 
 
-def blank_tokenizers(setup: Setup, found: Outline) -> tuple[Any, ...]:
+def blank_tokenizers(family: LatentFamily, found: Outline) -> tuple[Any, ...]:
     """The model's tokenizers, or stand-ins that give as many tokens as the encoders read."""
-    family = latent(setup)
     try:
         return family.tokenizers(found.files)
     except ModelError:
@@ -183,11 +213,9 @@ def _tensors(module: nn.Module) -> Iterable[Tensor]:
 
 
 def _sizes(
-    setup: Setup, denoiser: nn.Module | None, blocks: Sequence[nn.Module], left_out: Mapping[int, int]
+    layers: Sequence[nn.Module], blocks: Sequence[nn.Module], left_out: Mapping[int, int], *, trained: bool
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Bytes that may be streamed, of each layer that runs ahead of the blocks and of each block, of all of them."""
-    trained = setup.recipe.full is not None
-    layers = [] if denoiser is None else setup.family.ahead(denoiser)
+    """Bytes that may be streamed, of each of the layers that run ahead of the blocks and of each block, of all."""
     ahead: list[int] = []
     rest: list[int] = []
     for place, block in enumerate(blocks):

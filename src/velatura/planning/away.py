@@ -58,26 +58,11 @@ def away(training: Training, recipe: Recipe) -> Away:
 
 def _streamed(assembled: Assembled, recipe: Recipe) -> Away:
     share, fused = recipe.memory.streamed, recipe.optimizer.fused_backward
-    if not share:
-        return Away()
     trained = recipe.full is not None and "denoiser" in recipe.full.parts
-    slots = SLOTS_BOTH_WAYS if trained and fused else SLOTS
-    ahead, blocks = assembled.ahead_sizes, assembled.block_sizes
-    of_ahead, of_blocks = streamed_places(ahead, blocks, share)
-    chosen = ([ahead[place] for place in of_ahead], [blocks[place] for place in of_blocks])
-    host = sum(map(sum, chosen))
-    gone = Away(
-        host=host,
-        slots=sum(
-            max(sizes) * min(count, len(sizes))
-            for sizes, count in zip(chosen, (slots + MORE_AHEAD, slots), strict=True)
-            if sizes
-        ),
-        of_blocks=len(of_blocks) / max(1, len(blocks)),
-        per_pass=host,
-    )
-    if not trained or recipe.full is None:
+    gone = streamed_away(assembled, share, slots=SLOTS_BOTH_WAYS if trained and fused else SLOTS)
+    if not share or not trained or recipe.full is None:
         return gone
+    host = gone.host
     each = 2 if recipe.full.weights == "bf16" else 4
     averaged = recipe.ema is not None and recipe.ema.device == "auto"
     return replace(
@@ -87,6 +72,26 @@ def _streamed(assembled: Assembled, recipe: Recipe) -> Away:
         at_hand=0 if fused else assembled.largest * (2 if recipe.training.accumulate > 1 else 1),
         averages=host // each * 4 if averaged else 0,
         per_update=0 if fused else host,
+    )
+
+
+def streamed_away(assembled: Assembled, share: float, *, slots: int = SLOTS) -> Away:
+    """What it comes to that a share of the denoiser's weights is streamed."""
+    if not share:
+        return Away()
+    ahead, blocks = assembled.ahead_sizes, assembled.block_sizes
+    of_ahead, of_blocks = streamed_places(ahead, blocks, share)
+    chosen = ([ahead[place] for place in of_ahead], [blocks[place] for place in of_blocks])
+    host = sum(map(sum, chosen))
+    return Away(
+        host=host,
+        slots=sum(
+            max(sizes) * min(count, len(sizes))
+            for sizes, count in zip(chosen, (slots + MORE_AHEAD, slots), strict=True)
+            if sizes
+        ),
+        of_blocks=len(of_blocks) / max(1, len(blocks)),
+        per_pass=host,
     )
 
 

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from velatura.families.outline import Outline
-from velatura.interfaces import Conditioning, Parts, Pieces, Prompt
-from velatura.planning.assembly import blank_tokenizers, give, load_part, weights, with_storage
+from velatura.interfaces import Conditioning, Family, Parts, Pieces, Prompt
+from velatura.planning.assembly import blank_tokenizers, give, latent, load_part, weights, with_storage
 from velatura.planning.devices import Device
 from velatura.planning.marks import marked
 from velatura.planning.phases import Phase, Shape
-from velatura.planning.repeats import prune, runs_of, stacked, whole
+from velatura.planning.repeats import Whole, prune, runs_of, stacked, whole
 from velatura.planning.replay import VALUELESS
 from velatura.planning.tracking import Bytes, Tracker
 from velatura.training.setup import Setup
@@ -27,20 +27,23 @@ def encode_texts(
     setup: Setup, found: Outline, device: Device, count: int = TEXTS
 ) -> tuple[Phase, Conditioning]:
     """Captions through the text encoders, and what they become: B = 1, without values."""
-    modules = load_part(setup, found, "text_encoders", device)
-    blocks, left_out = _pruned(modules)
-    more = sum(times * _size(blocks[place]) for place, times in left_out.items())
     parts = Parts(info=setup.info)
-    give(parts, "text_encoders", modules)
-    parts.tokenizers = blank_tokenizers(setup, found)
-    with_storage(parts, {})
-    prompts = [Prompt(text="a")] * count
-    with _followed(parts, device) as tracker, marked(tracker, blocks):
-        conditioning = setup.family.encode(parts, prompts)
-    done = whole(tracker.segments, left_out, Bytes({"text encoders": more}))
+    give(parts, "text_encoders", load_part(setup, found, "text_encoders", device))
+    parts.tokenizers = blank_tokenizers(latent(setup), found)
+    done, conditioning = encode_with(setup.family, parts, device, count)
     return Phase(
         name="captions", what=f"{count} at once", peak=done.peak, work=done.work
     ), conditioning.select([0])
+
+
+def encode_with(family: Family, parts: Parts, device: Device, count: int) -> tuple[Whole, Conditioning]:
+    """`count` texts through text encoders of the meta device, of which blocks are left out; without values."""
+    blocks, left_out = _pruned(parts.text_encoders or ())
+    more = sum(times * _size(blocks[place]) for place, times in left_out.items())
+    with_storage(parts, {})
+    with followed(parts, device) as tracker, marked(tracker, blocks):
+        conditioning = family.encode(parts, [Prompt(text="a")] * count)
+    return whole(tracker.segments, left_out, Bytes({"text encoders": more})), conditioning
 
 
 def encode_images(setup: Setup, found: Outline, device: Device, shape: Shape, pieces: Pieces) -> Phase:
@@ -48,7 +51,7 @@ def encode_images(setup: Setup, found: Outline, device: Device, shape: Shape, pi
     parts = Parts(info=setup.info, pieces=pieces)
     give(parts, "autoencoder", load_part(setup, found, "autoencoder", device))
     with_storage(parts, {})
-    with _followed(parts, device) as tracker:
+    with followed(parts, device) as tracker:
         images = torch.zeros(shape.count, 3, shape.height, shape.width)
         if setup.recipe.memory.cached_latents == "mean":
             setup.family.encode_image(parts, images)
@@ -75,7 +78,8 @@ def _size(block: nn.Module) -> int:
 
 
 @contextmanager
-def _followed(parts: Parts, device: Device) -> Iterator[Tracker]:
+def followed(parts: Parts, device: Device) -> Iterator[Tracker]:
+    """Follow what is done with parts that have no values; no gradients are made."""
     tracker = Tracker(device)
     for kind, tensors in weights(parts).items():
         tracker.know(tensors, kind)

@@ -17,7 +17,7 @@ from velatura.planning.devices import Device
 from velatura.planning.encoding import IMAGES, encode_images, encode_texts
 from velatura.planning.loop import Training
 from velatura.planning.phases import Phase, Shape
-from velatura.planning.sizes import PROGRAM, Sizes, sizes_of
+from velatura.planning.sizes import Sizes, occupied, sizes_of
 from velatura.planning.tracking import Bytes, Work
 from velatura.planning.workload import Workload, workload
 from velatura.recipe.recipe import Recipe
@@ -92,8 +92,7 @@ class Estimate:
 
     def occupied(self, phase: Phase) -> int:
         """Bytes of the device's memory in a phase; on the CPU with the program itself."""
-        own = PROGRAM if self.device.kind == "cpu" else 0
-        return self.device.occupied(phase.peak.total) + own
+        return occupied(self.device, phase.peak.total)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,11 @@ PROGRAM = int(0.8 * GIB)  # of the machine's memory: Python, torch and the libra
 PROGRAM_WITH_CUDA = int(2.5 * GIB)
 
 
+def occupied(device: Device, peak: int) -> int:
+    """Bytes of the device's memory that a peak of live tensors takes; on the CPU with the program itself."""
+    return device.occupied(peak) + (PROGRAM if device.kind == "cpu" else 0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
     """Bytes elsewhere than on the device. None: it depends on data that is not there."""

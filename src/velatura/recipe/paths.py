@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from velatura.recipe.defaults import pocket_models
@@ -13,6 +14,7 @@ from velatura.recipe.recipe import Recipe
 from velatura.recipe.schema import listing
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_Check = Callable[[NamedPath, Path], Problem | None]
 _FILE_ENDINGS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 
 
@@ -40,7 +42,7 @@ def missing_files(recipe: Recipe, base: Path) -> list[Problem]:
         "model": _missing_model,
     }
     named = [(checks[path.names.what], path) for path in named_paths(recipe) if path.names.what in checks]
-    return [problem for check, path in named if (problem := check(path, base))]
+    return [problem for check, path in named if (problem := _looked_for(check, path, base))]
 
 
 def with_absolute_paths(recipe: Recipe, base: Path) -> Recipe:
@@ -66,6 +68,18 @@ def _absolute(path: NamedPath, base: Path) -> str:
         return text
     folder, pattern = split_pattern(text)
     return str(resolve(folder, base) / pattern)
+
+
+def _looked_for(check: _Check, path: NamedPath, base: Path) -> Problem | None:
+    """What is wrong with a place, also where the system refuses to say so: a folder above may not be entered."""
+    try:
+        return check(path, base)
+    except PermissionError as error:
+        return Problem(
+            path=path.at,
+            what=f"cannot be read: {error.filename}: {error.strerror}",
+            hint="give another place, or the right to read this one and to enter every folder above it",
+        )
 
 
 def _missing_file(path: NamedPath, base: Path) -> Problem | None:

@@ -6,12 +6,14 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from velatura.data.caches.cache_place import readable
 from velatura.runs.comparison import Comparison, Subject
 from velatura.runs.figures import state_text, steps_text
-from velatura.training.reporting.curves import svg
-from velatura.training.reporting.page import inline_picture, page
+from velatura.training.reporting.chart import chart
+from velatura.training.reporting.figures import speed
+from velatura.training.reporting.page import page, picture_cell
 
-COLOURS = ("#36c", "#c63", "#393", "#939", "#0aa", "#a80", "#c39", "#555")
+HEAD = ("run", "state", "steps", "loss, mean of about 50 steps", "images per second", "memory at most")
 
 
 def comparison_page(comparison: Comparison) -> str:
@@ -22,9 +24,8 @@ def comparison_page(comparison: Comparison) -> str:
         _runs(comparison),
         _differences(comparison),
         _losses(comparison),
+        _previews(comparison),
     ]
-    previews = "".join(_subject(comparison, subject, each) for subject, each in comparison.previews.items())
-    body += [f"<h2>Previews</h2>{previews}"] if previews else []
     return page(title, "".join(body))
 
 
@@ -34,9 +35,10 @@ def _runs(comparison: Comparison) -> str:
         facts = run.overview
         ended = f"{state_text(facts)}: {facts.message}" if facts.message else state_text(facts)
         loss = "" if facts.loss is None else f"{facts.loss:.4f}"
-        last = ", ".join(f"{which} {curve[-1][1]:.4f}" for which, curve in run.validations.items())
-        rows.append([name, ended, steps_text(facts), loss, last])
-    return _table(["run", "state", "steps", "loss", "last validation"], rows)
+        rate = "" if run.images_per_second is None else speed(run.images_per_second)
+        memory = "" if run.memory is None else readable(run.memory)
+        rows.append([name, ended, steps_text(facts), loss, rate, memory])
+    return _table(HEAD, rows)
 
 
 def _differences(comparison: Comparison) -> str:
@@ -50,31 +52,37 @@ def _differences(comparison: Comparison) -> str:
 
 
 def _losses(comparison: Comparison) -> str:
-    parts = []
-    for title, curves in comparison.curves.items():
-        picture = svg(zip(curves, COLOURS, strict=False))
-        words = [
-            f"<b style='color:{colour}'>{html.escape(name)}</b> {curve[0][1]:.4f} to {curve[-1][1]:.4f}"
-            for name, curve, colour in zip(comparison.names, curves, COLOURS, strict=False)
-            if curve
-        ]
-        parts += [f"<h2>{html.escape(title)}</h2>{picture}<p>{'; '.join(words)}</p>"] if picture else []
+    parts = [
+        f"<h2>{html.escape(title)}</h2>{picture}"
+        for title, curves in comparison.curves.items()
+        if (picture := chart(list(zip(comparison.names, curves, strict=True))))
+    ]
     caution = f"<p class='warning'>{html.escape(comparison.caution)}</p>" if comparison.caution else ""
-    return "".join(parts) + (caution if parts else "")
+    return (caution if parts else "") + "".join(parts)
+
+
+def _previews(comparison: Comparison) -> str:
+    if not comparison.previews:
+        return ""
+    subjects = "".join(_subject(comparison, subject, each) for subject, each in comparison.previews.items())
+    return f"<h2>Previews</h2>{subjects}"
 
 
 def _subject(comparison: Comparison, subject: Subject, each: Sequence[Mapping[int, Path]]) -> str:
-    """One preview: a row per step, a column per run."""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in comparison.names)
+    """One preview: a row per step, a column per run that has it."""
+    columns = [(name, steps) for name, steps in zip(comparison.names, each, strict=True) if steps]
+    without = [name for name, steps in zip(comparison.names, each, strict=True) if not steps]
+    head = "".join(f"<th>{html.escape(name)}</th>" for name, _ in columns)
     rows = "".join(
         f"<tr><th>{'before' if step == 0 else f'step {step:,}'}</th>"
-        + "".join(f"<td>{inline_picture(steps.get(step))}</td>" for steps in each)
+        + "".join(picture_cell(steps.get(step)) for _, steps in columns)
         + "</tr>"
-        for step in sorted({step for steps in each for step in steps})
+        for step in sorted({step for _, steps in columns for step in steps})
     )
     words = html.escape(subject.prompt) or "no prompt"
+    missing = f"<p class='aside'>not painted by {html.escape(', '.join(without))}</p>" if without else ""
     return (
-        f"<p>{words} <small>({subject.facts})</small></p>"
+        f"<h3>{words} <small class='aside'>({subject.facts})</small></h3>{missing}"
         f"<div class='scroll'><table><tr><th></th>{head}</tr>{rows}</table></div>"
     )
 

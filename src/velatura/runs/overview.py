@@ -48,7 +48,7 @@ def overview(root: Path) -> Overview:
     """What is known of the run in a folder."""
     folder = RunFolder(root, root.name)
     status = read_status(folder.status)
-    state = state_of(status)
+    state = state_of(status, touched=_touched(folder.status))
     running = status if state == "running" else None
     step, steps, loss = _progress(folder, status)
     return Overview(
@@ -78,14 +78,18 @@ def _progress(folder: RunFolder, status: Status | None) -> tuple[int | None, int
     return made[-1].step, made[-1].steps, sum(recent) / len(recent) if recent else None
 
 
-def state_of(status: Status | None) -> State:
-    """How the run is, by what it said last and by whether its process is there."""
+def state_of(status: Status | None, touched: float | None = None) -> State:
+    """How the run is, by what it said last and by whether its process is there.
+
+    `touched`: when its status.json was, in seconds since 1970; a run does that while it has nothing to say.
+    """
     if status is None:
         return "unknown"
     if status.state != "running":
         return status.state
     if status.host != socket.gethostname():
-        return "running" if abs(time.time() - status.updated) < SILENT else "silent"
+        heard = (status.updated, status.updated if touched is None else touched)
+        return "running" if min(abs(time.time() - then) for then in heard) < SILENT else "silent"
     with suppress(ValueError, OverflowError):
         if is_alive(status.pid, status.process_started):
             return "running"
@@ -139,7 +143,11 @@ def _sizes(root: Path) -> Iterator[int]:
 
 
 def _modified(folder: RunFolder) -> float | None:
-    for path in (folder.events, folder.recipe):
-        with suppress(OSError):
-            return path.stat().st_mtime
+    times = (_touched(path) for path in (folder.events, folder.recipe))
+    return next((then for then in times if then is not None), None)
+
+
+def _touched(path: Path) -> float | None:
+    with suppress(OSError):
+        return path.stat().st_mtime
     return None

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from velatura.events import Event, Notice, PhaseFinished, StepFinished
+from velatura.events import Notice, StepFinished
 from velatura.runs.overview import Overview, overview, size_of
 from velatura.runs.recipes import read_recipe_table
 from velatura.sampling.request import Request
 from velatura.training.folder import RunFolder
 from velatura.training.reporting.curves import Point, running_means, window_of
-from velatura.training.reporting.event_log import losses, read_log, validation_losses
+from velatura.training.reporting.event_log import losses, phase_seconds, read_log, validation_losses
 from velatura.training.reporting.pictures import is_of_average, pictures
 
 
@@ -93,7 +93,10 @@ def read_run(root: Path) -> Run:
     return Run(
         overview=overview(root),
         recipe=read_recipe_table(folder.recipe),
-        phases=_phases(events),
+        phases=[
+            Phase(name=name, times=len(each), seconds=sum(each))
+            for name, each in phase_seconds(events).items()
+        ],
         losses=losses(events),
         validations=validation_losses(events),
         images_per_second=sum(step.images for step in steps) / seconds if seconds > 0 else None,
@@ -106,12 +109,3 @@ def read_run(root: Path) -> Run:
         models=[(path, size_of(path) if path.is_dir() else path.stat().st_size) for path in models],
         notices=list(dict.fromkeys(event for event in events if isinstance(event, Notice))),
     )
-
-
-def _phases(events: Sequence[Event]) -> list[Phase]:
-    """In the order in which they were first done."""
-    seconds: dict[str, list[float]] = {}
-    for event in events:
-        if isinstance(event, PhaseFinished):
-            seconds.setdefault(event.phase, []).append(event.seconds)
-    return [Phase(name=name, times=len(each), seconds=sum(each)) for name, each in seconds.items()]

@@ -22,7 +22,8 @@ from velatura.recipe.families.files import ModelSection
 from velatura.sampling.history import History, check_same, differences, history_in, part_hashes, used
 from velatura.sampling.memory import Encoders
 from velatura.sampling.pipeline import Pipeline
-from velatura.sampling.png import check_place, read_record, save_png
+from velatura.sampling.placing import STATED, Job, Planner, place_by
+from velatura.sampling.png import check_place, read_record, save_png, try_place
 from velatura.sampling.request import Request
 from velatura.sampling.samplers import SAMPLERS
 from velatura.sampling.start import StartPicture, read_start
@@ -57,7 +58,7 @@ class Order:
     precision: str = "auto"
     weights: Weights | None = None
     autoencoder: Pieces | None = None
-    streamed: float = 0.0
+    streamed: float | None = None
     text_encoders: Encoders | None = None
     attention: AttentionName | None = None
     split_attention: bool = False
@@ -76,11 +77,12 @@ class Picture:
         return {"path": str(self.path), "place": self.place, **asdict(self.request)}
 
 
-def generate(order: Order, events: Events) -> Iterator[Picture]:
+def generate(order: Order, events: Events, planner: Planner | None = None) -> Iterator[Picture]:
     """Paint, save and yield one picture after another.
 
-    With `like`, what that PNG says is the default of everything the order leaves open.
-    Raises RecipeError, ModelError, CheckpointError, StorageError.
+    With `like`, what that PNG says is the default of everything the order leaves open. `planner` decides how parts are
+    held, as far as the order leaves that open. Raises RecipeError, ModelError, CheckpointError, StorageError, and
+    what `planner` raises.
     """
     paths = _checked_paths(order)
     request, past = Request(prompt=""), None
@@ -98,7 +100,7 @@ def generate(order: Order, events: Events) -> Iterator[Picture]:
         precision=order.precision,
         weights=order.weights or "full",
         autoencoder=order.autoencoder or "auto",
-        streamed=order.streamed,
+        streamed=order.streamed or 0.0,
         text_encoders=order.text_encoders or "auto",
         attention=order.attention or "sdpa",
         split_attention=order.split_attention,
@@ -107,6 +109,8 @@ def generate(order: Order, events: Events) -> Iterator[Picture]:
     if start is not None and order.size is None and request.width is None:
         request = _sized_by(start, request, pipeline.parts.info.size_step)
     request = pipeline.complete(request)
+    if planner is not None:
+        place_by(pipeline.held, planner(_job(order, pipeline, request), events))
     image = None if start is None else start.decoded()
     history = _history(pipeline, order, start)
     if past is not None and order.like is not None:
@@ -120,6 +124,17 @@ def generate(order: Order, events: Events) -> Iterator[Picture]:
     for path, (current, place, picture) in zip(paths, painted, strict=True):
         save_png(picture, path, current, replace(history, place=place).facts())
         yield Picture(path=path, request=current, place=place)
+
+
+def _job(order: Order, pipeline: Pipeline, request: Request) -> Job:
+    return Job(
+        held=pipeline.held,
+        request=request,
+        count=order.count,
+        changes_picture=order.image is not None,
+        loras=tuple(file for file, _ in order.loras),
+        stated=frozenset(name for name in STATED if getattr(order, name) is not None),
+    )
 
 
 def _checked_paths(order: Order) -> list[Path]:
@@ -136,6 +151,7 @@ def _checked_paths(order: Order) -> list[Path]:
     paths = [order.out] if total == 1 else [order.out.with_name(name) for name in names]
     for path in paths:
         check_place(path)
+    try_place(paths[0])  # all go into one folder
     return paths
 
 

@@ -36,12 +36,15 @@ class HeldParts:
     events: Events
     attention: Attention = field(default_factory=Attention)
     text_encoders: Encoders = "auto"
+    turns: bool | None = None  # whether the text encoders make room for the denoiser; None: where they must
     _loras: list[tuple[Lora, float]] = field(default_factory=list, init=False)
     _adapters: list[Adapter] = field(default_factory=list, init=False)
 
     @cached_property
     def keeps_all(self) -> bool:
         """Whether all parts stay loaded."""
+        if self.turns is not None:
+            return not self.turns
         sizes = weight_bytes(self.family, self.files, self.dtype, self.weights, self.streamed)
         if self.text_encoders == "cpu":
             sizes["text_encoders"] = 0

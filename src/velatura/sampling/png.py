@@ -40,19 +40,40 @@ def save_png(image: Image.Image, path: Path, request: Request, facts: Mapping[st
 
 
 def check_place(path: Path) -> None:
-    """Refuse a place where `save_png` could not write; nothing is written. Raises RecipeError, StorageError."""
+    """Refuse a place that `save_png` could not write to; nothing is written. Raises RecipeError, StorageError."""
     if path.suffix.lower() != ".png":
         raise RecipeError(f"--out must end in .png, received {path}")
     try:
         if path.is_dir():
             raise RecipeError(f"--out {path} is a folder; give a file in it: {path / 'picture.png'}")
         _staged(path).exists()  # so that a name that is too long is told now
-        there = next(folder for folder in path.absolute().parents if folder.exists())
+        there = _nearest_folder(path)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}; give another --out") from None
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         why = "may not be written to" if there.is_dir() else "is a file"
         raise StorageError(f"cannot write {path}: {there} {why}; give another --out")
+
+
+def try_place(path: Path) -> None:
+    """Write an empty file where `path` would go and remove it: some folders refuse files without saying so before.
+
+    Raises StorageError.
+    """
+    there = _nearest_folder(path)
+    trial = there / _staged(path).name
+    try:
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {path}: {there} takes no file ({error.strerror or error}); give another --out"
+        ) from None
+
+
+def _nearest_folder(path: Path) -> Path:
+    """What is there already of the folders above a file. Raises OSError."""
+    return next(folder for folder in path.absolute().parents if folder.exists())
 
 
 def read_record(path: Path) -> tuple[Request, dict[str, object]]:

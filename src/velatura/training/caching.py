@@ -9,6 +9,7 @@ import torch
 
 from velatura.data.caches.cache import MEMORY, CachedLatents, CachedText
 from velatura.data.caches.fill import fill_latents, fill_text
+from velatura.data.progress import phase
 from velatura.data.text.texts import texts_of, typical_texts
 from velatura.data.views import views_of
 from velatura.events import Events
@@ -64,7 +65,11 @@ def load_part(setup: Setup, parts: Parts, name: PartName, events: Events) -> Non
     """Load one part into `parts`, unless it is there."""
     if parts.modules(name):
         return
-    events.notice(f"loading the {name.replace('_', ' ')}")
+    with phase(events, f"loading the {name.replace('_', ' ')}", 0):
+        _load_part(setup, parts, name, events)
+
+
+def _load_part(setup: Setup, parts: Parts, name: PartName, events: Events) -> None:
     family, files, seed = setup.family, setup.files, setup.recipe.seed
     placed_later = name == "denoiser" and (setup.recipe.memory.streamed > 0 or setup.sharded)
     on_cpu = name == "text_encoders" and setup.recipe.memory.text_encoders == "cpu"

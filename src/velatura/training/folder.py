@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from velatura.errors import RecipeError, StorageError
@@ -101,6 +102,12 @@ class RunFolder:
             raise StorageError(
                 f"cannot write in {self.root}: {error.strerror}. Choose another output.folder."
             ) from None
+
+    def remove_partial(self) -> None:
+        """Remove what a kill left half written, which may be as large as a model; only for who holds the lock."""
+        for path in self.root.rglob(".*.partial"):  # as `checkpoints.writing` and the heartbeat name them
+            with suppress(OSError):  # it stays, and harms nothing
+                path.unlink()
 
     def _refuse_other_run(self, resume: bool) -> None:
         if self.recipe.exists() and not resume:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from velatura.errors import RecipeError, StorageError
+from velatura.errors import FolderLost, RecipeError, StorageError
 
 WRITING_SECONDS = 5.0  # more than it takes to write a line
 SILENT = 600.0  # seconds without a word after which a run on another machine is taken for gone
@@ -30,6 +30,11 @@ class Owner:
     def me(cls) -> Owner:
         """This process."""
         return cls(pid=os.getpid(), started=process_start(), host=socket.gethostname())
+
+    @property
+    def is_me(self) -> bool:
+        """Whether it is this process."""
+        return (self.pid, self.host) == (os.getpid(), socket.gethostname())
 
     @classmethod
     def read(cls, path: Path) -> Owner:
@@ -71,9 +76,29 @@ class RunLock:
 
     def __exit__(self, *_: object) -> None:
         with suppress(OSError, ValueError):
-            owner = Owner.read(self.path)
-            if (owner.pid, owner.host) == (os.getpid(), socket.gethostname()):
+            if Owner.read(self.path).is_me:
                 self.path.unlink()
+
+    def require_held(self) -> None:
+        """Raise FolderLost where someone took away the lock that this process holds, or the folder around it.
+
+        A disk that does not answer for a moment takes nothing away.
+        """
+        folder = self.path.parent
+        try:
+            owner = Owner.read(self.path)
+        except FileNotFoundError:
+            raise FolderLost(
+                f"{folder} was removed or renamed while the run was on, or its {self.path.name} was; nothing more is "
+                "written. Put it back with its states, and go on with --resume, or start the run again."
+            ) from None
+        except (OSError, ValueError):
+            return
+        if not owner.is_me:
+            raise FolderLost(
+                f"process {owner.pid} on {owner.host} took {folder} over while this run was on; nothing more is "
+                "written. Let one of them go on."
+            )
 
     def refuse_running(self) -> None:
         """Raise RecipeError while another run holds the lock."""

@@ -66,7 +66,7 @@ class Loop:
     def run(self) -> bool:
         """Train to the last step, or to a stop request (then False: what there is is saved, and the run can go on).
 
-        Raises NumericError, StorageError and MemoryShortage, saying which state was saved last.
+        Raises NumericError, StorageError and MemoryShortage, saying which state was saved last, and FolderLost.
         """
         try:
             with freed_memory_kept(self.setup.device):
@@ -120,6 +120,8 @@ class Loop:
             write_bytes(self.setup.folder.recipe, dump_recipe(recipe).encode())
 
     def _one_step(self, loader: Loader, steps: int) -> None:
+        if self.team.leads:
+            self.setup.folder.lock().require_held()
         started = time.perf_counter()
         set_learning_rate(
             self.learner.optimizer, rate := learning_rate(self.setup.recipe.optimizer, self.step + 1, steps)

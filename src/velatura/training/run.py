@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from velatura.checkpoints.writing import write_bytes
-from velatura.errors import MemoryShortage, RecipeError, StorageError, reason
+from velatura.errors import FolderLost, MemoryShortage, RecipeError, StorageError, reason
 from velatura.events import Event, Events, RunEnded
 from velatura.families.attending import attention_for
 from velatura.families.registry import family_for, files_of
@@ -213,7 +213,8 @@ def _kept(
     """The run's folder, held: everything that goes on is logged in it, and at the end there is a report."""
     folder = setup.folder
     folder.create(resume=resume)
-    with folder.lock():
+    with folder.lock() as lock:
+        folder.remove_partial()
         stop.watch(folder)
         project = setup.recipe.output.wandb
         more = {folder.root / "wandb": WandbLog(project, setup.recipe, folder)} if project else None
@@ -226,15 +227,17 @@ def _kept(
         finally:
             events.listeners.remove(logs)
             logs.close()
-            _report(setup, events)
+            with suppress(FolderLost):  # then there is nowhere to write it
+                lock.require_held()
+                _report(setup, events)
 
 
 @contextmanager
 def _failure_told(setup: Setup, events: Events) -> Iterator[None]:
-    """Let the listeners know why the block failed; being stopped is no failure."""
+    """Let the listeners know why the block failed; being stopped is no failure, and a folder that is lost no place."""
     try:
         yield
-    except Interrupted:
+    except (Interrupted, FolderLost):
         raise
     except BaseException as error:
         events(RunEnded(how="failed", message=reason(error)))
@@ -254,6 +257,8 @@ def _dry_run(setup: Setup, events: Events, resume: Resume | None, saved: Saved |
     """Say what a run would do, and refuse what its set-up would refuse; no weights are read, nothing is written."""
     for line in plan_lines(setup, events):
         events.notice(line)
+    for line in saved.skipped if saved else ():
+        events.warn(line)
     if resume is not None:
         begins = f"after step {saved.step}" if saved else "no saved state yet: it would start at step 0"
         events.notice(f"resume: {begins}")

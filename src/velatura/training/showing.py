@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 
@@ -11,6 +11,7 @@ from velatura.data.loader import Loader
 from velatura.data.progress import phase
 from velatura.errors import NumericError
 from velatura.events import Events, ValidationFinished
+from velatura.interfaces import Batch
 from velatura.plural import counted
 from velatura.training.caching import Prepared
 from velatura.training.ema import LABELS, Holding, Weights, chosen
@@ -85,20 +86,28 @@ class Showing:
         return [(weights, preview) for weights in kinds for preview in self.prepared.previews]
 
     def _validate(self, step: int) -> None:
-        with self.holding("raw" if self.setup.recipe.ema is None else "average"):
-            losses = {
-                name: self._loss(plan, step) for name, plan in self.setup.dataset.validation_plans().items()
-            }
+        plans = self.setup.dataset.validation_plans()
+        steps = sum(plan.steps for plan in plans.values())
+        with (
+            self.holding("raw" if self.setup.recipe.ema is None else "average"),
+            phase(self.events, "validation", steps, "steps") as current,
+        ):
+            losses = {name: self._loss(plan, step, current.advance) for name, plan in plans.items()}
         self.validated = True
         for name, loss in losses.items():
             self.events(ValidationFinished(step=step, loss=loss, name=name))
 
-    def _loss(self, plan: OrderedPlan, step: int) -> float:
+    def _loss(self, plan: OrderedPlan, step: int, advance: Callable[[], None]) -> float:
         share, prepared = self.setup.team.share, self.prepared
         with Loader(plan, latents=prepared.latents, text=prepared.text, share=share) as loader:
-            batches = (batch for number in range(plan.steps) for batch in loader.batches(number))
+
+            def batches() -> Iterator[Batch]:
+                for number in range(plan.steps):
+                    yield from loader.batches(number)
+                    advance()
+
             try:
-                return validation_loss(self.stepper, batches, self.setup.recipe.validation.times)
+                return validation_loss(self.stepper, batches(), self.setup.recipe.validation.times)
             except NumericError as error:
                 raise NumericError(f"after step {step}: {error}") from None
 

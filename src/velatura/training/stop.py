@@ -10,7 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from velatura.events import Event, Events, LeftAtOnce, PhaseProgress
+from velatura.events import (
+    Event,
+    Events,
+    FileSaved,
+    LeftAtOnce,
+    PhaseProgress,
+    StepFinished,
+    StepLeftOut,
+)
 from velatura.training.folder import RunFolder
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped and saved, --resume goes on
@@ -24,7 +32,8 @@ class StopRequest:
     """Whether someone asked the run to stop, or to save and go on; what becomes of a request is told at once.
 
     Requests are signals, and from `watch` on the files `stop` and `save` in the run's folder. A file is removed when
-    it is obeyed. It is a listener, too, which looks for the file `stop` while a preparation makes progress.
+    it is obeyed. It is a listener, too: it looks for the file `stop` while a preparation makes progress, and keeps in
+    mind what would be lost by leaving at once.
     """
 
     def __init__(self, events: Events, echo: float = 0.0) -> None:
@@ -36,11 +45,20 @@ class StopRequest:
         self._preparing = False
         self._folder: RunFolder | None = None
         self._refused: set[str] = set()  # files that could not be removed
+        self._step: int | None = None  # made
+        self._saved = 0  # in the newest state
 
     def __call__(self, event: Event) -> None:
         """Raise Interrupted between two items of a preparation, if someone asked for it by the file."""
-        if self._preparing and isinstance(event, PhaseProgress) and self.asked:
-            raise Interrupted
+        match event:
+            case PhaseProgress() if self._preparing and self.asked:
+                raise Interrupted
+            case StepFinished() | StepLeftOut():
+                if self._step is None:
+                    self._saved = event.step - 1  # the run began there
+                self._step = event.step
+            case FileSaved(what="state"):
+                self._saved = event.step
 
     @property
     def asked(self) -> bool:
@@ -72,7 +90,7 @@ class StopRequest:
             return
         if self._asked:
             try:
-                self._events(LeftAtOnce())
+                self._events(LeftAtOnce(step=self._step, saved=self._saved))
             finally:
                 os._exit(128 + number)
         self._asked, self._asked_at = True, time.monotonic()

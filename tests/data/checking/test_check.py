@@ -142,10 +142,19 @@ def test_an_item_has_one_card_with_all_its_findings(make_item: Make, log: Any) -
     assert checked.counts() == {"enlarged": 2, "duplicate": 2, "no caption": 2}
     page = page_of(checked, pictures_of(checked, shown_items(checked), log.events))
     assert page.count("data:image/jpeg") == 2
-    card = page[page.index("<div class='card'>") : page.index("<h2 id='duplicate'>")]
+    card = page[page.index("<div class='card' id='item-0'>") : page.index("<h2 id='duplicate'>")]
     for expected in ("enlarged: 2.00 times", "duplicate: of 1.png", "no caption: (empty)"):
         assert expected in card, expected
-    assert "<li>0.png: of 1.png</li>" in page[page.index("<h2 id='duplicate'>") :]
+    assert "<li><a href='#item-0'>0.png</a>: of 1.png</li>" in page[page.index("<h2 id='duplicate'>") :]
+    for place in re.findall(r"href='#([^']+)'", page):
+        assert page.count(f"id='{place}'") == 1, place
+
+
+def test_a_long_tag_is_told_to_be_cut(make_item: Make, log: Any) -> None:
+    item = make_item("a.png", caption=Caption(text=f"{'x' * 80}, {'y' * 81}"))
+    page = page_of(check_items("test", [item], [entry(item)], [], log.events), {})
+    assert f"<td>{'x' * 80}</td>" in page
+    assert f"<td>{'y' * 80}…</td>" in page
 
 
 def test_the_page_stays_under_20_mb(make_item: Make, log: Any) -> None:

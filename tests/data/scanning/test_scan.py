@@ -116,6 +116,19 @@ def test_unreadable_files(tmp_path: Path, write_image: Write, log: Any) -> None:
     assert found.quarantined[0].reason == "cannot be read: Permission denied"
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may enter every folder")
+def test_a_folder_below_one_that_may_not_be_entered(tmp_path: Path, write_image: Write, log: Any) -> None:
+    write_image("closed/set/a.png", caption="x")
+    (tmp_path / "closed").chmod(0)
+    try:
+        with pytest.raises(
+            DataError, match="closed/set cannot be read: Permission denied. Give another place"
+        ):
+            scan([FolderData(folder="closed/set")], tmp_path, log.events)
+    finally:
+        (tmp_path / "closed").chmod(0o700)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_a_pipe_is_not_waited_for(tmp_path: Path, write_image: Write, log: Any) -> None:
     write_image("set/a.png", caption="x")

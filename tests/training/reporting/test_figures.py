@@ -52,7 +52,8 @@ def test_phase() -> None:
     phase.done = 100
     assert phase.parts(20.0) == ["100/100 images", "10.0 images/s"]
     unknown = PhaseFigures(phase="load", total=0, unit="items", started=0.0)
-    assert unknown.parts(3.0) == []
+    assert unknown.parts(0.5) == []
+    assert unknown.parts(3.0) == ["3 s"]  # a sign of life
     unknown.done = 1
     assert unknown.parts(0.0) == ["1 item"]
     assert PhaseFigures(phase="scan", total=1, unit="images", started=0.0).parts(0.0) == ["0/1 image"]

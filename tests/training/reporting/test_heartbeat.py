@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from velatura.events import (
     RunEnded,
     StepFinished,
 )
+from velatura.runs.overview import overview
 from velatura.runs.run import read_run
 from velatura.training.folder import RunFolder
 from velatura.training.lock import process_start
@@ -173,6 +175,49 @@ def test_a_full_disk_is_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     logs.close()
     (told,) = log.of(Notice)
     assert f"{folder.status} cannot be written: No space left on device. The run goes on" in told.message
+
+
+def test_it_shows_life_while_nothing_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another machine counts a run as gone that it does not hear of, and takes its folder."""
+    monkeypatch.setattr(heartbeat, "ALIVE_EVERY", 0.01)
+    path = tmp_path / "status.json"
+    beat = Heartbeat(path)
+    beat(PhaseStarted(phase="train"))
+    text, long_ago = path.read_text(), time.time() - 3600
+    os.utime(path, (long_ago, long_ago))
+    until = time.monotonic() + 20
+    while path.stat().st_mtime < long_ago + 60 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert path.stat().st_mtime > time.time() - 60
+    assert path.read_text() == text
+    beat.close()
+    path.unlink()  # nor does it end with the file
+
+
+@pytest.mark.parametrize("jump", [-7200.0, 86_400.0])
+def test_a_clock_that_is_set_moves_no_figure(
+    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    """In the middle of a run; what is measured is measured by a clock that nobody sets."""
+    real, ahead = time.time, 0.0
+    monkeypatch.setattr(time, "time", lambda: real() + ahead)
+    folder, states, began = tmp_path / "runs" / "tiny", [], time.monotonic()
+
+    def watch(event: Event) -> None:
+        nonlocal ahead
+        if isinstance(event, StepFinished):
+            ahead = jump if event.step >= 2 else 0.0
+            states.append(overview(folder).state)
+
+    found = run(training={"steps": 4}, watch=watch)
+    lasted = time.monotonic() - began
+    assert states == ["running"] * 4
+    seconds = [event.seconds for event in (*found.log.of(StepFinished), *found.log.of(PhaseFinished))]
+    assert all(0 <= took <= lasted for took in seconds)
+    status = said(folder)
+    assert (status.state, status.seconds_left) == ("finished", 0)
+    assert status.updated - real() == pytest.approx(jump, abs=60)
+    assert [step for step, _ in read_run(folder).losses] == [1, 2, 3, 4]
 
 
 def test_a_run_that_finishes(run: Train) -> None:

@@ -258,10 +258,13 @@ def test_the_identity_of_the_newest_state_is_told_from_its_manifest(tmp_path: Pa
     save_state(tmp_path, made(5), keep=2)
     save_state(tmp_path, replace(made(10), identity=OTHER), keep=2)
     (tmp_path / "000010" / "values.safetensors").unlink()  # is not looked at
-    assert saved_before(tmp_path) == Saved(step=10, identity=OTHER)
-    assert saved_before(tmp_path, 5) == Saved(step=5, identity=ONE)
+    assert saved_before(tmp_path) == Saved(step=10, identity=OTHER, skipped=())
+    assert saved_before(tmp_path, 5) == Saved(step=5, identity=ONE, skipped=())
     (tmp_path / "000010" / "manifest.json").write_text("{")
-    assert saved_before(tmp_path) == Saved(step=5, identity=ONE)
+    found = saved_before(tmp_path)
+    assert found is not None
+    assert (found.step, found.identity) == (5, ONE)
+    assert [line.split(":")[0] for line in found.skipped] == ["state 10 is damaged and is skipped"]
 
 
 def test_where_no_state_is_whole_nothing_begins_anew(tmp_path: Path) -> None:

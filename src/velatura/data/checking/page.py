@@ -14,6 +14,7 @@ from velatura.plural import counted
 
 _LISTED = 200  # lines of a list; the JSON has all
 _CAPTION = 400  # characters of a caption
+_TAG = 80  # characters of a tag, which may be a whole sentence
 _WORDS = {"held_out": "for validation", "quarantined": "left out", "epochs": "epochs of the run"}
 _ROOM = 18_000_000  # bytes of all cards in a page
 _STYLE = """
@@ -40,14 +41,16 @@ def page_of(checked: Checked, pictures: Mapping[int, Sequence[Picture]]) -> str:
     An item has one card, with all that was found, under the first of its findings.
     """
     cards = _cards(checked, pictures)
+    carded = frozenset(cards)
     parts = [
         f"<h1>{escape(checked.name)}: the data</h1>",
         _verdict(checked),
         _section("In numbers", _summary(checked)),
+        _section("What was found", _found(checked)),
         _section("Left out", _list([str(one) for one in checked.quarantined])),
         _section("Remarks", _list(checked.warnings)),
         _section("Buckets", _buckets(checked)),
-        *(_findings(kind, checked, cards) for kind in MEANING),
+        *(_findings(kind, checked, cards, carded) for kind in MEANING),
         _section("Tags", _tags(checked)),
         _section("A sample of the others", _row(cards.values())),  # those that no finding took
     ]
@@ -60,7 +63,7 @@ def page_of(checked: Checked, pictures: Mapping[int, Sequence[Picture]]) -> str:
 
 
 def _section(title: str, body: str) -> str:
-    return f"<h2 id='{_anchor(title)}'>{escape(title)}</h2>{body}" if body else ""
+    return f"<h2 id='{_anchor(title)}'>{escape(title[0].upper() + title[1:])}</h2>{body}" if body else ""
 
 
 def _anchor(title: str) -> str:
@@ -77,19 +80,22 @@ def _verdict(checked: Checked) -> str:
 def _summary(checked: Checked) -> str:
     facts = summary_of(checked)
     facts["tokens_counted_by"] = ", ".join(checked.encoders) or "nobody: there are no tokenizers here"
-    counts = checked.counts()
     rows = [
         (_WORDS.get(key, key.replace("_", " ")), value if isinstance(value, str) else f"{value:,.10g}")
         for key, value in facts.items()
     ]
-    return _table(rows) + _table(
-        (
-            (f"<a href='#{_anchor(kind)}'>{kind}</a>", f"{counts[kind]:,}", escape(MEANING[kind]))
-            for kind in MEANING
-            if kind in counts
-        ),
-        plain=False,
+    return _table(rows)
+
+
+def _found(checked: Checked) -> str:
+    """How many images of each kind there are; a click leads to them."""
+    counts = checked.counts()
+    rows = (
+        (f"<a href='#{_anchor(kind)}'>{kind}</a>", f"{counts[kind]:,}", escape(MEANING[kind]))
+        for kind in MEANING
+        if kind in counts
     )
+    return _table(rows, plain=False)
 
 
 def _buckets(checked: Checked) -> str:
@@ -105,14 +111,25 @@ def _buckets(checked: Checked) -> str:
     return _table(rows, plain=False)
 
 
-def _findings(kind: Kind, checked: Checked, cards: dict[int, str]) -> str:
-    """A section of a kind of finding; its cards are taken out of `cards`."""
+def _findings(kind: Kind, checked: Checked, cards: dict[int, str], carded: Collection[int]) -> str:
+    """A section of a kind of finding; its cards are taken out of `cards`.
+
+    Items whose card stands in an earlier section are listed, with a link to it: `carded` are all that have one.
+    """
     texts = {finding.item: finding.text for finding in checked.findings if finding.kind == kind}
     shown = {i: cards.pop(i) for i in texts if i in cards}
-    listed = [f"{checked.items[i].name}: {text}" for i, text in texts.items() if i not in shown]
+    listed = [
+        f"{_linked(i, checked.items[i].name, carded)}: {escape(text)}"
+        for i, text in texts.items()
+        if i not in shown
+    ]
     images = counted(len(texts), "image")
-    body = f"<p>{images}: {escape(MEANING[kind])}.</p>{_row(shown.values())}{_list(listed)}"
+    body = f"<p>{images}: {escape(MEANING[kind])}.</p>{_row(shown.values())}{_listed(listed)}"
     return _section(kind, body) if texts else ""
+
+
+def _linked(i: int, name: str, carded: Collection[int]) -> str:
+    return f"<a href='#item-{i}'>{escape(name)}</a>" if i in carded else escape(name)
 
 
 def _cards(checked: Checked, pictures: Mapping[int, Sequence[Picture]]) -> dict[int, str]:
@@ -149,7 +166,7 @@ def _card(i: int, checked: Checked, pictures: Sequence[Picture], findings: Seque
     )
     tokens = ", ".join(f"{count.encoder} {count.tokens} (reads {count.read})" for count in worded.tokens)
     return (
-        f"<div class='card'>{rows}<b>{escape(item.name)}</b><br>"
+        f"<div class='card' id='item-{i}'>{rows}<b>{escape(item.name)}</b><br>"
         f"{item.width}x{item.height} → {buckets}, {uses}"
         + "".join(f"<p class='finding'>{one.kind}: {escape(_shortened(one.text))}</p>" for one in findings)
         + captions
@@ -173,7 +190,10 @@ def _shortened(text: str) -> str:
 
 
 def _tags(checked: Checked) -> str:
-    rows = [(tag[:80], f"{count:,}") for tag, count in checked.tags.most_common(60)]
+    rows = [
+        (tag if len(tag) <= _TAG else f"{tag[:_TAG]}…", f"{count:,}")
+        for tag, count in checked.tags.most_common(60)
+    ]
     once = sum(1 for count in checked.tags.values() if count == 1)
     if not rows:
         return ""
@@ -181,12 +201,17 @@ def _tags(checked: Checked) -> str:
 
 
 def _list(lines: Sequence[str]) -> str:
+    return _listed([escape(line) for line in lines])
+
+
+def _listed(lines: Sequence[str]) -> str:
+    """A list of HTML, not longer than anyone reads."""
     if not lines:
         return ""
     more = (
         f"<li>… and {len(lines) - _LISTED} more, all of them in the JSON</li>" if len(lines) > _LISTED else ""
     )
-    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines[:_LISTED])}{more}</ul>"
+    return f"<ul>{''.join(f'<li>{line}</li>' for line in lines[:_LISTED])}{more}</ul>"
 
 
 def _table(rows: Iterable[Sequence[str]], *, plain: bool = True) -> str:

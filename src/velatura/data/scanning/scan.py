@@ -10,6 +10,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
+from velatura.data.denials import denial_told
 from velatura.data.images import allow_pixels
 from velatura.data.items import Item, Quarantined, Scan, Treatment, check_bad_share
 from velatura.data.progress import Phase, phase
@@ -45,7 +46,7 @@ def scan(
     again. Every notice of the result was also sent to `events`.
     Raises DataError for a missing or empty source, and where more than `max_bad` of its images are unusable.
     """
-    with no_collection():
+    with no_collection(), denial_told():
         found = _scan(sections, base, events, thorough, memory)
     for notice in found.notices:
         events.notice(notice)

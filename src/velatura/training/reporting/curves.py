@@ -1,4 +1,4 @@
-"""Losses as curves: smoothed, thinned for a page, drawn as SVG."""
+"""Losses as curves: smoothed, thinned for a page, and the frame that they are drawn in."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from itertools import accumulate
 Point = tuple[int, float]  # step, loss
 
 POINTS = 1000  # of a curve; more than a screen shows would only make a page slow
-WIDTH, HEIGHT, MARGIN = 1000, 220, 10
 
 
 def window_of(points: Sequence[Point]) -> int:
@@ -41,7 +40,7 @@ class Frame:
     low: float
     high: float
 
-    def across(self, step: int) -> float:
+    def across(self, step: float) -> float:
         """Where a step lies from left (0) to right (1)."""
         return (step - self.left) / max(self.right - self.left, 1)
 
@@ -63,22 +62,3 @@ def frame_of(curves: Iterable[Sequence[Point]]) -> Frame:
         losses += [loss for _, loss in points]
         later += [loss for _, loss in points[len(points) // 10 :]]
     return Frame(left=min(steps), right=max(steps), low=min(losses), high=max(later))
-
-
-def svg(curves: Iterable[tuple[Sequence[Point], str]]) -> str:
-    """Curves with their colours in one frame; those of one point are not drawn."""
-    drawn = [(points, colour) for points, colour in curves if len(points) > 1]
-    if not drawn:
-        return ""
-    frame = frame_of(points for points, _ in drawn)
-    lines = "".join(_polyline(thinned(points), frame, colour) for points, colour in drawn)
-    return f"<svg viewBox='0 0 {WIDTH} {HEIGHT}'>{lines}</svg>"
-
-
-def _polyline(points: Sequence[Point], frame: Frame, colour: str) -> str:
-    width, height = WIDTH - 2 * MARGIN, HEIGHT - 2 * MARGIN
-    scaled = [
-        f"{frame.across(x) * width + MARGIN:.1f},{HEIGHT - MARGIN - frame.up(y) * height:.1f}"
-        for x, y in points
-    ]
-    return f"<polyline fill='none' stroke='{colour}' stroke-width='2' points='{' '.join(scaled)}'/>"

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from velatura.events import Event, StepFinished, StepLeftOut, ValidationFinished
+from velatura.events import Event, PhaseFinished, StepFinished, StepLeftOut, ValidationFinished
 from velatura.training.reporting.curves import Point
 
 KINDS = {kind.__name__: kind for kind in Event.__subclasses__()}
@@ -50,6 +50,15 @@ def validation_losses(events: Sequence[Event]) -> dict[str, list[Point]]:
     for event in events:
         if isinstance(event, ValidationFinished) and math.isfinite(event.loss):
             found.setdefault(event.name, []).append((event.step, event.loss))
+    return found
+
+
+def phase_seconds(events: Sequence[Event]) -> dict[str, list[float]]:
+    """How long each phase took, each time it was done, in the order in which they were first done."""
+    found: dict[str, list[float]] = {}
+    for event in events:
+        if isinstance(event, PhaseFinished):
+            found.setdefault(event.phase, []).append(event.seconds)
     return found
 
 

@@ -90,9 +90,11 @@ class PhaseFigures:
         """Count, speed and time left, as short texts."""
         elapsed = now - self.started
         one = self.unit.removesuffix("s")
+        if not self.done and not self.total:
+            return [duration(elapsed)] if elapsed >= 1 else []
         count = f"{self.done:,}/{counted(self.total, one)}" if self.total else counted(self.done, one)
         if not self.done or elapsed <= 0:
-            return [count] if self.done or self.total else []
+            return [count]
         rate = self.done / elapsed
         left = [f"{duration((self.total - self.done) / rate)} left"] if self.total > self.done else []
         return [count, f"{speed(rate)} {self.unit}/s", *left]

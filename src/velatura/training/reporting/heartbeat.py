@@ -6,6 +6,7 @@ import json
 import math
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,6 +27,7 @@ from velatura.training.lock import process_start
 from velatura.training.reporting.figures import TrainingFigures
 
 EVERY = 1.0  # seconds between two writings, at least
+ALIVE_EVERY = 60.0  # seconds between two signs of life, a fraction of `lock.SILENT`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,8 @@ class Heartbeat:
     """Keeps status.json up to date: the beginning of a phase and the end at once, all else at most once a second.
 
     The file is written beside and renamed, so that a reader finds a whole one; it is not fsynced, since after a power
-    cut nobody asks how fast the run was.
+    cut nobody asks how fast the run was. While nothing happens, as in the loading of large weights, a thread renews the
+    file's time, so that other machines do not take the run for gone; what the file says stays as old as it is.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -72,6 +75,8 @@ class Heartbeat:
             started=time.time(),
             updated=time.time(),
         )
+        self._closed = threading.Event()
+        threading.Thread(target=self._show_life, daemon=True).start()
 
     def __call__(self, event: Event) -> None:
         """Take in an event, and write where it is time to. Raises OSError."""
@@ -99,7 +104,13 @@ class Heartbeat:
             self._write()
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """End the signs of life."""
+        self._closed.set()
+
+    def _show_life(self) -> None:
+        while not self._closed.wait(ALIVE_EVERY):
+            with suppress(OSError):
+                os.utime(self._path)
 
     def _in_phase(self, done: int) -> None:
         phase = self._phases[-1] if self._phases else PhaseStarted(phase="", unit="")

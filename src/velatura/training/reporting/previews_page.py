@@ -10,10 +10,9 @@ import html
 from collections.abc import Mapping
 
 from velatura.checkpoints.writing import write_bytes
-from velatura.plural import counted
 from velatura.sampling.request import Request
 from velatura.training.folder import RunFolder
-from velatura.training.reporting.pictures import is_of_average, pictures
+from velatura.training.reporting.pictures import facts_of, is_of_average, pictures
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem; color: #222 } h1 { font-size: 1.5rem }
@@ -49,14 +48,8 @@ def write_previews_page(folder: RunFolder) -> None:
 
 
 def _head(request: Request) -> str:
-    facts = [f"{request.width}x{request.height}", f"seed {request.seed}"]
-    facts += [counted(request.steps, "sampling step")] if request.steps else []
-    facts += [f"guidance {request.guidance:g}"] if request.guidance else []
-    if request.cfg is not None and request.cfg != 1:
-        facts.append(f"cfg {request.cfg:g}")
-        facts += [f"negative: {request.negative}"] if request.negative else []
     words = html.escape(request.prompt) or "<span class='none'>no prompt</span>"
-    return f"<th>{words}<br><small>{html.escape(', '.join(facts))}</small></th>"
+    return f"<th>{words}<br><small>{html.escape(facts_of(request))}</small></th>"
 
 
 def _row(step: int, of_average: bool, columns: list[Request], pictures: Mapping[Request, str]) -> str:

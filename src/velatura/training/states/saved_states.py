@@ -18,10 +18,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Saved:
-    """What is known of a state before it is loaded."""
+    """What is known of a state before it is loaded; `skipped`: what is to be said about damaged ones that are newer."""
 
     step: int
     identity: Identity
+    skipped: tuple[str, ...]
 
 
 def load_state(folder: Path, events: Events, step: int | None = None) -> RunState | None:
@@ -31,8 +32,8 @@ def load_state(folder: Path, events: Events, step: int | None = None) -> RunStat
     """
     damaged: dict[int, str] = {}
     found = _newest(folder, step, read_state, damaged)
-    for number, why in damaged.items():
-        events.warn(f"state {number} is damaged and is skipped: {why}")
+    for line in _skipped(damaged):
+        events.warn(line)
     return found[1] if found else None
 
 
@@ -41,8 +42,13 @@ def saved_before(folder: Path, step: int | None = None) -> Saved | None:
 
     Raises CheckpointError as `load_state`.
     """
-    found = _newest(folder, step, read_identity, {})
-    return Saved(step=found[0], identity=found[1]) if found else None
+    damaged: dict[int, str] = {}
+    found = _newest(folder, step, read_identity, damaged)
+    return Saved(step=found[0], identity=found[1], skipped=_skipped(damaged)) if found else None
+
+
+def _skipped(damaged: Mapping[int, str]) -> tuple[str, ...]:
+    return tuple(f"state {step} is damaged and is skipped: {why}" for step, why in damaged.items())
 
 
 def _newest(

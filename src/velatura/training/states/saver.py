@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from velatura.data.progress import phase
 from velatura.events import Events, FileSaved
 from velatura.training.distribution.part_files import write_parts
 from velatura.training.setup import Setup
@@ -35,7 +36,7 @@ class Saver:
     def save(self, state: RunState) -> None:
         """Write a state. Where weights are sharded each process writes its parts, else the leader writes all.
 
-        Raises StorageError.
+        Raises StorageError, FolderLost.
         """
         if self.team.leads:
             self._write(state)
@@ -50,14 +51,16 @@ class Saver:
             record_made(self.newest, exported=exported, validated=validated, painted=painted)
 
     def _write(self, state: RunState) -> None:
+        self.setup.folder.lock().require_held()
         output = self.setup.recipe.output
-        self.newest = save_state(
-            self.setup.folder.states,
-            state,
-            keep=output.keep_states,
-            keep_every=output.keep_every,
-            write=self._write_parts if self.setup.sharded else write_whole,
-        )
+        with phase(self.events, "saving the state", 0):
+            self.newest = save_state(
+                self.setup.folder.states,
+                state,
+                keep=output.keep_states,
+                keep_every=output.keep_every,
+                write=self._write_parts if self.setup.sharded else write_whole,
+            )
         self.events(FileSaved(step=state.step, what="state", path=str(self.newest)))
 
     def _write_parts(self, staged: Path, groups: Groups) -> None:
