@@ -26,3 +26,8 @@ def test_a_long_curve_makes_no_long_page() -> None:
     points = [(number, 1.0 / number) for number in range(1, 50_001)]
     assert POINTS <= len(thinned(points)) <= POINTS + 1
     assert thinned(points)[-1] == points[-1]
+
+
+def test_a_small_fall_at_the_beginning_is_seen() -> None:
+    fall = [(step, 1.0 - step / 100) for step in range(1, 51)]
+    assert frame_of([fall]).high == 0.99

@@ -9,6 +9,7 @@ from itertools import accumulate
 Point = tuple[int, float]  # step, loss
 
 POINTS = 1000  # of a curve; more than a screen shows would only make a page slow
+WORTH = 1.5  # times the height of what follows: so much more is drawn for a fall at the beginning
 
 
 def window_of(points: Sequence[Point]) -> int:
@@ -50,9 +51,9 @@ class Frame:
 
 
 def frame_of(curves: Iterable[Sequence[Point]]) -> Frame:
-    """The frame of some curves, none of them empty, whose first tenths do not set its height.
+    """The frame of some curves, none of them empty, whose first tenths do not set its height where they are far above.
 
-    The fall at the beginning of a training would flatten all that follows.
+    A deep fall at the beginning of a training would flatten all that follows.
     """
     steps: list[int] = []
     losses: list[float] = []
@@ -61,4 +62,7 @@ def frame_of(curves: Iterable[Sequence[Point]]) -> Frame:
         steps += [points[0][0], points[-1][0]]
         losses += [loss for _, loss in points]
         later += [loss for _, loss in points[len(points) // 10 :]]
-    return Frame(left=min(steps), right=max(steps), low=min(losses), high=max(later))
+    low, high, highest = min(losses), max(later), max(losses)
+    if highest - low <= WORTH * (high - low):
+        high = highest
+    return Frame(left=min(steps), right=max(steps), low=low, high=high)
