@@ -15,7 +15,8 @@ from velatura.errors import ModelError, RecipeError
 from velatura.events import Event, Events, Notice
 from velatura.families.flux_targets import flux_targets
 from velatura.recipe.families.flux import FluxModel
-from velatura.sampling.generate import Order, generate
+from velatura.sampling.generate import generate
+from velatura.sampling.order import Order
 from velatura.sampling.pipeline import Pipeline
 from velatura.sampling.png import read_record
 

@@ -14,7 +14,8 @@ from torch.profiler import ProfilerActivity, profile
 from velatura.planning.devices import KNOWN, device_named
 from velatura.planning.measuring import _highest
 from velatura.planning.painting import Painting
-from velatura.sampling.generate import Order, generate
+from velatura.sampling.generate import generate
+from velatura.sampling.order import Order
 from velatura.sampling.pipeline import Pipeline
 from velatura.sampling.placing import Job, Placement
 from velatura.sampling.request import Request

@@ -12,7 +12,8 @@ import pytest
 from velatura.errors import BudgetError
 from velatura.planning.painting import Painting
 from velatura.planning.placing import choose, decide, placements, stated
-from velatura.sampling.generate import Order, generate
+from velatura.sampling.generate import generate
+from velatura.sampling.order import Order
 from velatura.sampling.placing import Job, Placement
 from velatura.sampling.png import read_record
 

@@ -22,8 +22,9 @@ from velatura.families import attending
 from velatura.placement import attention
 from velatura.placement.attention import _attend as sdpa
 from velatura.placement.precision.quantised import Weights
-from velatura.sampling.generate import Order, generate
+from velatura.sampling.generate import generate
 from velatura.sampling.history import differences, history_in
+from velatura.sampling.order import Order
 from velatura.sampling.pipeline import Pipeline
 from velatura.sampling.png import read_record, save_png
 from velatura.sampling.request import Request

@@ -177,8 +177,8 @@ def generate(
 
     from velatura.cli.progress import progress
     from velatura.events import Events
-    from velatura.sampling.generate import Order
     from velatura.sampling.generate import generate as paint
+    from velatura.sampling.order import Order
 
     section, base = section_of(recipe)
     order = Order(

@@ -14,13 +14,9 @@ from PIL import Image
 import velatura
 from velatura.errors import RecipeError
 from velatura.events import Events, PhaseFinished, PhaseProgress, PhaseStarted
-from velatura.interfaces import Pieces
-from velatura.placement.attention import AttentionName
-from velatura.placement.precision.quantised import Weights
 from velatura.plural import counted
-from velatura.recipe.families.files import ModelSection
 from velatura.sampling.history import History, check_same, differences, history_in, part_hashes, used
-from velatura.sampling.memory import Encoders
+from velatura.sampling.order import DEFAULT_MODEL, Order, changed, completed
 from velatura.sampling.pipeline import Pipeline
 from velatura.sampling.placing import STATED, Job, Planner, place_by
 from velatura.sampling.png import check_place, read_record, save_png, try_place
@@ -28,40 +24,8 @@ from velatura.sampling.request import Request
 from velatura.sampling.samplers import SAMPLERS
 from velatura.sampling.start import StartPicture, read_start
 
-DEFAULT_MODEL = "pocket/flux"
 MAX_PICTURES = 10_000  # of one order
 PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Order:
-    """What the user asked for; None: not said."""
-
-    out: Path
-    model: str | None = None
-    section: ModelSection | None = None  # a recipe's [model], in place of `model`
-    base: Path | None = None  # where the section's paths start
-    prompt: str | None = None
-    negative: str | None = None
-    seed: int | None = None
-    steps: int | None = None
-    size: tuple[int, int] | None = None
-    guidance: float | None = None
-    cfg: float | None = None
-    loras: tuple[tuple[Path, float], ...] = ()
-    image: Path | None = None
-    strength: float | None = None
-    like: Path | None = None
-    count: int = 1
-    batch: int = 1
-    device: str = "auto"
-    precision: str = "auto"
-    weights: Weights | None = None
-    autoencoder: Pieces | None = None
-    streamed: float | None = None
-    text_encoders: Encoders | None = None
-    attention: AttentionName | None = None
-    split_attention: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +53,8 @@ def generate(order: Order, events: Events, planner: Planner | None = None) -> It
     if order.like is not None:
         request, facts = read_record(order.like)
         past = history_in(facts, order.like, request.batch)
-        order = _completed(order, past)
-    request = _changed(request, order)
+        order = completed(order, past)
+    request = changed(request, order)
     start = _start(order, events)
     _tell_replaced(paths, start, events)
     pipeline = Pipeline.load(
@@ -211,40 +175,6 @@ def _paint_all(
         for place, picture in enumerate(images):
             if kept is None or place == kept:
                 yield current, place, picture
-
-
-def _changed(request: Request, order: Order) -> Request:
-    """The request with what the order says."""
-    said = {
-        "prompt": order.prompt,
-        "negative": order.negative,
-        "seed": order.seed,
-        "steps": order.steps,
-        "guidance": order.guidance,
-        "cfg": order.cfg,
-        "strength": order.strength,
-        "width": order.size and order.size[0],
-        "height": order.size and order.size[1],
-        "batch": None if order.like is not None else order.batch,
-    }
-    return replace(request, **{name: value for name, value in said.items() if value is not None})  # type: ignore[arg-type]
-
-
-def _completed(order: Order, past: History) -> Order:
-    """The order with the model, LoRAs, precision and input image of the picture that is to be repeated."""
-    loras = tuple((Path(lora.file), lora.weight) for lora in past.loras)
-    return replace(
-        order,
-        model=None if order.section else order.model or past.model,
-        loras=order.loras or loras,
-        image=order.image or (Path(past.image) if past.image else None),
-        precision=past.precision if order.precision == "auto" else order.precision,
-        weights=order.weights or past.weights,
-        autoencoder=order.autoencoder or past.autoencoder,
-        attention=order.attention or past.attention,
-        split_attention=order.split_attention or past.split_attention,
-        text_encoders=order.text_encoders or past.text_encoders,
-    )
 
 
 def _history(pipeline: Pipeline, order: Order, start: StartPicture | None) -> History:

@@ -18,7 +18,7 @@ from velatura.training.caching import (
     text_cache,
     texts_to_encode,
 )
-from velatura.training.run import settle
+from velatura.training.settling import settle
 from velatura.training.setup import Setup
 
 

@@ -12,22 +12,14 @@ import torch
 from velatura.checkpoints.writing import write_bytes
 from velatura.errors import FolderLost, MemoryShortage, RecipeError, StorageError, reason
 from velatura.events import Event, Events, RunEnded
-from velatura.families.attending import attention_for
-from velatura.families.registry import family_for, files_of
-from velatura.objectives.registry import objective_for
-from velatura.placement.device import choose_dtype
 from velatura.placement.shortage import first_line, is_shortage
 from velatura.recipe.paths import with_absolute_paths
 from velatura.recipe.recipe import Recipe
 from velatura.recipe.toml import dump_recipe
 from velatura.training.caching import prepare
-from velatura.training.dataset import prepare_dataset
-from velatura.training.distribution.joining import device_for, failing_together, joined
+from velatura.training.distribution.joining import failing_together, joined
 from velatura.training.distribution.launch import Launch, launched
-from velatura.training.distribution.sharding import is_sharded
-from velatura.training.distribution.team import Team
 from velatura.training.dry_run import plan_lines
-from velatura.training.folder import RunFolder
 from velatura.training.health.memory_account import remedies
 from velatura.training.live import Live, Reread
 from velatura.training.loop import Loop
@@ -36,8 +28,9 @@ from velatura.training.reporting.logs import Logs
 from velatura.training.reporting.remarks import remarks
 from velatura.training.reporting.report import write_report
 from velatura.training.reporting.wandb_log import WandbLog
+from velatura.training.settling import folder_of, settle
 from velatura.training.setup import Setup
-from velatura.training.starting import files_to_begin_with, identity_of_start
+from velatura.training.starting import identity_of_start
 from velatura.training.states.changes import write_items
 from velatura.training.states.identity import Identity, identity_of
 from velatura.training.states.resuming import Resume
@@ -84,7 +77,7 @@ def train(
         try:
             with stop.preparing(), team.in_turn():
                 if team.leads:  # a large dataset takes minutes to read
-                    _folder_of(recipe).check(resume=resume is not None)
+                    folder_of(recipe).check(resume=resume is not None)
                 setup = settle(recipe, base, events, team)
                 setup = with_plan(setup, planner, events, resumed=resume is not None)
                 for line in remarks(setup):
@@ -113,45 +106,6 @@ def _shortage_told(recipe: Recipe) -> Iterator[None]:
             f"the memory of {where} is not enough ({first_line(error)}). What needs less, the most helpful first: "
             f"{'; '.join(remedies(recipe, recipe.training.batch_size))}."
         ) from error
-
-
-def settle(recipe: Recipe, base: Path, events: Events, team: Team | None = None) -> Setup:
-    """Find the model, read the data; `recipe` has absolute paths. Raises as `train` does."""
-    family = family_for(recipe.model)
-    files = files_to_begin_with(files_of(recipe.model, base), recipe)
-    info = family.inspect(files)
-    team = team or Team()
-    is_sharded(recipe, team)  # refuses what does not go together, before anything is read
-    dataset = prepare_dataset(recipe, base, info.size_step, events, processes=team.size)
-    device = device_for(team.launch, recipe.training.device)
-    dtype = choose_dtype(recipe.training.precision, device)
-    setup = Setup(
-        recipe=recipe,
-        family=family,
-        files=files,
-        info=info,
-        objective=objective_for(recipe),
-        dataset=dataset,
-        folder=_folder_of(recipe),
-        device=device,
-        dtype=dtype,
-        attention=attention_for(
-            family,
-            files,
-            recipe.training.attention,
-            split=recipe.memory.split_attention,
-            device=device,
-            dtype=dtype,
-            events=events,
-        ),
-        team=team,
-    )
-    events.notice(dataset.report())
-    return setup
-
-
-def _folder_of(recipe: Recipe) -> RunFolder:
-    return RunFolder(Path(recipe.output.folder) / recipe.name, recipe.name)
 
 
 def _live(setup: Setup, reread: Reread | None, base: Path, events: Events) -> Live | None:
