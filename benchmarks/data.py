@@ -17,7 +17,7 @@ import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +104,7 @@ def prepare(folder: Path, memory: Path) -> int:
 def load(folder: Path, memory_limit: int) -> int:
     """Take 8 items a step from a cache of 512 x 512 latents; number of items."""
     import torch
+    from step_shape import info
 
     from velatura.data.batching.order import BatchPlan
     from velatura.data.batching.plan import Entry
@@ -115,13 +116,9 @@ def load(folder: Path, memory_limit: int) -> int:
     from velatura.data.text.captions import Caption
     from velatura.data.views import views_of
     from velatura.events import Events
-    from velatura.interfaces import ModelInfo, Posterior, SamplingDefaults
+    from velatura.interfaces import Posterior
 
-    info = ModelInfo(
-        family="flux", variant="", architecture="", latent_channels=16, latent_scale=8, size_step=16,
-        prediction="velocity", shifted=False, defaults=SamplingDefaults(size=512, steps=1),
-        fingerprints={"autoencoder": "a"},
-    )  # fmt: skip
+    about = replace(info(), fingerprints={"autoencoder": "a"})
     entries = [
         Entry(
             item=Item(
@@ -132,7 +129,7 @@ def load(folder: Path, memory_limit: int) -> int:
         )
         for i in range(ITEMS)
     ]  # fmt: skip
-    cache = CachedLatents(folder, info, Events(), computed=torch.float32, memory_limit=memory_limit)
+    cache = CachedLatents(folder, about, Events(), computed=torch.float32, memory_limit=memory_limit)
     missing = cache.missing(views_of(entries))
     if missing:  # the first process fills it
         with ShardWriter(cache.store) as writer:

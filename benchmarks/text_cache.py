@@ -18,10 +18,11 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
+from step_shape import info
 
 from velatura.data.batching.order import BatchPlan
 from velatura.data.batching.plan import Entry
@@ -33,7 +34,7 @@ from velatura.data.places import FilePlace
 from velatura.data.text.captions import Caption
 from velatura.data.views import View
 from velatura.events import Events
-from velatura.interfaces import Conditioning, ModelInfo, Posterior, SamplingDefaults
+from velatura.interfaces import Conditioning, Posterior
 
 TOKENS, WIDTH = 512, 4096
 BATCHES = (1, 4)
@@ -67,12 +68,8 @@ class Nothing:
 
 def filled(folder: Path, texts: list[str]) -> CachedText:
     """A cache of these texts that keeps nothing in memory."""
-    info = ModelInfo(
-        family="flux", variant="", architecture="", latent_channels=16, latent_scale=8, size_step=16,
-        prediction="velocity", shifted=False, defaults=SamplingDefaults(size=512, steps=1),
-        fingerprints={"text_encoders": "t"},
-    )  # fmt: skip
-    cache = CachedText(folder, info, Events(), computed=torch.bfloat16, memory_limit=0)
+    about = replace(info(), fingerprints={"text_encoders": "t"})
+    cache = CachedText(folder, about, Events(), computed=torch.bfloat16, memory_limit=0)
     with ShardWriter(cache.store) as writer:
         for text in texts:
             embedding = torch.randn(1, TOKENS, WIDTH).to(torch.bfloat16)

@@ -12,6 +12,7 @@ import typer
 
 from velatura.cli.console import echo
 from velatura.cli.train import Sets
+from velatura.data.denials import denial_told
 from velatura.errors import RecipeError
 from velatura.plural import agreeing, counted
 
@@ -72,10 +73,7 @@ def caption(
     The model is any image-to-text model of the transformers library. Stopped at any point, it goes on from there.
     Pictures that cannot be read are listed and skipped.
     """
-    from velatura.data.denials import denial_told
-
-    with denial_told():
-        sections, base = _folders(source, sets, recursive=recursive, extension=extension)
+    sections, base = _folders(source, sets, recursive=recursive, extension=extension)
 
     from velatura.data.labelling.captioner import Captioner
     from velatura.data.labelling.run import CAPTIONS
@@ -85,8 +83,7 @@ def caption(
     def captioner() -> Captioner:
         return Captioner(model, device=choose_device(device), prompt=prompt, max_tokens=max_tokens)
 
-    with denial_told():
-        targets = caption_targets(sections, base, overwrite=overwrite)
+    targets = caption_targets(sections, base, overwrite=overwrite)
     done = _labelled(targets, captioner, CAPTIONS, batch_size)
     _tell("caption", targets, done, as_json=as_json)
 
@@ -125,14 +122,7 @@ def mask(
     table says. Stopped at any point, it goes on from there. Pictures that cannot be read, or in which nothing is
     found, are listed and skipped.
     """
-    from velatura.data.denials import denial_told
-
-    with denial_told():
-        if out is not None and not source.is_dir():
-            raise RecipeError(
-                "--out goes with a folder of pictures; in a recipe, masks of the [[data]] table says where."
-            )
-        sections, base = _folders(source, sets, recursive=recursive)
+    sections, base = _folders(source, sets, recursive=recursive, out=out)
 
     from velatura.data.labelling.run import MASKS
     from velatura.data.labelling.segmenter import Segmenter
@@ -142,14 +132,14 @@ def mask(
     def segmenter() -> Segmenter:
         return Segmenter(model, device=choose_device(device), labels=labels or [])
 
-    with denial_told():
-        targets = mask_targets(sections, base, overwrite=overwrite, out=out)
+    targets = mask_targets(sections, base, overwrite=overwrite, out=out)
     done = _labelled(targets, segmenter, MASKS, batch_size)
     _tell("mask", targets, done, as_json=as_json)
 
 
+@denial_told()
 def _folders(
-    source: Path, sets: list[str] | None, *, recursive: bool, extension: str = ".txt"
+    source: Path, sets: list[str] | None, *, recursive: bool, extension: str = ".txt", out: str | None = None
 ) -> tuple[list[FolderData], Path]:
     """The folders that are meant, and where relative ones start."""
     from velatura.recipe.data.sources.folder import FolderData
@@ -159,6 +149,10 @@ def _folders(
             raise RecipeError("--set changes a recipe, and this is a folder.")
         ending = extension if extension.startswith(".") else f".{extension}"
         return [FolderData(folder=str(source), recursive=recursive, caption_extension=ending)], Path()
+    if out is not None:
+        raise RecipeError(
+            "--out goes with a folder of pictures; in a recipe, masks of the [[data]] table says where."
+        )
     if recursive or extension != ".txt":
         given = "--recursive" if recursive else "--extension"
         raise RecipeError(

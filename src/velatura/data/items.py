@@ -105,6 +105,11 @@ class Quarantined:
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"
 
+    @property
+    def notice(self) -> str:
+        """What is said of it while the data is read."""
+        return f"left out {self}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:

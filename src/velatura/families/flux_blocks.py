@@ -2,9 +2,9 @@
 
 Same mathematics as diffusers' own blocks, with three differences. A block is given its modulation, which the caller
 computes: those layers are a quarter of the weights, read nothing but one vector per item, and need not be where the
-blocks are, nor be run again with them. Single blocks pass text and image on as one sequence; the last
-one makes the image alone, since nothing reads what it would make of the text. Rotations are products of complex
-numbers, the fastest form without a compiler.
+blocks are, nor be run again with them. Single blocks pass text and image on as one sequence; the last one makes the
+image alone, since nothing reads what it would make of the text. Rotations are products of complex numbers, the fastest
+form without a compiler.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from velatura.placement.streamed.activations import Activations
 from velatura.placement.streamed.links import Link, link_to
 from velatura.placement.streamed.packed import PackedBlock, block_tensors
-from velatura.placement.streamed.ring import MORE_AHEAD, SLOTS, SLOTS_BOTH_WAYS, Ring
+from velatura.placement.streamed.ring import Ring, slots_for
 from velatura.placement.streamed.streaming import evenly, stream
 
 GIB = 1024**3
@@ -70,7 +70,7 @@ def place(
     `stream` for `updated_in_backward` and `activations`). Raises MemoryShortage.
     """
     link = link or link_to(device)
-    slots = SLOTS_BOTH_WAYS if trained and updated_in_backward else SLOTS
+    ahead_slots, block_slots = slots_for(both_ways=trained and updated_in_backward)
     early = {id(tensor) for module in ahead for tensor in block_tensors(module, trained=trained)}
     sizes = [_bytes(block_tensors(module, trained=trained)) for module in ahead]
     block_sizes = [
@@ -87,14 +87,14 @@ def place(
         without = early if modules is blocks else ()
         boxes = [PackedBlock(module, link, without, trained=trained) for module in chosen]
         kept = activations if modules is blocks else None
-        count = slots if modules is blocks else slots + MORE_AHEAD
+        slots = block_slots if modules is blocks else ahead_slots
         rings.append(
             stream(
                 chosen,
                 boxes,
                 device,
                 link,
-                count,
+                slots,
                 updated_in_backward=updated_in_backward,
                 activations=kept,
             )

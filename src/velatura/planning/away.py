@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from velatura.placement.place import streamed_places
 from velatura.placement.streamed.activations import LEAST
-from velatura.placement.streamed.ring import MORE_AHEAD, SLOTS, SLOTS_BOTH_WAYS
+from velatura.placement.streamed.ring import slots_for
 from velatura.planning.assembly import Assembled
 from velatura.planning.loop import Training
 from velatura.planning.phases import Phase
@@ -59,7 +59,7 @@ def away(training: Training, recipe: Recipe) -> Away:
 def _streamed(assembled: Assembled, recipe: Recipe) -> Away:
     share, fused = recipe.memory.streamed, recipe.optimizer.fused_backward
     trained = recipe.full is not None and "denoiser" in recipe.full.parts
-    gone = streamed_away(assembled, share, slots=SLOTS_BOTH_WAYS if trained and fused else SLOTS)
+    gone = streamed_away(assembled, share, both_ways=trained and fused)
     if not share or not trained or recipe.full is None:
         return gone
     host = gone.host
@@ -75,7 +75,7 @@ def _streamed(assembled: Assembled, recipe: Recipe) -> Away:
     )
 
 
-def streamed_away(assembled: Assembled, share: float, *, slots: int = SLOTS) -> Away:
+def streamed_away(assembled: Assembled, share: float, *, both_ways: bool = False) -> Away:
     """What it comes to that a share of the denoiser's weights is streamed."""
     if not share:
         return Away()
@@ -87,7 +87,7 @@ def streamed_away(assembled: Assembled, share: float, *, slots: int = SLOTS) -> 
         host=host,
         slots=sum(
             max(sizes) * min(count, len(sizes))
-            for sizes, count in zip(chosen, (slots + MORE_AHEAD, slots), strict=True)
+            for sizes, count in zip(chosen, slots_for(both_ways=both_ways), strict=True)
             if sizes
         ),
         of_blocks=len(of_blocks) / max(1, len(blocks)),

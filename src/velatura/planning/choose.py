@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from velatura.errors import BudgetError
 from velatura.planning.advice import ENCODE_AHEAD, remedies
 from velatura.planning.candidates import Candidate, candidates, changed
 from velatura.planning.devices import Device
@@ -15,7 +16,7 @@ from velatura.planning.estimate import Estimate, Estimator
 from velatura.recipe.recipe import Recipe
 from velatura.training.planned import open_keys
 
-NO_FIT = 3  # exit code
+NO_FIT = BudgetError.exit_code
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from velatura.events import Events
 from velatura.planning.choose import Plan, choose
 from velatura.planning.devices import device_here
 from velatura.planning.estimate import Estimator
+from velatura.planning.sizes import planned_line
 from velatura.planning.workload import settled
 from velatura.recipe.byte_sizes import size_in_bytes
 from velatura.recipe.recipe import Recipe
@@ -44,9 +45,7 @@ def decide(setup: Setup, keys: Collection[str], events: Events) -> Recipe:
         if budget is not None:
             raise RecipeError(refusal)
         events.warn(refusal)
-    chosen = ", ".join(made.sets) or "nothing has to change"
-    most = f"{readable(made.estimate.needed)} ({made.estimate.highest.name})"
-    events.notice(f"planned for {readable(size)} of {device.name}: {chosen}; it needs at most {most}")
+    events.notice(planned_line(device, size, made.sets, made.estimate.needed, made.estimate.highest.name))
     planned = [*recipe.memory.planned, *made.chosen.changes]
     return with_values(made.chosen.recipe, {"memory.planned": planned})
 

@@ -18,7 +18,7 @@ from velatura.events import Events
 from velatura.planning.devices import device_here
 from velatura.planning.levers import SHARES, STREAMED
 from velatura.planning.painting import Painting
-from velatura.planning.sizes import occupied
+from velatura.planning.sizes import occupied, planned_line
 from velatura.sampling.placing import Job, Placement
 
 Ladder = Sequence[tuple[Any, float]]  # values and their factors of time
@@ -46,13 +46,8 @@ def decide(job: Job, events: Events, *, budget: int) -> Placement:
         best = choose(painting, own, job.stated, budget)
         if best is None:
             raise BudgetError(_refusal(painting, own, budget))
-        at = painting.highest(best)
-    changes = list(_changes(own, best))
-    events.notice(
-        f"planned for {readable(budget)} of {painting.device.name}: "
-        f"{', '.join(changes) or 'nothing has to change'}; it needs at most {readable(painting.needed(best))} "
-        f"({at.name})"
-    )
+        needed, at = painting.needed(best), painting.highest(best).name
+    events.notice(planned_line(painting.device, budget, list(_changes(own, best)), needed, at))
     return best
 
 

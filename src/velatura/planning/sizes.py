@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from velatura.data.caches.cache import MEMORY
+from velatura.data.caches.cache_place import readable
 from velatura.interfaces import Conditioning
 from velatura.planning.away import Away
 from velatura.planning.devices import GIB, Device
@@ -21,6 +23,12 @@ PROGRAM_WITH_CUDA = int(2.5 * GIB)
 def occupied(device: Device, peak: int) -> int:
     """Bytes of the device's memory that a peak of live tensors takes; on the CPU with the program itself."""
     return device.occupied(peak) + (PROGRAM if device.kind == "cpu" else 0)
+
+
+def planned_line(device: Device, budget: int, chosen: Sequence[str], needed: int, phase: str) -> str:
+    """What is told of a plan that fits: the budget in bytes, what was chosen, what is needed and in which phase."""
+    what = ", ".join(chosen) or "nothing has to change"
+    return f"planned for {readable(budget)} of {device.name}: {what}; it needs at most {readable(needed)} ({phase})"
 
 
 @dataclass(frozen=True, kw_only=True)

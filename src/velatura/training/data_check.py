@@ -109,7 +109,7 @@ def _dataset(
             if str(error) not in refusals:
                 refusals.append(str(error))
             continue
-        left_out = {f"left out {one}" for one in dataset.scan.quarantined}  # they have a place of their own
+        left_out = {one.notice for one in dataset.scan.quarantined}  # they have a place of their own
         remarks += [line for line in quiet.said if line not in left_out]
         return dataset, refusals
     return None, refusals

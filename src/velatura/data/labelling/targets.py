@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from velatura.data.denials import denial_told
 from velatura.data.places import FilePlace
 from velatura.data.sources.folder import without_companions
 from velatura.data.sources.listing import list_companions, list_folder
@@ -52,6 +53,7 @@ def folders_of(sections: Sequence[SourceData], base: Path) -> list[FolderData]:
     return [section for section in expanded if isinstance(section, FolderData)]
 
 
+@denial_told()
 def caption_targets(sections: Sequence[FolderData], base: Path, *, overwrite: bool) -> Targets:
     """Pictures without a caption file; with `overwrite`, all of them. Raises DataError for a folder without any."""
     targets = Targets()
@@ -66,6 +68,7 @@ def caption_targets(sections: Sequence[FolderData], base: Path, *, overwrite: bo
     return targets
 
 
+@denial_told()
 def mask_targets(
     sections: Sequence[FolderData], base: Path, *, overwrite: bool, out: str | None = None
 ) -> Targets:

@@ -51,7 +51,7 @@ def scan(
     for notice in found.notices:
         events.notice(notice)
     for one in found.quarantined:
-        events.warn(f"left out {one}")
+        events.warn(one.notice)
     return found
 
 

@@ -17,6 +17,12 @@ SLOTS_BOTH_WAYS = 3  # where new weights go back: one is emptied meanwhile
 MORE_AHEAD = 1  # for layers that run ahead of their block: there may be two of them, wanted at once
 
 
+def slots_for(*, both_ways: bool) -> tuple[int, int]:
+    """How many slots the ring of the layers ahead of the blocks has, and that of the blocks."""
+    slots = SLOTS_BOTH_WAYS if both_ways else SLOTS
+    return slots + MORE_AHEAD, slots
+
+
 @dataclass
 class Traffic:
     """What a ring has done so far: visits of blocks, copies made for them, those that no one had foreseen, bytes."""

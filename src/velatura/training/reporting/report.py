@@ -33,7 +33,7 @@ def write_report(setup: Setup, folder: RunFolder) -> None:
     painted = list(pictures(folder.previews_page.parent))
     told = dict.fromkeys(event for event in log if isinstance(event, Notice))  # a resumed run repeats some
     for bad in setup.dataset.scan.quarantined:
-        told.pop(Notice(message=f"left out {bad}", level="warning"), None)  # they have a section
+        told.pop(Notice(message=bad.notice, level="warning"), None)  # they have a section
     body = [
         f"<h1>{html.escape(setup.recipe.name)}</h1>",
         _ending(log, folder),
