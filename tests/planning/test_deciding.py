@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from velatura.errors import RecipeError
+from velatura.errors import BudgetError, RecipeError
 from velatura.planning import deciding
 from velatura.planning.deciding import decide
 from velatura.planning.devices import device_named
@@ -77,7 +77,7 @@ def test_what_the_recipe_leaves_open_is_chosen_and_written(tmp_path: Path, flux:
 def test_what_the_recipe_states_is_not_changed(tmp_path: Path, flux: Path, start: Start) -> None:
     """Whether it is the default or not; the message says what would have been enough."""
     budget = size(needed(tmp_path, flux) - MIB // 2)
-    with pytest.raises(RecipeError, match=r"does not fit in [^$]*it would fit with --set"):
+    with pytest.raises(BudgetError, match=r"does not fit in [^$]*it would fit with --set"):
         start(memory={"budget": budget, "weights": "full"}, training={"checkpoint_blocks": False})
     assert not (tmp_path / "runs").exists()
 
@@ -128,6 +128,6 @@ def test_a_budget_is_not_ignored_where_nothing_plans(start: Start) -> None:
 
 
 def test_a_dry_run_plans_too(tmp_path: Path, start: Start) -> None:
-    with pytest.raises(RecipeError, match="does not fit in 16"):
+    with pytest.raises(BudgetError, match="does not fit in 16"):
         start(memory={"budget": "16MiB"}, dry_run=True)
     assert not (tmp_path / "runs").exists()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from velatura.checkpoints.reader import TensorFile
+from velatura.data.progress import Phase
 from velatura.events import Event, StepFinished
 from velatura.training.run import Outcome, train
 from velatura.training.states.resuming import Resume
@@ -86,3 +87,20 @@ def run(tmp_path: Path, photos: Path, tiny_model: Path) -> Train:
         return Run(outcome=outcome, folder=tmp_path / into / wanted.name, log=log)
 
     return start
+
+
+@pytest.fixture
+def interrupted_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
+    """Ctrl-C once, after so many units of the phase of this name."""
+
+    def interrupt(name: str, after: int) -> None:
+        advance, left = Phase.advance, iter((True,))
+
+        def counting(phase: Phase, count: int = 1) -> None:
+            advance(phase, count)
+            if (phase.name, phase.done) == (name, after) and next(left, False):
+                signal.raise_signal(signal.SIGINT)
+
+        monkeypatch.setattr(Phase, "advance", counting)
+
+    return interrupt

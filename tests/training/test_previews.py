@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,26 @@ def test_a_request_to_stop_does_not_wait_for_the_other_pictures(
     assert [event.step for event in log.of(StepFinished)] == [1, 2]
     assert "2 previews of step 2 left out" in log.texts
     assert train(wanted, tmp_path, resume=Resume(), events=Log().events).exit_code == 0
+
+
+def test_a_request_to_stop_leaves_the_picture_in_hand_off(
+    run: Train, interrupted_in: Callable[[str, int], None]
+) -> None:
+    """Who asks may kill soon. What was left off is painted from its beginning when the run goes on."""
+    settings: dict[str, Any] = {
+        "training": {"steps": 3},
+        "previews": {"every": 2, "steps": 9, "prompts": ["a", "b"], "baseline": False},
+    }
+    whole = run(into="whole", **settings)
+    interrupted_in("previews", 12)  # in the third step of the second picture
+    stopped = run(**settings)
+    assert (stopped.outcome.exit_code, stopped.outcome.step) == (75, 2)
+    assert [Path(event.path).name for event in stopped.log.of(PreviewSaved)] == ["00.png"]
+    assert "1 preview of step 2 left out; --resume paints what is missing" in stopped.log.texts
+    resumed = run(**settings, resume=True)
+    assert [Path(event.path).name for event in resumed.log.of(PreviewSaved)] == ["01.png", "00.png", "01.png"]
+    second = [one.folder / "previews" / "000002" / "01.png" for one in (resumed, whole)]
+    assert second[0].read_bytes() == second[1].read_bytes()
 
 
 def test_painting_is_a_phase_of_sampling_steps(run: Train) -> None:

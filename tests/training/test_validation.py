@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,19 @@ def test_a_resumed_run_may_have_other_sets(run: Train, tmp_path: Path) -> None:
         (4, "validation"),
         (4, "train-stabilized"),
     ]
+
+
+def test_a_request_to_stop_leaves_the_validation_in_hand_off(
+    run: Train, tmp_path: Path, interrupted_in: Callable[[str, int], None]
+) -> None:
+    """It is made whole when the run goes on, and is what it would have been."""
+    settings = watching(tmp_path)
+    whole = run(into="whole", **settings)
+    interrupted_in("validation", 1)
+    stopped = run(**settings)
+    assert (stopped.outcome.exit_code, stopped.outcome.step, told(stopped)) == (75, 2, [])
+    assert "the validation of step 2 is left out; --resume makes it" in stopped.log.texts
+    assert told(run(**settings, resume=True)) == told(whole)
 
 
 def test_the_watched_images_are_cached_as_validation_shows_them(run: Train, tmp_path: Path) -> None:

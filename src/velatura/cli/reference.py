@@ -15,8 +15,8 @@ _INTRODUCTION = """\
 
 <!-- written by `make docs` from the command itself; do not edit -->
 
-Exit codes: 0 finished; 2 a mistake in a recipe, an option, the data or a model's files; 3 a memory budget that `plan`
-or `generate` cannot meet; 75 stopped and saved, so that `--resume` goes on; 130 interrupted; 1 anything else. Errors go
+Exit codes: 0 finished; 2 a mistake in a recipe, an option, the data or a model's files; 3 a memory budget that
+cannot be met; 75 stopped and saved, so that `--resume` goes on; 130 interrupted; 1 anything else. Errors go
 to standard error, results to standard output.
 """
 _WIDTH = 100

@@ -73,7 +73,7 @@ def train(
     """Train what RECIPE says.
 
     Exit codes: 0 finished; 75 stopped and saved (--resume goes on); 2 a mistake in the recipe, the data or the
-    model's files, or a memory.budget that cannot be met; 1 anything else. Ctrl-C, or a file `stop` in the run's
+    model's files; 3 a memory.budget that cannot be met; 1 anything else. Ctrl-C, or a file `stop` in the run's
     folder, finishes the step, saves and stops; a second Ctrl-C stops at once. SIGUSR1, or a file `save`, saves a state
     and goes on.
     """

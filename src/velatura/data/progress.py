@@ -16,7 +16,7 @@ class Phase:
 
     def __init__(self, events: Events, name: str) -> None:
         self._events = events
-        self._name = name
+        self.name = name
         self._started = self._told = time.monotonic()
         self.done = 0
 
@@ -26,7 +26,7 @@ class Phase:
         now = time.monotonic()
         if now - self._told >= _EVERY:
             self._told = now
-            self._events(PhaseProgress(phase=self._name, done=self.done))
+            self._events(PhaseProgress(phase=self.name, done=self.done))
 
     @property
     def seconds(self) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from velatura.data.caches.cache_place import readable
 from velatura.data.views import views_of
-from velatura.errors import RecipeError
+from velatura.errors import BudgetError, RecipeError
 from velatura.events import Events
 from velatura.planning.choose import Plan, choose
 from velatura.planning.devices import device_here
@@ -24,7 +24,7 @@ def decide(setup: Setup, keys: Collection[str], events: Events) -> Recipe:
     """The recipe with values for some of `keys`, named in memory.planned; all else stays.
 
     Without a budget a GPU of one process is planned for by what is free, and nothing is on other devices. Raises
-    RecipeError that says what is needed, for a budget that cannot be met.
+    BudgetError that says what is needed, for a budget that cannot be met, RecipeError where it cannot be planned for.
     """
     recipe, budget = setup.recipe, setup.recipe.memory.budget
     if budget is None and (setup.device.type != "cuda" or not setup.team.alone or not keys):
@@ -43,7 +43,7 @@ def decide(setup: Setup, keys: Collection[str], events: Events) -> Recipe:
     if not made.fits or (made.estimate.encoded_elsewhere(size) and _to_encode(setup)):
         refusal = _refusal(made, estimator, recipe)
         if budget is not None:
-            raise RecipeError(refusal)
+            raise BudgetError(refusal)
         events.warn(refusal)
     events.notice(planned_line(device, size, made.sets, made.estimate.needed, made.estimate.highest.name))
     planned = [*recipe.memory.planned, *made.chosen.changes]

@@ -26,7 +26,7 @@ def with_plan(setup: Setup, planner: Planner | None, events: Events, *, resumed:
     """The run with its placement settled: as it was planned when it began, else by `planner`.
 
     A resumed run is planned again only where its recipe names another budget, and then without what changes results.
-    Raises RecipeError for a budget that cannot be met, or that there is no planner for.
+    Raises BudgetError for a budget that cannot be met, RecipeError for one that there is no planner for.
     """
     recipe = setup.recipe
     still_open = open_keys(recipe)

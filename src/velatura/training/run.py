@@ -61,7 +61,8 @@ def train(
     """Train what the recipe says; paths in it start at `base`, results go to output.folder under the working folder.
 
     `reread` gives the recipe as its file is now, for training.live; `planner` settles what memory.budget asks for.
-    Raises RecipeError, DataError, ModelError, NumericError, StorageError or MemoryShortage, each with what to do.
+    Raises RecipeError, BudgetError, DataError, ModelError, NumericError, StorageError or MemoryShortage, each with what
+    to do.
     """
     recipe = with_absolute_paths(recipe, base)
     if resume is None and recipe.training.resume == "latest":

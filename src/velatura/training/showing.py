@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
 
@@ -21,6 +22,10 @@ from velatura.training.setup import Setup
 from velatura.training.step import Stepper
 from velatura.training.stop import StopRequest
 from velatura.training.validation import validation_loss
+
+
+class _LeftOff(Exception):
+    """Someone asked to stop while something was being shown; it is made from its beginning another time."""
 
 
 class Showing:
@@ -49,7 +54,7 @@ class Showing:
         self.validated, self.painted = False, 0
 
     def show(self, step: int) -> bool:
-        """Make what is due after `step` and not made yet; nothing is begun any more once someone asked to stop.
+        """Make what is due after `step` and not made yet, until someone asks to stop: what is in hand then is left off.
 
         Whether all is made. Raises NumericError for a validation loss that is not finite, StorageError.
         """
@@ -63,6 +68,16 @@ class Showing:
     def _asked_to_stop(self) -> bool:
         """Any process: what is shown is computed by all of them together."""
         return self.setup.team.any(self.stop.asked)
+
+    def _unless_asked(self, advance: Callable[[], None]) -> Callable[[], None]:
+        """Count as `advance` does, and leave off where someone asked to stop: a signal may be followed by a kill."""
+
+        def count() -> None:
+            advance()
+            if self._asked_to_stop():
+                raise _LeftOff
+
+        return count
 
     def _validation_is_due(self, step: int) -> bool:
         last = step == self.setup.recipe.training.steps
@@ -88,11 +103,17 @@ class Showing:
     def _validate(self, step: int) -> None:
         plans = self.setup.dataset.validation_plans()
         steps = sum(plan.steps for plan in plans.values())
+        losses: dict[str, float] = {}
         with (
             self.holding("raw" if self.setup.recipe.ema is None else "average"),
             phase(self.events, "validation", steps, "steps") as current,
+            suppress(_LeftOff),
         ):
-            losses = {name: self._loss(plan, step, current.advance) for name, plan in plans.items()}
+            advance = self._unless_asked(current.advance)
+            losses = {name: self._loss(plan, step, advance) for name, plan in plans.items()}
+        if not losses:
+            self.events.notice(f"the validation of step {step} is left out; --resume makes it")
+            return
         self.validated = True
         for name, loss in losses.items():
             self.events(ValidationFinished(step=step, loss=loss, name=name))
@@ -114,12 +135,14 @@ class Showing:
     def _preview(self, step: int, previews: Sequence[tuple[Weights, PlannedPreview]]) -> None:
         steps = sum(preview.request.steps or 0 for _, preview in previews[self.painted :])
         with self.stepper.precision(), phase(self.events, "previews", steps, "steps") as current:
-            for weights, group in groupby(previews[self.painted :], key=itemgetter(0)):
-                with self.holding(weights):
-                    for _, preview in group:
-                        if self._asked_to_stop():
-                            break
-                        self._paint(step, weights, preview, current.advance)
+            advance = self._unless_asked(current.advance)
+            with suppress(_LeftOff):
+                for weights, group in groupby(previews[self.painted :], key=itemgetter(0)):
+                    with self.holding(weights):
+                        for _, preview in group:
+                            if self._asked_to_stop():
+                                break
+                            self._paint(step, weights, preview, advance)
         if left := len(previews) - self.painted:
             self.events.notice(
                 f"{counted(left, 'preview')} of step {step} left out; --resume paints what is missing"
