@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from velatura.errors import BudgetError
+from velatura.errors import BudgetError, RecipeError
 from velatura.planning.painting import Painting
-from velatura.planning.placing import choose, decide, placements, stated
+from velatura.planning.placing import choose, decide, fit, placements, stated
 from velatura.sampling.generate import generate
 from velatura.sampling.order import Order
+from velatura.sampling.pipeline import Pipeline
 from velatura.sampling.placing import Job, Placement
 from velatura.sampling.png import read_record
 
@@ -105,6 +106,23 @@ def test_a_picture_of_a_budget_is_repeated_without_it(order: Order, tmp_path: Pa
     assert "(the picture differs a little)" in log.texts
     (again,) = generate(Order(out=tmp_path / "y.png", like=first.path, device="cpu"), Log().events)
     assert again.path.read_bytes() == first.path.read_bytes()
+
+
+def test_a_pipeline_is_fit_before_it_loads(order: Order, plan: Start) -> None:
+    """As `generate --memory` places the same request."""
+    assert isinstance(order.model, str)
+    painting, log = plan("cpu"), Log()
+    budget, wanted = needed(painting, turns=True), painting.job.request
+    pipeline = Pipeline.load(order.model, device="cpu", precision="bf16", events=log.events)
+    assert fit(pipeline, f"{budget / MIB + 0.01:.2f}MiB", wanted) == chosen(painting, budget)
+    assert pipeline.held.turns is True
+    assert not pipeline.held.keeps_all
+    assert "the text encoders released before the denoiser is loaded; it needs at most" in log.texts
+    with pytest.raises(BudgetError, match=r"painting does not fit in 1\.0 MiB of cpu"):
+        fit(pipeline, "1MiB", wanted)
+    pipeline.held.need("autoencoder")
+    with pytest.raises(RecipeError, match="has loaded autoencoder; fit a new one"):
+        fit(pipeline, "4GiB", wanted)
 
 
 def test_a_budget_that_cannot_be_met_says_what_is_needed(order: Order) -> None:

@@ -9,17 +9,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import product
 from math import prod
+from pathlib import Path
 from typing import Any
 
 from velatura.data.caches.cache_place import readable
 from velatura.data.progress import phase
-from velatura.errors import BudgetError
+from velatura.errors import BudgetError, RecipeError
 from velatura.events import Events
+from velatura.interfaces import PARTS
 from velatura.planning.devices import device_here
 from velatura.planning.levers import SHARES, STREAMED
 from velatura.planning.painting import Painting
 from velatura.planning.sizes import occupied, planned_line
-from velatura.sampling.placing import Job, Placement
+from velatura.recipe.byte_sizes import size_in_bytes
+from velatura.sampling.pipeline import Pipeline
+from velatura.sampling.placing import Job, Placement, place_by
+from velatura.sampling.request import Request
 
 Ladder = Sequence[tuple[Any, float]]  # values and their factors of time
 
@@ -49,6 +54,39 @@ def decide(job: Job, events: Events, *, budget: int) -> Placement:
         needed, at = painting.needed(best), painting.highest(best).name
     events.notice(planned_line(painting.device, budget, list(_changes(own, best)), needed, at))
     return best
+
+
+def fit(
+    pipeline: Pipeline,
+    memory: str,
+    request: Request,
+    *,
+    count: int = 1,
+    image: bool = False,
+    loras: Sequence[Path] = (),
+) -> Placement:
+    """Let a Pipeline that has loaded nothing yet hold its parts so that painting `request` takes at most "12GiB", say.
+
+    `count`: of such requests, one after another; `image`: they start from a picture; `loras`: files that are added
+    before the first one. What the pipeline was made with is changed only into what takes less. Returns what was
+    chosen. Raises BudgetError that says what is needed, RecipeError for a pipeline that has loaded a part.
+    """
+    held = pipeline.held
+    if there := [name for name in PARTS if held.parts.modules(name)]:
+        raise RecipeError(
+            f"the pipeline has loaded {', '.join(there)}; fit a new one, before it paints or takes a LoRA"
+        )
+    job = Job(
+        held=held,
+        request=pipeline.complete(request),
+        count=count,
+        changes_picture=image,
+        loras=tuple(map(Path, loras)),
+        stated=frozenset(),
+    )
+    chosen = decide(job, held.events, budget=size_in_bytes(memory))
+    place_by(held, chosen)
+    return chosen
 
 
 def stated(job: Job) -> Placement:

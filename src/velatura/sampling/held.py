@@ -40,11 +40,13 @@ class HeldParts:
     _loras: list[tuple[Lora, float]] = field(default_factory=list, init=False)
     _adapters: list[Adapter] = field(default_factory=list, init=False)
 
-    @cached_property
+    @property
     def keeps_all(self) -> bool:
         """Whether all parts stay loaded."""
-        if self.turns is not None:
-            return not self.turns
+        return self._fit_together if self.turns is None else not self.turns
+
+    @cached_property
+    def _fit_together(self) -> bool:
         sizes = weight_bytes(self.family, self.files, self.dtype, self.weights, self.streamed)
         if self.text_encoders == "cpu":
             sizes["text_encoders"] = 0

@@ -44,6 +44,8 @@ def test_the_first_folder_that_has_the_file_counts(base: Path) -> None:
         ("~/x.png", "is an absolute path"),
         ("https://host/x.png", "only files are read"),
         ("a\0b.png", "only files are read"),
+        ("sub/\ud800.png", "only files are read"),
+        ("\ud800/b.png", "only files are read"),
         ("link.png", "is a link that leads out of the folder"),
         ("linked/secret.png", "is a link that leads out of the folder"),
         ("x" * 5000, "no file"),

@@ -47,7 +47,7 @@ class Lookup:
         Raises UnusableError where there is none, and, unless `outside` is allowed, for absolute paths, `..` and links
         that lead out of the folders.
         """
-        if "\0" in text or "://" in text:
+        if "\0" in text or "://" in text or not _is_encodable(text):
             raise UnusableError(f"'{text[:200]}' is not a path of this machine; only files are read")
         if not self._outside and (_is_absolute(text) or ".." in text.replace("\\", "/").split("/")):
             raise UnusableError(
@@ -89,6 +89,15 @@ def _plain_files(folder: str) -> frozenset[str]:
             return frozenset(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
     except (OSError, ValueError):  # ValueError: what cannot be a path at all
         return frozenset()
+
+
+def _is_encodable(text: str) -> bool:
+    """Whether it can be the name of a file: half a character cannot."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _within(path: str, folder: str) -> bool:
