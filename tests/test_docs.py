@@ -106,3 +106,11 @@ def test_examples_are_valid_and_begin_with_their_command(path: Path) -> None:
 def test_the_reference_is_up_to_date(page: str, text: Any) -> None:
     file = ROOT / "docs" / "reference" / page
     assert file.read_text("utf-8") == text(), f"{page} is old: run `make docs`"
+
+
+@pytest.mark.slow
+def test_the_table_of_plans_is_up_to_date() -> None:
+    from velatura.planning.reference import reference
+
+    file = ROOT / "docs" / "reference" / "plans.md"
+    assert file.read_text("utf-8") == reference(), "plans.md is old: run `make docs`"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from velatura.doctor import storage
+from velatura.placement import machine
 
 GIB = 2**30
 Usage = namedtuple("Usage", "total used free")
@@ -60,11 +61,11 @@ def test_a_place_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
 def test_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, total: int, limit: str | None, level: str, told: str
 ) -> None:
-    monkeypatch.setattr(storage, "MEMORY_LIMIT", tmp_path / "limit")
+    monkeypatch.setattr(machine, "LIMITS", (tmp_path / "limit", tmp_path / "other"))
     if limit is not None:
         (tmp_path / "limit").write_text(limit)
     facts = SimpleNamespace(total=total * GIB, available=50 * GIB)
-    monkeypatch.setattr(storage.psutil, "virtual_memory", lambda: facts)
+    monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: facts)
     check = storage._memory()
     assert (check.level, check.found) == (level, told)
 

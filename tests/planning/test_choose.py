@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 
 import pytest
 
 from velatura.planning.candidates import candidates
-from velatura.planning.choose import plan
-from velatura.planning.devices import KNOWN
+from velatura.planning.choose import Plan, choose, plan
+from velatura.planning.devices import KNOWN, with_host
 from velatura.planning.estimate import Estimator
+from velatura.planning.table import lines
 from velatura.recipe.recipe import Recipe
 
 from ..tiny import recipe
@@ -42,6 +43,29 @@ def test_what_cannot_fit_says_how_much_is_needed(tmp_path: Path, photos: Path, f
     assert made.estimate.needed > GIB // 2
     assert "training.checkpoint_blocks=true" in made.sets
     assert any(line.startswith("step:") for line in made.advice)
+
+
+@pytest.mark.slow
+def test_what_the_machine_has_no_memory_for_is_not_chosen(
+    tmp_path: Path, flux_dev: Callable[..., Recipe]
+) -> None:
+    """Streaming is enough for 16 GiB of the device; where its weights wait there must be room, too."""
+    own = flux_dev("data.0.resolution=512", "training.checkpoint_blocks=true", "memory.text_encoders=cpu")
+
+    def made(host: int, keys: Container[str] | None = ("memory.streamed",)) -> Plan:
+        return choose(Estimator.of_recipe(own, tmp_path, with_host(GPU, host)), own, 16 * GIB, keys)
+
+    enough = made(32 * GIB)
+    assert enough.fits
+    assert [one.partition("=")[0] for one in enough.sets] == ["memory.streamed"]
+    assert 24 * GIB < enough.estimate.needed_of_host < 26 * GIB  # FLUX.1-dev in bf16; T5-XXL was there before
+    short = made(24 * GIB)
+    assert not short.fits
+    assert short.estimate.fits_device(16 * GIB)
+    assert short.advice[-1].startswith(
+        "the machine's memory: 24.7 GiB are needed beside the device, and it has 24.0"
+    )
+    assert "though in 16.0 GiB of the device" in "\n".join(lines(short))
 
 
 def test_a_recipe_that_fits_stays_as_it_is(tmp_path: Path, photos: Path, flux: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import re
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 
 from velatura.errors import BudgetError, RecipeError
+from velatura.planning.devices import with_host
 from velatura.planning.painting import Painting
-from velatura.planning.placing import choose, decide, fit, placements, stated
+from velatura.planning.placing import _refusal, choose, decide, fit, placements, stated
 from velatura.sampling.generate import generate
 from velatura.sampling.order import Order
 from velatura.sampling.pipeline import Pipeline
@@ -37,6 +39,22 @@ def needed(painting: Painting, **placement: Any) -> int:
 def test_what_fits_stays_as_it_is(plan: Start) -> None:
     painting = plan()
     assert chosen(painting, needed(painting)) == Placement()
+
+
+def test_what_the_machine_has_no_memory_for(order: Order, plan: Start) -> None:
+    """What is streamed waits there; text encoders that run there are there, too."""
+    painting = plan()
+    own, away = Placement(), Placement(turns=True, text_encoders="cpu", streamed=1.0)
+    budget = needed(painting, **asdict(away))
+    assert painting.needed_of_host(own) < painting.needed_of_host(away)
+    painting.device = with_host(painting.device, painting.needed_of_host(away))
+    assert chosen(painting, budget) is not None
+    painting.device = with_host(painting.device, painting.needed_of_host(own))
+    assert choose(painting, away, frozenset(asdict(away)), budget) is None
+    message = _refusal(painting, away, budget)
+    assert re.match(
+        r"painting fits in .* of 4090, but not in the machine's memory: with .* it takes 2\.5 GiB", message
+    )
 
 
 @pytest.mark.parametrize("device", ["4090", "cpu"])

@@ -57,6 +57,14 @@ def test_what_would_be_refused_is_told_without_writing(tmp_path: Path) -> None:
         RunFolder(tmp_path / "file" / "x", "x").check(resume=False)
 
 
+@pytest.mark.parametrize("name", ["state", "adapters", "previews"])
+def test_a_file_where_a_folder_will_be_is_told_first(folder: RunFolder, name: str) -> None:
+    """Not when the first state is saved."""
+    (folder.root / name).write_text("")
+    with pytest.raises(StorageError, match=f"{name} is a file, and a run has a folder of this name"):
+        folder.check(resume=False)
+
+
 def test_a_folder_without_permission_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(StorageError, match=f"{tmp_path} may not be written to. Choose another output.folder"):

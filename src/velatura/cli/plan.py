@@ -42,6 +42,15 @@ def plan(
             show_default="0.8",
         ),
     ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            "--host",
+            metavar="SIZE",
+            help="The machine's own memory beside a GPU, for example 64GiB: no settings are chosen that need more.",
+            show_default="this machine's for a GPU that is here, else not limited",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON, sizes in bytes.")] = False,
 ) -> None:
     """Say what RECIPE needs in each phase, and how long a step takes; with a budget also the settings that fit it.
@@ -52,6 +61,7 @@ def plan(
     from velatura.recipe.byte_sizes import size_in_bytes
 
     given = None if memory is None else size_in_bytes(memory)
+    beside = None if host is None else size_in_bytes(host)
 
     from velatura.recipe.toml import read_recipe
 
@@ -59,10 +69,12 @@ def plan(
 
     from velatura.planning.choose import NO_FIT
     from velatura.planning.choose import plan as make_plan
-    from velatura.planning.devices import device_named
+    from velatura.planning.devices import device_named, with_host
     from velatura.planning.table import document, lines
 
     target = device_named(device or loaded.recipe.training.device, efficiency=efficiency)
+    if beside is not None:
+        target = with_host(target, beside)
     budget = given or (size_in_bytes(own) if (own := loaded.recipe.memory.budget) else target.budget)
     made = make_plan(loaded.recipe, loaded.base, target, budget)
     if as_json:

@@ -7,16 +7,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
-
 from velatura.checkpoints.cache_folder import default_cache_folder
 from velatura.data.caches.cache_place import existing_part, readable
 from velatura.doctor.check import Check
+from velatura.placement.machine import machine_memory
 
 GIB = 2**30
 FLUX_LOADING = 24 * 10**9  # bytes of main memory that loading FLUX.1 takes
 LEAST = 1 * GIB  # on any disk; below it the first state or download fails
-MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container: bytes, or "max"
 
 
 def storage() -> Iterator[Check]:
@@ -31,13 +29,11 @@ def storage() -> Iterator[Check]:
 
 
 def _memory() -> Check:
-    memory = psutil.virtual_memory()
-    limit = memory_limit()
-    total = memory.total if limit is None else min(limit, memory.total)
-    found = f"{readable(min(memory.available, total))} of {readable(total)} free"
-    if limit is not None and limit < memory.total:
-        found += f" (the container's limit; the machine has {readable(memory.total)})"
-    if total >= FLUX_LOADING:
+    memory = machine_memory()
+    found = f"{readable(memory.free)} of {readable(memory.total)} free"
+    if memory.total < memory.installed:
+        found += f" (the container's limit; the machine has {readable(memory.installed)})"
+    if memory.total >= FLUX_LOADING:
         return Check(name="memory", found=found)
     return Check(
         name="memory",
@@ -45,14 +41,6 @@ def _memory() -> Check:
         found=found,
         remedy=f"enough for Stable Diffusion 1.x and the pocket models; loading FLUX.1 takes {readable(FLUX_LOADING)}",
     )
-
-
-def memory_limit() -> int | None:
-    """Bytes that the container may use; None where nothing limits them."""
-    try:
-        return int(MEMORY_LIMIT.read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None
 
 
 def place(name: str, folder: Path, wanted: int, setting: str) -> Check:

@@ -21,13 +21,16 @@ _REMEDIES = {
 
 
 def remedies(estimate: Estimate, budget: int) -> Iterator[str]:
-    """A line for each phase that is too large, those that need most first."""
+    """A line for each phase that is too large, those that need most first, and one for the machine's own memory."""
     for phase in estimate.too_large(budget):
         over = (estimate.occupied(phase) - budget) / GIB
         remedy = _REMEDIES[phase.name]
         if phase.name in ("step", "preview") and (fixed := _fixed(estimate)) > budget:
             remedy = f"{fixed / GIB:.1f} GiB are held all the time, so that smaller images are not enough"
         yield f"{phase.name}: {over:.1f} GiB too much; {remedy}"
+    if not estimate.fits_host:
+        needed, there = estimate.needed_of_host / GIB, (estimate.device.host or 0) / GIB
+        yield f"the machine's memory: {needed:.1f} GiB are needed beside the device, and it has {there:.1f} GiB"
 
 
 def _fixed(estimate: Estimate) -> int:

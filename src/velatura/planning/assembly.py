@@ -46,6 +46,7 @@ class Assembled:
     ahead_sizes: tuple[int, ...]  # bytes that may be streamed, of each layer that runs ahead of the blocks
     block_sizes: tuple[int, ...]  # of each block without them
     largest: int  # bytes of the largest tensor among them
+    loaded: int  # bytes of the frozen denoiser before its weights are made small
     report: str
 
 
@@ -120,14 +121,16 @@ def thinned(
     trainables = trainables or Trainables(parameters={}, adapter=None, parts=(), report="")
     left_out: dict[int, int] = {}
     blocks: list[nn.Module] = []
+    trained = {id(parameter) for parameter in trainables.parameters.values()}
+    loaded = 0
     if parts.denoiser is not None:
+        loaded = sum(tensor.nbytes for tensor in _tensors(parts.denoiser) if id(tensor) not in trained)
         attend_by(family, parts.denoiser, Attention(split=split_attention))
         whole = family.blocks(parts.denoiser)
         left_out = prune(parts.denoiser, whole, runs_of(whole))
         blocks = list(family.blocks(parts.denoiser))
         if weights != "full":  # after the adapter is put on: fewer are left, and it sits on either
             quantise_blocks(blocks, weights)
-    trained = {id(parameter) for parameter in trainables.parameters.values()}
     more, more_trained = Bytes(), 0
     for place, times in left_out.items():
         held, count = _held(blocks[place], trained)
@@ -147,6 +150,7 @@ def thinned(
         ahead_sizes=ahead_sizes,
         block_sizes=block_sizes,
         largest=max((tensor.nbytes for tensor in tensors), default=0),
+        loaded=loaded,
         report=trainables.report,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -69,11 +70,15 @@ def choose(estimator: Estimator, recipe: Recipe, budget: int, keys: Container[st
     possible: Iterator[Candidate] = iter(())
     if estimator.may_fit(frugal.recipe, budget):
         possible = (choice for choice in choices if estimator.may_fit(choice.recipe, budget))
-    best = next((choice for choice in possible if of(choice).fits(budget)), None)
+    fitting = (choice for choice in possible if of(choice).fits_device(budget))
+    nearest = next(fitting, None)  # enough for the device, perhaps not for the machine
+    best = next((choice for choice in chain([nearest], fitting) if choice and of(choice).fits_host), None)
     if best is None:
-        least = of(frugal)
-        advice = tuple(remedies(least, budget))
-        return Plan(estimate=least, as_written=own, budget=budget, fits=False, chosen=frugal, advice=advice)
+        least = nearest or frugal
+        advice = tuple(remedies(of(least), budget))
+        return Plan(
+            estimate=of(least), as_written=own, budget=budget, fits=False, chosen=least, advice=advice
+        )
     chosen = of(best)
     advice = _ahead(chosen, budget)
     return Plan(estimate=chosen, as_written=own, budget=budget, fits=True, chosen=best, advice=advice)

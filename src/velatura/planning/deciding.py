@@ -60,10 +60,10 @@ def _refusal(made: Plan, estimator: Estimator, recipe: Recipe) -> str:
     """Why the run does not fit, and what would: also by changing what the recipe states."""
     size, estimate = readable(made.budget), made.estimate
     left = ", ".join(made.sets)
-    first = (
-        f"this run does not fit in {size}: it needs {readable(estimate.needed)} ({estimate.highest.name})"
-        + (f", with {left}" if left else "")
-    )
+    where = f"{size}: it needs {readable(estimate.needed)} ({estimate.highest.name})"
+    if not estimate.too_large(made.budget):
+        where = f"this machine's memory, though in {size} of the device"
+    first = f"this run does not fit in {where}" + (f", with {left}" if left else "")
     wider = made if made.fits else choose(estimator, recipe, made.budget)
     changes = "".join(f" --set {line}" for line in wider.sets) if wider.fits and wider is not made else ""
     lines = [f"it would fit with{changes}"] * bool(changes) + list(wider.advice)

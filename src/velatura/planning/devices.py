@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import psutil
 import torch
 
 from velatura.errors import RecipeError
 from velatura.placement.device import choose_device
+from velatura.placement.machine import machine_memory
 
 GIB = 2**30
 EFFICIENCY = 0.8  # of peak arithmetic: large bf16 products reach 770 to 800 of the 989 TFLOP/s of an H200
@@ -42,6 +42,7 @@ class Device:
     bf16: bool = True
     here: bool = False
     free: int | None = None  # bytes, where it can be asked
+    host: int | None = None  # bytes of the machine's own memory beside the device's, where they are known
 
     def flops(self, dtype: torch.dtype) -> float:
         """Effective speed of products in a dtype."""
@@ -117,6 +118,15 @@ def device_named(name: str, *, efficiency: float | None = None) -> Device:
         ) from None
 
 
+def with_host(device: Device, memory: int) -> Device:
+    """A device in a machine with so many bytes of memory. Raises RecipeError for the CPU, whose memory that is."""
+    if device.kind == "cpu":
+        raise RecipeError(
+            "--host is the machine's memory beside a GPU, and this plan is for the CPU: give --memory"
+        )
+    return replace(device, host=memory)
+
+
 def _reaching(device: Device, efficiency: float) -> Device:
     factor = efficiency / device.efficiency
     return replace(device, half=device.half * factor, full=device.full * factor, efficiency=efficiency)
@@ -125,11 +135,12 @@ def _reaching(device: Device, efficiency: float) -> Device:
 def device_here(device: torch.device) -> Device:
     """A device of this machine, its speeds measured in a fraction of a second."""
     half, full = (_products(device, dtype) for dtype in (torch.bfloat16, torch.float32))
-    machine = psutil.virtual_memory()
-    memory, free = machine.total, machine.available
+    machine = machine_memory()
+    memory, free, host = machine.total, machine.free, None
     name = str(device)
     if device.type == "cuda":
         free, memory = torch.cuda.mem_get_info(device)
+        host = machine.total
         name = torch.cuda.get_device_name(device)
     from velatura.placement.device import has_bf16
 
@@ -146,6 +157,7 @@ def device_here(device: torch.device) -> Device:
         efficiency=1.0,
         bf16=has_bf16(device),
         here=True,
+        host=host,
     )
 
 

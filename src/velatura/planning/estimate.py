@@ -75,9 +75,23 @@ class Estimate:
         names = {phase.name for phase in self.too_large(budget)}
         return self.device.kind != "cpu" and names == {AHEAD}
 
-    def fits(self, budget: int) -> bool:
-        """Whether a budget in bytes is enough, perhaps with encoding ahead on the CPU."""
+    def fits_device(self, budget: int) -> bool:
+        """Whether a budget in bytes of the device is enough, perhaps with encoding ahead on the CPU."""
         return not self.too_large(budget) or self.encoded_elsewhere(budget)
+
+    @property
+    def needed_of_host(self) -> int:
+        """Bytes of the machine's own memory."""
+        return self.sizes.of_host
+
+    @property
+    def fits_host(self) -> bool:
+        """Whether the machine's own memory is enough, where it is known."""
+        return self.device.host is None or self.needed_of_host <= self.device.host
+
+    def fits(self, budget: int) -> bool:
+        """Whether both are enough."""
+        return self.fits_host and self.fits_device(budget)
 
     @property
     def seconds(self) -> float:
@@ -139,7 +153,7 @@ class Estimator:
         if setup.caches_latents:
             phases.append(self._latents(setup.dtype, memory.autoencoder))
         if self.device.kind == "cpu" and memory.weights != "full":
-            phases.append(_narrowing(training, setup))
+            phases.append(_narrowing(training))
         gone = away(training, recipe)
         if work.previews:
             phases.append(without(self._preview(variant, memory.autoencoder), gone))
@@ -237,9 +251,7 @@ class Estimator:
         return self._training(variant).preview(largest, pieces)
 
 
-def _narrowing(training: Training, setup: Setup) -> Phase:
-    """Weights in 8 bits are loaded in full first, in the machine's memory."""
-    resident = training.resident
-    full = resident["denoiser"] * setup.dtype.itemsize
-    peak = Bytes({**resident, "trained": 0, "optimizer": 0, "denoiser": full})
+def _narrowing(training: Training) -> Phase:
+    """Weights in few bits are loaded in full first, in the machine's memory."""
+    peak = Bytes({**training.resident, "trained": 0, "optimizer": 0, "denoiser": training.assembled.loaded})
     return Phase(name="loading", what="denoiser", peak=peak, work=Work())

@@ -24,7 +24,7 @@ from velatura.planning.marks import marked
 from velatura.planning.phases import Phase
 from velatura.planning.repeats import whole
 from velatura.planning.replay import CPU, VALUELESS
-from velatura.planning.sizes import occupied
+from velatura.planning.sizes import PROGRAM_WITH_CUDA, occupied
 from velatura.planning.tracking import Bytes, Tracker
 from velatura.sampling.painter import TOGETHER, paint, request_texts
 from velatura.sampling.placing import Job, Placement
@@ -48,6 +48,21 @@ class Painting:
     def needed(self, placement: Placement) -> int:
         """Bytes of the device's memory that the whole job takes."""
         return occupied(self.device, self.highest(placement).peak.total)
+
+    def needed_of_host(self, placement: Placement) -> int:
+        """Bytes of the machine's own memory that the job takes beside a GPU's."""
+        denoiser = self._denoiser(placement.weights)
+        streamed = streamed_away(denoiser, placement.streamed).host
+        first_here = placement.streamed or placement.weights != "full"
+        loaded = max(streamed, denoiser.loaded) if first_here else 0
+        encoders = self._text[0].peak["text encoders"] if placement.text_encoders == "cpu" else 0
+        return PROGRAM_WITH_CUDA + (max(loaded, encoders) if placement.turns else loaded + encoders)
+
+    def fits(self, placement: Placement, budget: int) -> bool:
+        """Whether so many bytes of the device are enough, and the machine's memory too, where it is known."""
+        if self.needed(placement) > budget:
+            return False
+        return self.device.host is None or self.needed_of_host(placement) <= self.device.host
 
     def highest(self, placement: Placement) -> Phase:
         """The phase that needs most."""

@@ -103,7 +103,7 @@ def stated(job: Job) -> Placement:
 
 def choose(painting: Painting, own: Placement, fixed: frozenset[str], budget: int) -> Placement | None:
     """The cheapest placement that fits; None where there is none. `fixed`: fields of `own` that stay."""
-    return next((one for one in placements(painting, own, fixed) if painting.needed(one) <= budget), None)
+    return next((one for one in placements(painting, own, fixed) if painting.fits(one, budget)), None)
 
 
 def placements(painting: Painting, own: Placement, fixed: frozenset[str]) -> list[Placement]:
@@ -149,7 +149,14 @@ def _changes(own: Placement, chosen: Placement) -> Iterator[str]:
 
 def _refusal(painting: Painting, own: Placement, budget: int) -> str:
     """Why the job does not fit, and what would."""
-    least = min(placements(painting, own, painting.job.stated), key=painting.needed)
+    allowed = placements(painting, own, painting.job.stated)
+    least = min(allowed, key=painting.needed)
+    if nearest := next((one for one in allowed if painting.needed(one) <= budget), None):
+        return (
+            f"painting fits in {readable(budget)} of {painting.device.name}, but not in the machine's memory: with "
+            f"{', '.join(_changes(own, nearest))} it takes {readable(painting.needed_of_host(nearest))} of that, and "
+            f"there are {readable(painting.device.host or 0)}"
+        )
     left = ", ".join(_changes(own, least))
     lines = [
         f"painting does not fit in {readable(budget)} of {painting.device.name}: it needs "

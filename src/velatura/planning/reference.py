@@ -73,7 +73,7 @@ def _head(*names: str) -> Iterator[str]:
 
 def _row(made: Plan) -> str:
     estimate, budget = made.estimate, made.budget // GIB
-    peak, host = _gib(estimate.occupied(estimate.step)), _gib(sum(estimate.sizes.host.values()))
+    peak, host = _gib(estimate.occupied(estimate.step)), _gib(estimate.sizes.of_host)
     if not made.fits:
         return f"| {budget} | does not fit, even with {_settings(made)} | {peak} | {host} | |"
     ahead = ", ahead" if estimate.encoded_elsewhere(made.budget) else ""

@@ -36,9 +36,16 @@ class Sizes:
     """Bytes elsewhere than on the device. None: it depends on data that is not there."""
 
     host: dict[str, int]
+    released: int  # of the host, before the denoiser is loaded
     disk: dict[str, int | None]
     per_image: int  # of cached latents
     per_text: int  # of cached conditioning
+
+    @property
+    def of_host(self) -> int:
+        """Bytes of the machine's memory at most."""
+        program, rest = self.host["program"], sum(self.host.values()) - self.host["program"]
+        return program + max(self.released, rest - self.released)
 
 
 def sizes_of(
@@ -71,8 +78,8 @@ def sizes_of(
         host["latents in memory"] = min(MEMORY, latents)
     if setup.caches_text and texts is not None:
         host["captions in memory"] = min(MEMORY, texts)
-    if recipe.memory.weights != "full" and device.kind != "cpu":
-        host["denoiser while it is loaded"] = resident["denoiser"] * setup.dtype.itemsize
+    if (recipe.memory.weights != "full" or recipe.memory.streamed) and device.kind != "cpu":
+        host["denoiser while it is loaded"] = max(0, training.assembled.loaded - gone.host)
     if encoders:
         host["text encoders"] = encoders
     pinned = {
@@ -93,4 +100,5 @@ def sizes_of(
         disk["cached captions"] = texts
     disk["states"] = state * (recipe.output.keep_states + 1)  # a new one is whole before an old one goes
     disk["one saved result"] = training.trained * DTYPES[recipe.output.save_dtype].itemsize
-    return Sizes(host=host, disk=disk, per_image=per_image, per_text=per_text)
+    released = encoders if setup.caches_text else 0
+    return Sizes(host=host, released=released, disk=disk, per_image=per_image, per_text=per_text)

@@ -56,6 +56,7 @@ def document(plan: Plan) -> dict[str, Any]:
             "name": estimate.device.name,
             "memory": estimate.device.memory,
             "free": estimate.device.free,
+            "host": estimate.device.host,
             "flops": estimate.device.flops(estimate.work.setup.dtype),
             "bandwidth": estimate.device.bandwidth,
             "efficiency": estimate.device.efficiency,
@@ -144,7 +145,9 @@ def _verdict(plan: Plan) -> Iterator[str]:
     estimate = plan.estimate
     needed = f"{estimate.needed / GIB:.1f} GiB, in the phase '{estimate.highest.name}'"
     budget = f"{plan.budget / GIB:.1f} GiB"
-    if not plan.fits:
+    if not plan.fits and estimate.fits_device(plan.budget):
+        yield f"does not fit in the machine's memory, though in {budget} of the device: {needed}"
+    elif not plan.fits:
         yield f"does not fit in {budget}: at least {needed}"
         if estimate.needed_ahead < estimate.needed and estimate.device.kind != "cpu":
             yield f"or {estimate.needed_ahead / GIB:.1f} GiB, with encoding done ahead"

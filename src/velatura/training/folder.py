@@ -88,6 +88,9 @@ class RunFolder:
             raise StorageError(
                 f"cannot write in {self.root}: {existing} {why}. Choose another output.folder."
             )
+        for path in (self.states, self.adapter(0, "").parent, self.previews_page.parent):
+            if path.exists() and not path.is_dir():
+                raise StorageError(f"{path} is a file, and a run has a folder of this name: move it away.")
         self.lock().refuse_running()
 
     def create(self, *, resume: bool) -> None:
