@@ -81,6 +81,22 @@ def test_a_step_of_sd1_within_5_percent(
     )
 
 
+@pytest.mark.parametrize(("weights", "aside"), [("bf16", 2), ("fp32", 0)])
+def test_averages_in_the_place_of_narrow_weights_need_room_for_those(
+    tmp_path: Path, photos: Path, flux: Path, weights: str, aside: int
+) -> None:
+    """They are shown when they are written, at the end, also without previews; float32 weights change places."""
+    changes: dict[str, Any] = {"full": {"weights": weights}, "ema": {}, **precise(precision=weights)}
+    wanted = recipe(tmp_path, flux, **sections(**changes))
+    estimate = estimated(wanted, tmp_path)
+    phases = {phase.name: phase.peak for phase in estimate.phases}
+    assert ("export" in phases) is bool(aside)
+    if aside:
+        assert phases["export"]["averages"] == (4 + aside) * estimate.trained
+        assert phases["step"]["averages"] == 4 * estimate.trained
+        assert phases["export"]["gradients"] == 0
+
+
 def test_flux_dev_needs_no_files(tmp_path: Path, flux_dev: Callable[..., Recipe]) -> None:
     """Arithmetic of 11,901,408,320 weights in bf16, 56,033,280 LoRA values in float32, T5-XXL and CLIP-L."""
     wanted = flux_dev()

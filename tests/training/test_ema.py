@@ -84,14 +84,29 @@ def test_in_place_shows_the_average_and_gives_the_values_back(trainables: Traina
     ema = ema_of(trainables, device=device)
     move(trainables, 0.1, 0.2)
     ema.update(1, 9)
-    own = trainables.values()["x"].clone()
+    own, average = trainables.values()["x"].clone(), ema.average["x"].clone()
     with ema.in_place():
-        assert torch.equal(trainables.values()["x"], ema.average["x"])
-        assert not torch.equal(trainables.values()["x"], own)
-    assert torch.equal(trainables.values()["x"], own)
+        assert torch.equal(trainables.values()["x"], average)
+        assert not torch.equal(average, own)
     with pytest.raises(ZeroDivisionError), ema.in_place():
         raise ZeroDivisionError
     assert torch.equal(trainables.values()["x"], own)
+    assert torch.equal(ema.average["x"], average)
+
+
+def test_averages_of_narrow_weights_are_not_rounded_by_being_shown() -> None:
+    """They have more digits than the weights in whose place they are for a while."""
+    weight = torch.nn.Parameter(torch.tensor([1.0, -4.0], dtype=torch.bfloat16))
+    ema = ema_of(Trainables(parameters={"x": weight}, adapter=None, parts=(), report=""))
+    ema.load({"x": torch.tensor([1.001, -3.999])})
+    with ema.in_place():
+        assert weight.tolist() == [1.0, -4.0]  # as bf16 has them
+        assert ema.average["x"].tolist() == pytest.approx([1.001, -3.999], abs=1e-7)
+    ema.load({"x": torch.tensor([2.001, -3.999])})
+    with ema.in_place():
+        assert weight.tolist() == [2.0, -4.0]
+    assert weight.tolist() == [1.0, -4.0]
+    assert ema.average["x"].tolist() == pytest.approx([2.001, -3.999], abs=1e-7)
 
 
 def test_load(trainables: Trainables) -> None:

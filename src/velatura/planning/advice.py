@@ -15,6 +15,7 @@ _REMEDIES = {
     "captions": 'memory.text_encoders = "cpu"',
     "latents": "encode them ahead, in the machine's own memory (velatura cache build), or a smaller data resolution",
     "loading": "memory.weights=full, or a machine with more memory",
+    "export": 'ema.device = "cpu"',
     "preview": "smaller previews (previews.size), or none",
     "step": "a smaller data resolution, a smaller adapter.rank, fewer adapter.targets",
 }

@@ -17,6 +17,7 @@ from velatura.planning.repeats import KEPT
 from velatura.planning.tracking import Bytes, Kind, Work
 from velatura.recipe.recipe import Recipe
 
+SHOWING = ("preview", "export")  # phases with averages in the place of the values
 VISITING = 2  # tensors or blocks whose averages or inputs are on the device: the one at hand, and the next
 
 
@@ -36,6 +37,7 @@ class Away:
     optimizer: int = 0
     visiting: int = 0  # of the optimizer's averages, on the device
     averages: int = 0
+    kept_aside: int = 0  # see `Training.kept_aside`
     per_pass: int = 0  # bytes that cross the link in a forward or backward pass
     per_update: int = 0  # and to the device in an update
 
@@ -71,6 +73,7 @@ def _streamed(assembled: Assembled, recipe: Recipe) -> Away:
         gradients=0 if fused else host,
         at_hand=0 if fused else assembled.largest * (2 if recipe.training.accumulate > 1 else 1),
         averages=host // each * 4 if averaged else 0,
+        kept_aside=host if averaged and each == 2 else 0,
         per_update=0 if fused else host,
     )
 
@@ -104,7 +107,8 @@ def without(phase: Phase, gone: Away) -> Phase:
         peak = peak.plus({"gradients": int(peak["gradients"] * (left - 1)) + gone.at_hand})
     if peak["optimizer"]:
         peak = peak.plus({"optimizer": gone.visiting - gone.optimizer})
-    return replace(phase, peak=peak.plus({"averages": -min(gone.averages, peak["averages"])}))
+    averages = gone.averages + (gone.kept_aside if phase.name in SHOWING else 0)
+    return replace(phase, peak=peak.plus({"averages": -min(averages, peak["averages"])}))
 
 
 def inputs_away(recomputed: Phase, assembled: Assembled, share: float) -> int:

@@ -158,6 +158,8 @@ class Estimator:
         if work.previews:
             phases.append(without(self._preview(variant, memory.autoencoder), gone))
         phases.append(without(self._stepped(work, gone), gone))
+        if training.kept_aside:
+            phases.append(without(training.showing(), gone))
         if elsewhere:
             phases = [
                 replace(one, peak=one.peak.plus({"text encoders": -one.peak["text encoders"]}))
@@ -175,7 +177,7 @@ class Estimator:
                 conditioning,
                 self.device,
                 gone,
-                inputs=phases[-1].away,
+                inputs=next(phase for phase in phases if phase.name == "step").away,
                 encoders=captions.peak["text encoders"] if elsewhere and setup.conditioned else 0,
             ),
             away=gone,

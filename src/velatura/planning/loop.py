@@ -70,6 +70,17 @@ class Training:
         ema = self.setup.recipe.ema
         return 0 if ema is None or ema.device == "cpu" else 4 * self.trained
 
+    @property
+    def kept_aside(self) -> int:
+        """Bytes of the values themselves while averages are in their place: narrow ones, see `Ema.in_place`."""
+        full = self.setup.recipe.full
+        return 2 * self.trained if self.averages and full is not None and full.weights == "bf16" else 0
+
+    def showing(self) -> Phase:
+        """Averages in the place of the values, as when they are validated or written."""
+        peak = self.resident.plus({"averages": self.kept_aside})
+        return Phase(name="export", what="averages", peak=peak, work=Work())
+
     @cached_property
     def resident(self) -> Bytes:
         """What is held all the time: weights, trained values, optimizer state, averages."""
@@ -133,9 +144,7 @@ class Training:
                 latents = paint(self.setup.family, self.stepper.parts, once, conditioning, device=CPU)
                 tracker.mark(("decode", 0))
                 self.setup.family.decode_latents(self.stepper.parts, latents[:1])
-        more = self.more.plus(
-            {"averages": self.averages}
-        )  # the weights' own values, while averages are shown
+        more = self.more.plus({"averages": self.kept_aside})
         done = whole(tracker.segments, self.assembled.left_out, more)
         decoding = tracker.segments[-1].work
         work = Work()

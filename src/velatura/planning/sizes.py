@@ -90,7 +90,7 @@ def sizes_of(
     }
     host |= {f"{name}, pinned": size for name, size in pinned.items() if size}
     if gone.averages:
-        host["average of streamed weights"] = gone.averages
+        host["average of streamed weights"] = gone.averages + gone.kept_aside
     if recipe.ema is not None and recipe.ema.device == "cpu":
         host["average"] = 4 * training.trained
     disk: dict[str, int | None] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
@@ -66,13 +66,27 @@ class Ema:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within the block the model holds the averages; afterwards its own values again, bit for bit."""
-        own = self._copies()
-        self.trainables.set_values(self.average)
+        """Within the block the model holds the averages; afterwards its own values again, bit for bit.
+
+        The averages hold the values meanwhile, which takes no second copy of all; only those of narrow weights are
+        copied, for averages would be rounded in their place.
+        """
+        values = self.trainables.values()
+        own = {n: v.to(self.device, copy=True) for n, v in values.items() if v.dtype != torch.float32}
+        self._exchange(self.average, without=own)
         try:
             yield
         finally:
-            self.trainables.set_values(own)
+            self._exchange(self.average | own, without=own)
+
+    @torch.no_grad()
+    def _exchange(self, shown: Mapping[str, Tensor], *, without: Container[str]) -> None:
+        """Let the model hold what is `shown`, and averages what it held, but for some."""
+        for name, parameter in self.trainables.parameters.items():
+            held = None if name in without else parameter.detach().clone()
+            parameter.copy_(spread(shown[name], parameter))
+            if held is not None:
+                self.average[name].copy_(held)
 
     def _copies(self) -> dict[str, Tensor]:
         values = self.trainables.values()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -134,6 +136,53 @@ def test_errors_of_a_layer_stay_small(kind: type[QuantisedLinear], bound: float,
     gradient_error = (x.grad - wanted).norm() / wanted.norm()
     assert float(error.detach()) < bound
     assert float(gradient_error) < bound
+
+
+@pytest.mark.parametrize(("kind", "bound"), [(Fp8Linear, 0.04), (Int8Linear, 0.015), (Nf4Linear, 0.11)])
+def test_channels_that_are_all_zero_take_nothing_from_the_others(
+    kind: type[QuantisedLinear], bound: float
+) -> None:
+    """Pruned layers have such."""
+    torch.manual_seed(4)
+    layer = nn.Linear(256, 128)
+    layer.weight.data[5] = 0
+    x, gradient = torch.randn(3, 256), torch.randn(3, 128)
+    x[1] = 0
+    wide, narrow = (x.clone().requires_grad_() for _ in range(2))
+    layer(wide).backward(gradient)
+    kind.of(layer)(narrow).backward(gradient)
+    assert wide.grad is not None
+    assert narrow.grad is not None
+    assert float((narrow.grad - wide.grad).norm() / wide.grad.norm()) < bound
+
+
+@pytest.mark.parametrize("kind", LINEARS.values())
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_stays_so(kind: type[QuantisedLinear], bad: float) -> None:
+    """In a row of the input, of the gradient and of the weight; the checks of a run look for it."""
+    layer = nn.Linear(64, 8)
+    small = kind.of(layer)
+    x = torch.randn(2, 64)
+    x[0, 3] = bad
+    x.requires_grad_()
+    out = small(x)
+    assert out.isfinite().all(dim=1).tolist() == [False, True]
+    gradient = torch.ones(2, 8)
+    gradient[1, 2] = bad
+    out.backward(gradient)
+    assert x.grad is not None
+    assert not x.grad[1].isfinite().all()
+    layer.weight.data[4, 0] = bad
+    assert kind.of(layer)(torch.randn(2, 64)).isfinite().all(dim=0).tolist() == [n != 4 for n in range(8)]
+
+
+@pytest.mark.parametrize("kind", LINEARS.values())
+def test_no_rows_at_all(kind: type[QuantisedLinear]) -> None:
+    x = torch.zeros(0, 3, 64, requires_grad=True)
+    out = kind.of(nn.Linear(64, 8))(x)
+    assert out.shape == (0, 3, 8)
+    out.sum().backward()
+    assert x.grad is not None
 
 
 def test_int8_multiplies_rounded_rows_by_rounded_weights() -> None:

@@ -77,7 +77,8 @@ class Fp8Linear(QuantisedLinear):
         Such a scale costs a floating format nothing, and weights that were e4m3 already stay exact.
         """
         scale = _row_scale(weight, LARGEST_FP8)
-        scale = torch.ldexp(torch.ones_like(scale), torch.frexp(scale).exponent)
+        power = torch.ldexp(torch.ones_like(scale), torch.frexp(scale).exponent)
+        scale = torch.where(scale.isfinite(), power, scale)
         return (weight.float() / scale).to(torch.float8_e4m3fn), scale
 
     def forward(self, x: Tensor) -> Tensor:
@@ -118,13 +119,12 @@ class Int8Linear(QuantisedLinear):
     @staticmethod
     def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
         """Each row is scaled so that its largest value becomes 127."""
-        scale = _row_scale(weight, LARGEST_INT8)
-        return (weight.float() / scale).round().to(torch.int8), scale
+        return _in_int8(weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """In 8 bits; the result has the dtype of x."""
         out: Tensor = _NarrowProduct.apply(x, self.values, self.scale)  # type: ignore[no-untyped-call]
-        return out if self.bias is None else out + self.bias
+        return out if self.bias is None else out + self.bias.to(out.dtype)
 
 
 class _WideProduct(torch.autograd.Function):
@@ -153,28 +153,37 @@ class _NarrowProduct(torch.autograd.Function):
         """`[..., in]` -> `[..., out]`."""
         ctx.save_for_backward(values, scale)
         found = _rows_times(x, values.t()).mul_(scale.t()).to(x.dtype)
-        return found.reshape(*x.shape[:-1], -1)
+        return found.reshape(*x.shape[:-1], values.shape[0])
 
     @staticmethod
     def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor, None, None]:
         """gradient W: each scale of W belongs to a term of the sums, so it goes into the gradient before rounding."""
         values, scale = ctx.saved_tensors  # type: ignore[attr-defined]
         found = _rows_times(gradient.float() * scale.t(), values).to(gradient.dtype)
-        return found.reshape(*gradient.shape[:-1], -1), None, None
+        return found.reshape(*gradient.shape[:-1], values.shape[1]), None, None
 
 
 def _rows_times(x: Tensor, values: Tensor) -> Tensor:
     """`[..., k]` with a scale per row, times int8 `[k, n]`: `[rows, n]` float32."""
     rows = x.reshape(-1, x.shape[-1])
-    scale = _row_scale(rows, LARGEST_INT8)
-    small = (rows.float() / scale).round().to(torch.int8)
+    small, scale = _in_int8(rows)
     return int8_product(small, values) * scale
 
 
+def _in_int8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`[n, k]` as int8 and a scale per row, `[n, 1]` float32.
+
+    The scale of a row of zeros is 0, so that what it is multiplied with elsewhere does not count; that of a row with
+    NaN or infinity makes NaN of what is multiplied with it, for int8 has neither.
+    """
+    scale = _row_scale(x, LARGEST_INT8)
+    divisor = torch.where(scale == 0, 1.0, scale)
+    return (x.float() / divisor).round_().to(torch.int8), scale
+
+
 def _row_scale(x: Tensor, largest: float) -> Tensor:
-    """What each row of `[n, k]` is divided by to reach `largest`: `[n, 1]` float32; 1 for a row of zeros."""
-    most = x.abs().amax(dim=1, keepdim=True).float()
-    return torch.where(most > 0, most / largest, torch.ones_like(most))
+    """What each row of `[n, k]` is divided by to reach `largest`: `[n, 1]` float32; 0 for a row of zeros."""
+    return x.abs().amax(dim=1, keepdim=True).float() / largest
 
 
 def widened(values: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
