@@ -115,6 +115,31 @@ def test_a_resumed_run_has_what_was_in_force(start: Start, file: Path) -> None:
         start("stopped", resume=Resume(), sets=("training.live=false", "optimizer.learning_rate=0.01"))
 
 
+def test_the_steps_in_force_stay_too(start: Start, file: Path) -> None:
+    """The learning rate falls by them. Stopped before the epoch ends in which the file got other ones."""
+    edit(file, 'schedule = "constant"', 'schedule = "linear"')
+
+    def fewer() -> None:
+        edit(file, "steps = 8", "steps = 7")
+
+    def stop() -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    _, straight = start("straight", at={4: fewer})
+    edit(file, "steps = 7", "steps = 8")
+    _, one = start("stopped", at={4: fewer, 5: stop})
+    ended, two = start("stopped", resume=Resume())
+    assert rates(one) + rates(two) == rates(straight)
+    assert len(set(rates(straight))) == ended.step == 7
+    assert "training.steps = 8 stays in force until the epoch ends; the recipe has 7" in two.texts
+
+
+def test_a_run_that_made_all_its_steps_is_made_longer(start: Start, file: Path) -> None:
+    assert start("a")[0].step == 8
+    edit(file, "steps = 8", "steps = 10")
+    assert start("a", resume=Resume())[0].step == 10
+
+
 def test_set_on_the_command_line_wins(start: Start, file: Path) -> None:
     _, log = start(
         "a",

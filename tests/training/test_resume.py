@@ -146,7 +146,7 @@ def test_a_resumed_run_may_be_longer_but_not_another(run: Train) -> None:
         ('recipe: training.precision was "float32", is "bfloat16"', {"training": {"steps": 5, "precision": "bf16"}}),
         ("recipe: memory.cache was true, is false", {"memory": {"cache": False}}),
         ('recipe: memory.weights was "full", is "fp8"', {"memory": {"weights": "fp8"}}),
-        ("recipe: full.only was not set, is", {"full": {"parts": ["denoiser"], "only": "proj_out.*"}}),
+        ("recipe: adapter was set, is not set\n  recipe: full was not set, is set\n", {"full": {"parts": ["denoiser"], "only": "proj_out.*"}}),
         ("recipe: ema was not set, is set", {"ema": {"decay": 0.9}}),
         ("data: 6 images changed in file, caption, or what [[data]] does with it", {"data": {"flip": 0.5}}),
     ):  # fmt: skip
@@ -189,6 +189,15 @@ def test_other_pictures_or_another_model_are_another_run(
         RecipeError, match="data: images, captions or .* \\(data.json, which would tell which, cannot"
     ):
         run(resume=True, training={"steps": 2})
+
+
+def test_a_section_that_goes_is_one_change(run: Train) -> None:
+    """Not one for each of its keys, whose values are of no interest any more."""
+    run(training={"steps": 1}, ema={"decay": 0.5})
+    with pytest.raises(RecipeError, match=r"\n  recipe: ema was set, is not set\nMay") as caught:
+        run(resume=True, training={"steps": 2})
+    assert str(caught.value).endswith("from here on: --force-change ema")
+    assert run(resume=Resume(forced=("ema",)), training={"steps": 2}).outcome.step == 2
 
 
 def test_another_scheduler_is_another_run(run: Train, tiny_model: Path, tmp_path: Path) -> None:

@@ -11,17 +11,17 @@ from velatura.errors import RecipeError
 from velatura.events import Events, SettingChanged
 from velatura.recipe.plain_toml import toml_value
 from velatura.recipe.recipe import Recipe
-from velatura.recipe.values import flat, with_values
+from velatura.recipe.values import flat, value_at, with_values
 from velatura.training.distribution.team import Team
 
-LEARNED = (
+STEPS = "training.steps"
+LEARNED = (  # part of a state: a resumed run has those that were in force
     "optimizer.learning_rate",
     "optimizer.clip",
-)  # part of a state: a resumed run has those that were in force
-STEPS = "training.steps"
+    STEPS,  # by which the learning rate falls
+)
 KEYS = (
     *LEARNED,
-    STEPS,
     "training.save_every",
     "validation.every",
     "previews.every",
@@ -85,9 +85,17 @@ def ends_epoch(plan: BatchPlan, step: int) -> bool:
     return before != after
 
 
-def learned(values: Mapping[str, Any]) -> dict[str, Any]:
+def learned(recipe: Recipe) -> dict[str, Any]:
     """Those of a recipe's values that may change while it is learned, and that a state holds."""
-    return {key: values[key] for key in LEARNED}
+    return {key: value_at(recipe, key) for key in live_keys(recipe) if key in LEARNED}
+
+
+def in_force(values: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """What of a state's recipe stays until the epoch ends; not its steps, where all of them were made by `step`."""
+    kept = {key: values[key] for key in LEARNED if key in values}
+    if kept.get(STEPS, step + 1) <= step:
+        del kept[STEPS]
+    return kept
 
 
 def _shown(value: Any) -> str:

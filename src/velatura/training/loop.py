@@ -15,13 +15,13 @@ from velatura.placement.device import memory_used
 from velatura.placement.heap import freed_memory_kept
 from velatura.recipe.recipe import Recipe
 from velatura.recipe.toml import dump_recipe
-from velatura.recipe.values import flat, with_values
+from velatura.recipe.values import with_values
 from velatura.training.caching import Prepared, load_part
 from velatura.training.ema import chosen
 from velatura.training.export import export, whole_parts
 from velatura.training.learner import Learner
 from velatura.training.learning_rate import learning_rate, set_learning_rate
-from velatura.training.live import Live, ends_epoch, learned
+from velatura.training.live import Live, ends_epoch, in_force, learned
 from velatura.training.setup import Setup
 from velatura.training.showing import Showing
 from velatura.training.states.identity import Identity
@@ -114,8 +114,7 @@ class Loop:
     def _take_settings(self, recipe: Recipe) -> None:
         self.setup = self.showing.setup = self.saver.setup = replace(self.setup, recipe=recipe)
         self.learner.stepper.clip = recipe.optimizer.clip
-        now = learned(dict(flat(recipe.model_dump(mode="json"))))
-        self.identity = replace(self.identity, recipe={**self.identity.recipe, **now})
+        self.identity = replace(self.identity, recipe={**self.identity.recipe, **learned(recipe)})
         if self.team.leads:
             write_bytes(self.setup.folder.recipe, dump_recipe(recipe).encode())
 
@@ -228,7 +227,8 @@ class Loop:
         if state is None:
             return
         if self.live is not None:
-            self._take_settings(with_values(self.setup.recipe, learned(state.identity.recipe)))
+            kept = in_force(state.identity.recipe, state.step)
+            self._take_settings(with_values(self.setup.recipe, kept))
         self.learner.take(state, self.identity)
         self.step = state.step
         self.saver.found(state.step)

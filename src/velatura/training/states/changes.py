@@ -26,6 +26,8 @@ MAY_CHANGE = (  # `identity.FREE` in words
     "offload_activations, split_attention, streamed and text_encoders; of [optimizer] fused_backward and offload."
 )
 SHAPING = (  # what is trained: the values in a state fit nothing else
+    "adapter",
+    "full",
     "adapter.kind",
     "adapter.rank",
     "adapter.targets",
@@ -128,17 +130,23 @@ def _recipe_changes(saved: Identity, now: Identity) -> Iterator[Change]:
     Nor does one that counted when the state was saved, and does not any more.
     """
     keys = sorted(now.recipe.keys() - saved.recipe.keys() - now.usual) + sorted(
-        key
-        for key, value in saved.recipe.items()
-        if not is_free(key) and (key not in now.recipe or now.recipe[key] != value)
+        key for key, value in saved.recipe.items() if key not in now.recipe or now.recipe[key] != value
     )
-    for key in keys:
+    sections = _set_or_unset(saved, now)
+    counting = [key for key in keys if not is_free(key) and key.partition(".")[0] not in sections]
+    for key in (*counting, *sorted(sections)):
         text = f"{key} was {_shown(saved, key)}, is {_shown(now, key)}"
         if key in SHARED:
             text += " (of all processes together)"
         if key in INIT_FROM and saved.recipe.get(key) and now.recipe.get(key):
             text = f"{key} is another file, or one with other values"
         yield Change(key=key, text=text, old=saved.recipe.get(key), new=now.recipe.get(key))
+
+
+def _set_or_unset(saved: Identity, now: Identity) -> set[str]:
+    """Whole sections that one of the two has and the other has not, such as `ema`: they are one change each."""
+    heads = {key.partition(".")[0] for key in saved.recipe.keys() ^ now.recipe.keys() if "." in key}
+    return {head for head in heads if (head in saved.recipe) != (head in now.recipe)}
 
 
 def _shown(identity: Identity, key: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from velatura.recipe.values import flat
+from velatura.training.live import learned
 from velatura.training.setup import Setup
 
 PLACES = ("model", "denoiser", "autoencoder", "text_encoders", "tokenizers")
@@ -63,6 +64,8 @@ def identity_of(setup: Setup, start: Mapping[str, str]) -> Identity:
     each = "training.batch_size" if recipe.training.batch_tokens is None else "training.batch_tokens"
     keys[each] *= setup.team.size  # two processes with half of it are the same run
     keys |= start
+    if recipe.training.live:
+        keys |= learned(recipe)
     return Identity(
         recipe=keys,
         data=setup.dataset.fingerprint(),

@@ -8,7 +8,7 @@ from velatura.errors import RecipeError
 from velatura.events import Events, SettingChanged
 from velatura.plural import agreeing
 from velatura.recipe.plain_toml import toml_value
-from velatura.training.live import learned
+from velatura.training.live import in_force
 from velatura.training.setup import Setup
 from velatura.training.states.changes import Change, require_same
 from velatura.training.states.identity import Identity
@@ -56,7 +56,7 @@ class Resume:
             )
             events.notice(f"insisted on: {change.text}")
         events.notice(f"going on after step {state.step}")
-        for line in self._pending(state.identity, setup, identity):
+        for line in self._pending(state, setup, identity):
             events.notice(line)
         if later := [step for step in steps_of(states) if step > state.step]:
             events.notice(
@@ -66,18 +66,18 @@ class Resume:
             )
         return state
 
-    def _pending(self, saved: Identity, setup: Setup, identity: Identity) -> list[str]:
+    def _pending(self, state: RunState, setup: Setup, identity: Identity) -> list[str]:
         """Of what is read again between epochs, that which the file has and which does not count yet."""
         if not setup.recipe.training.live:
             return []
         return [
             f"{key} = {toml_value(value)} stays in force until the epoch ends; the recipe has "
             f"{toml_value(identity.recipe[key])}"
-            for key, value in learned(saved.recipe).items()
-            if value != identity.recipe[key]
+            for key, value in in_force(state.identity.recipe, state.step).items()
+            if value != identity.recipe.get(key, value)
         ]
 
     def _require_same(self, saved: Identity, setup: Setup, identity: Identity) -> list[Change]:
         if setup.recipe.training.live:  # what was in force goes on, until the next epoch
-            identity = replace(identity, recipe={**identity.recipe, **learned(saved.recipe)})
+            identity = replace(identity, recipe={**identity.recipe, **in_force(saved.recipe, step=0)})
         return require_same(saved, identity, setup.dataset, setup.folder.data, self.forced)
