@@ -13,6 +13,7 @@ import torch
 
 from velatura.errors import RecipeError
 from velatura.events import Event, FileSaved, PreviewSaved, StepFinished, ValidationFinished
+from velatura.training.states.resuming import Resume
 
 from ..tiny import write_flux
 from .conftest import Run, Train, equal

@@ -19,6 +19,7 @@ from velatura.recipe.toml import dump_recipe
 from velatura.training.caching import prepare
 from velatura.training.distribution.joining import failing_together, joined
 from velatura.training.distribution.launch import Launch, launched
+from velatura.training.distribution.restarting import stopped_before
 from velatura.training.dry_run import plan_lines
 from velatura.training.health.memory_account import remedies
 from velatura.training.live import Live, Reread
@@ -69,6 +70,10 @@ def train(
         resume = Resume()
     early: list[Event] = []  # what happens before the run's folder is there is logged when it is
     launch = Launch() if dry_run else launched()
+    folder = folder_of(recipe)
+    if stopped := stopped_before(launch, folder.status):
+        events.notice("this run was stopped on request, and is not begun again; go on with --resume")
+        return Outcome(exit_code=EXIT_STOPPED, step=stopped.step or 0, folder=folder.root)
     with (
         listening(events, launch.echo) as stop,
         joined(launch, recipe.training.device) as team,
@@ -78,7 +83,7 @@ def train(
         try:
             with stop.preparing(), team.in_turn():
                 if team.leads:  # a large dataset takes minutes to read
-                    folder_of(recipe).check(resume=resume is not None)
+                    folder.check(resume=resume is not None)
                 setup = settle(recipe, base, events, team)
                 setup = with_plan(setup, planner, events, resumed=resume is not None)
                 for line in remarks(setup):

@@ -20,6 +20,7 @@ class Launch:
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
+    restarts: int = 0  # so many times torchrun has begun again
 
     @property
     def echo(self) -> float:
@@ -59,7 +60,9 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch:
             f"RANK = {rank} of WORLD_SIZE = {size} and LOCAL_RANK = {local} of {beside} do not fit together: ranks "
             "count from 0 and are below the number of processes."
         )
-    return Launch(rank=rank, size=size, local_rank=local, local_size=beside)
+    again = "TORCHELASTIC_RESTART_COUNT"
+    restarts = _number(environment, again) if environment.get(again) else 0
+    return Launch(rank=rank, size=size, local_rank=local, local_size=beside, restarts=restarts)
 
 
 @contextmanager
