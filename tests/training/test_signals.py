@@ -45,6 +45,21 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+# signalled once, when it begins to import torch
+EARLY = """
+import os, signal, sys
+from velatura.cli.app import main
+class Finder:
+    signalled = False
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch" and not self.signalled:
+            self.signalled = True
+            os.kill(os.getpid(), signal.{signal})
+sys.meta_path.insert(0, Finder())
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the pictures."""
@@ -169,6 +184,22 @@ def test_kill_9_during_a_save_leaves_the_state_before(
     assert "going on after step 10" in said
     assert sorted(path.name for path in states.iterdir()) == ["000020", "000030", "000040"]
     assert equal(adapter(tmp_path / "x"), undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "told"),
+    [
+        ("SIGTERM", 75, "stopped before the run began"),
+        ("SIGINT", 130, "interrupted"),
+        ("SIGUSR1", 0, "nothing to save yet: the run is being prepared"),
+    ],
+)
+def test_signals_are_answered_from_the_beginning(
+    command: Any, tmp_path: Path, name: str, code: int, told: str
+) -> None:
+    """A cluster may take back a machine at once; importing takes it a while."""
+    options = ("--set", "training.steps=1")
+    assert told in finish(command(tmp_path / "x", *options, program=EARLY.format(signal=name)), code)
 
 
 def test_a_signal_saves_and_a_file_stops(command: Any, undisturbed: dict[str, Any], tmp_path: Path) -> None:

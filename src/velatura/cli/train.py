@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from velatura.cli.console import echo
+
 if TYPE_CHECKING:
     from velatura.events import Events
     from velatura.recipe.recipe import Recipe
@@ -81,41 +83,43 @@ def train(
     from velatura.recipe.plain_toml import toml_value
     from velatura.recipe.toml import load_recipe, read_recipe
     from velatura.training.distribution.launch import launched, of_one_voice
+    from velatura.training.stop import answering_early
 
     launch = launched()
-    changes = list(sets or [])
-    with of_one_voice(launch):  # before torch is imported: mistakes are told at once
-        loaded = load_recipe(recipe, changes)
-        if init_from is not None:
-            section = "full" if loaded.recipe.adapter is None else "adapter"
-            changes.append(f"{section}.init_from={toml_value(str(init_from.expanduser().absolute()))}")
+    with answering_early(echo if launch.rank == 0 else lambda message: None):
+        changes = list(sets or [])
+        with of_one_voice(launch):  # before torch is imported: mistakes are told at once
             loaded = load_recipe(recipe, changes)
-        going_on = resume or resume_at is not None or loaded.recipe.training.resume is not None
-        if force_change and not going_on:
-            raise RecipeError(
-                "--force-change is for a run that is resumed: with --resume, --resume-at or training.resume"
+            if init_from is not None:
+                section = "full" if loaded.recipe.adapter is None else "adapter"
+                changes.append(f"{section}.init_from={toml_value(str(init_from.expanduser().absolute()))}")
+                loaded = load_recipe(recipe, changes)
+            going_on = resume or resume_at is not None or loaded.recipe.training.resume is not None
+            if force_change and not going_on:
+                raise RecipeError(
+                    "--force-change is for a run that is resumed: with --resume, --resume-at or training.resume"
+                )
+
+        from velatura.cli.progress import progress
+        from velatura.data.progress import phase
+        from velatura.events import Events
+
+        with progress(sys.stdout) if launch.rank == 0 else nullcontext() as listener:
+            events = Events(listener) if listener else Events()
+            with phase(events, "starting", 0):  # torch takes seconds to import, from a cold disk many
+                from velatura.training.run import train as run
+                from velatura.training.states.resuming import Resume
+
+            how = Resume(step=resume_at, forced=tuple(force_change or ())) if going_on else None
+            outcome = run(
+                loaded.recipe,
+                loaded.base,
+                resume=how,
+                dry_run=dry_run,
+                events=events,
+                reread=lambda: read_recipe(recipe, changes).recipe,
+                planner=_decide,
             )
-
-    from velatura.cli.progress import progress
-    from velatura.data.progress import phase
-    from velatura.events import Events
-
-    with progress(sys.stdout) if launch.rank == 0 else nullcontext() as listener:
-        events = Events(listener) if listener else Events()
-        with phase(events, "starting", 0):  # torch takes seconds to import, from a cold disk many
-            from velatura.training.run import train as run
-            from velatura.training.states.resuming import Resume
-
-        how = Resume(step=resume_at, forced=tuple(force_change or ())) if going_on else None
-        outcome = run(
-            loaded.recipe,
-            loaded.base,
-            resume=how,
-            dry_run=dry_run,
-            events=events,
-            reread=lambda: read_recipe(recipe, changes).recipe,
-            planner=_decide,
-        )
     raise typer.Exit(outcome.exit_code)
 
 

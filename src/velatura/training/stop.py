@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -22,6 +22,7 @@ from velatura.events import (
 from velatura.training.folder import RunFolder
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped and saved, --resume goes on
+_Handler = Callable[[int, FrameType | None], None]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -148,21 +149,41 @@ def listening(events: Events, echo: float = 0.0) -> Iterator[StopRequest]:
     request = StopRequest(events, echo)
     events.listeners.append(request)
     try:
-        with _signals(request):
+        with _handled(terminate=request.on_signal, save=request.on_save_signal, interrupt=request.on_signal):
             yield request
     finally:
         events.listeners.remove(request)
 
 
 @contextmanager
-def _signals(request: StopRequest) -> Iterator[None]:
-    """They reach the request within the block."""
+def answering_early(tell: Callable[[str], None]) -> Iterator[None]:
+    """Answer signals while what a run needs is imported, which takes a cold disk minutes: SIGTERM ends with 75.
+
+    SIGINT stays Python's own KeyboardInterrupt.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        tell("stopped before the run began")
+        raise SystemExit(EXIT_STOPPED)
+
+    def save(number: int, frame: FrameType | None) -> None:
+        tell("nothing to save yet: the run is being prepared")
+
+    with _handled(terminate=stop, save=save):
+        yield
+
+
+@contextmanager
+def _handled(*, terminate: _Handler, save: _Handler, interrupt: _Handler | None = None) -> Iterator[None]:
+    """Within the block signals are answered so; only the main thread gets them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers = {signal.SIGINT: request.on_signal, signal.SIGTERM: request.on_signal}
+    handlers = {signal.SIGTERM: terminate}
+    if interrupt is not None:
+        handlers[signal.SIGINT] = interrupt
     if hasattr(signal, "SIGUSR1"):  # not on Windows
-        handlers[signal.SIGUSR1] = request.on_save_signal
+        handlers[signal.SIGUSR1] = save
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
