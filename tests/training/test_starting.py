@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from velatura.errors import CheckpointError, RecipeError
 from .conftest import Run, Train, equal, tensors
 
 STILL: dict[str, Any] = {"optimizer": {"learning_rate": 1e-30, "weight_decay": 0.0}, "training": {"steps": 1}}
+FLAT: dict[str, Any] = {"schedule": "constant"}
 FULL: dict[str, Any] = {"full": {"parts": ["denoiser"], "only": "proj_out.*"}}
 
 
@@ -37,6 +39,36 @@ def test_the_values_of_another_runs_state(run: Train, full: bool) -> None:
     other = run(into="other", seed=9, training={"steps": 1}, **(FULL if full else {}))
     with pytest.raises(RecipeError, match=f"{section}.init_from is another file, or one with other values"):
         run(into="second", resume=True, **{**beginning(newest(other)), "training": {"steps": 3}})
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_state_that_a_run_began_with_is_not_needed_to_go_on(run: Train, full: bool) -> None:
+    """Other runs remove their old states. Gone, or not named: twice, for then the run's recipe has forgotten it."""
+    kind: dict[str, Any] = FULL if full else {}
+    first = run(into="first", training={"steps": 1}, **kind)
+    section = "full" if full else "adapter"
+    named = {section: {**kind.get("full", {}), "init_from": str(newest(first))}}
+    whole = run(into="whole", training={"steps": 4}, optimizer=FLAT, **named)
+    for step in (1, 2):
+        run(into="second", resume=step > 1, training={"steps": step}, optimizer=FLAT, **named)
+    shutil.rmtree(newest(first))
+    run(into="second", resume=True, training={"steps": 3}, optimizer=FLAT, **named)
+    last = run(into="second", resume=True, training={"steps": 4}, optimizer=FLAT, **kind)
+    assert equal(last.state(), whole.state())
+
+
+def test_a_file_that_a_run_began_with_is_needed_to_go_on(run: Train, tmp_path: Path) -> None:
+    """It has the layers."""
+    first = run(into="first", training={"steps": 1})
+    file = first.outcome.files[0].rename(tmp_path / "own.safetensors")
+    run(into="second", training={"steps": 1}, adapter={"init_from": str(file)})
+    with pytest.raises(RecipeError, match=r"began with .*own.safetensors, .* Give --init-from again"):
+        run(into="second", resume=True, training={"steps": 2})
+    moved = file.rename(tmp_path / "moved.safetensors")
+    with pytest.raises(RecipeError, match="Put it back: .*own.safetensors is not there"):
+        run(into="second", resume=True, training={"steps": 2}, adapter={"init_from": str(file)})
+    again = {"init_from": str(moved)}
+    assert run(into="second", resume=True, training={"steps": 2}, adapter=again).outcome.step == 2
 
 
 def test_a_model_to_begin_full_training_with(run: Train) -> None:

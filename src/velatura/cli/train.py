@@ -89,12 +89,13 @@ def train(
     with answering_early(echo if launch.rank == 0 else lambda message: None):
         changes = list(sets or [])
         with of_one_voice(launch):  # before torch is imported: mistakes are told at once
-            loaded = load_recipe(recipe, changes)
-            if init_from is not None:
-                section = "full" if loaded.recipe.adapter is None else "adapter"
-                changes.append(f"{section}.init_from={toml_value(str(init_from.expanduser().absolute()))}")
-                loaded = load_recipe(recipe, changes)
+            loaded = read_recipe(recipe, changes)
             going_on = resume or resume_at is not None or loaded.recipe.training.resume is not None
+            section = "full" if loaded.recipe.adapter is None else "adapter"
+            if init_from is not None:
+                changes.append(f"{section}.init_from={toml_value(str(init_from.expanduser().absolute()))}")
+            # a run that goes on may do without
+            loaded = load_recipe(recipe, changes, may_lack=[(section, "init_from")] if going_on else ())
             if force_change and not going_on:
                 raise RecipeError(
                     "--force-change is for a run that is resumed: with --resume, --resume-at or training.resume"

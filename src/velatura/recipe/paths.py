@@ -15,7 +15,7 @@ from velatura.recipe.schema import listing
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _Check = Callable[[NamedPath, Path], Problem | None]
-_FILE_ENDINGS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
+FILE_ENDINGS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 
 
 def resolve(text: str, base: Path) -> Path:
@@ -30,7 +30,7 @@ def is_pocket(text: str) -> bool:
 
 def is_hub_id(text: str) -> bool:
     """True for what looks like `org/name` on a hub, and not like a file."""
-    return bool(_HUB_ID.fullmatch(text)) and not text.lower().endswith(_FILE_ENDINGS) and not is_pocket(text)
+    return bool(_HUB_ID.fullmatch(text)) and not text.lower().endswith(FILE_ENDINGS) and not is_pocket(text)
 
 
 def missing_files(recipe: Recipe, base: Path) -> list[Problem]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from velatura.errors import RecipeError
 from velatura.recipe.defaults import fill_in
 from velatura.recipe.dump import dump_recipe
 from velatura.recipe.errors import explain, wanted_texts
-from velatura.recipe.lines import key_lines
+from velatura.recipe.lines import KeyPath, key_lines
 from velatura.recipe.overrides import BadOverride, Override, apply_override, apply_texts, parse_override
 from velatura.recipe.paintable import unpaintable
 from velatura.recipe.paths import missing_files
@@ -36,14 +36,15 @@ class LoadedRecipe:
     base: Path
 
 
-def load_recipe(path: Path, sets: Sequence[str] = ()) -> LoadedRecipe:
+def load_recipe(path: Path, sets: Sequence[str] = (), *, may_lack: Collection[KeyPath] = ()) -> LoadedRecipe:
     """Read and check a recipe file, and with what it names: that it is there, and that previews fit the model.
 
-    Raises RecipeError.
+    `may_lack`: keys whose file need not be there. Raises RecipeError.
     """
     loaded = read_recipe(path, sets)
     recipe, base = loaded.recipe, loaded.base
-    if problems := [*missing_files(recipe, base), *unpaintable(recipe, base)]:
+    missing = [problem for problem in missing_files(recipe, base) if problem.path not in may_lack]
+    if problems := [*missing, *unpaintable(recipe, base)]:
         raise InvalidRecipe(problems, _source(str(path), _text(path), _overrides(sets)[0]))
     return loaded
 

@@ -31,11 +31,11 @@ from velatura.training.reporting.report import write_report
 from velatura.training.reporting.wandb_log import WandbLog
 from velatura.training.settling import folder_of, settle
 from velatura.training.setup import Setup
-from velatura.training.starting import identity_of_start
+from velatura.training.starting import identity_of_start, without_start
 from velatura.training.states.changes import write_items
 from velatura.training.states.identity import Identity, identity_of
 from velatura.training.states.resuming import Resume
-from velatura.training.states.saved_states import Saved
+from velatura.training.states.saved_states import Saved, saved_before
 from velatura.training.stop import EXIT_STOPPED, Interrupted, StopRequest, listening
 
 
@@ -84,11 +84,14 @@ def train(
             with stop.preparing(), team.in_turn():
                 if team.leads:  # a large dataset takes minutes to read
                     folder.check(resume=resume is not None)
+                start: dict[str, str] = {}
+                if resume and (before := saved_before(folder.states, resume.step)):
+                    recipe, start = without_start(recipe, before.identity, folder)
                 setup = settle(recipe, base, events, team)
                 setup = with_plan(setup, planner, events, resumed=resume is not None)
                 for line in remarks(setup):
                     events.warn(line)
-                identity = identity_of(setup, identity_of_start(recipe))
+                identity = identity_of(setup, start or identity_of_start(recipe))
                 saved = resume.check(setup, identity) if resume else None
                 if dry_run:
                     return _dry_run(setup, events, resume, saved)

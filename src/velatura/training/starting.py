@@ -6,11 +6,45 @@ from dataclasses import replace
 from pathlib import Path
 
 from velatura.checkpoints.fingerprint import fingerprint
-from velatura.errors import CheckpointError
+from velatura.errors import CheckpointError, RecipeError
 from velatura.interfaces import ModelFiles
+from velatura.recipe.paths import FILE_ENDINGS
 from velatura.recipe.recipe import Recipe
+from velatura.recipe.toml import read_recipe
+from velatura.training.folder import RunFolder
+from velatura.training.states.identity import Identity
 from velatura.training.states.state import is_state, read_values, values_files
 from velatura.training.trainables import Trainables
+
+MODEL = "a model"  # full.init_from names one; its weights are in the model's own fingerprints
+
+
+def without_start(recipe: Recipe, saved: Identity, run: RunFolder) -> tuple[Recipe, dict[str, str]]:
+    """A run that goes on needs no `init_from` that is a state: its own state has the values.
+
+    Where that state is gone, or is not named again, the recipe without it and what the run began with, as
+    `identity_of_start` says it. Raises RecipeError for a file, which has the layers that are trained.
+    """
+    section, source = _init_from(recipe)
+    known = saved.recipe.get(f"{section}.init_from")
+    if known is None or (source is not None and Path(source).exists()):
+        return recipe, {}
+    began = _began_with(run, section)
+    if began is None or began.lower().endswith(FILE_ENDINGS) or known == MODEL:
+        what = f"{section}.init_from: this run began with {began or 'a file'}, which has what it trains. "
+        again = "Give --init-from again" if source is None else f"Put it back: {source} is not there"
+        raise RecipeError(what + again)
+    part = getattr(recipe, section).model_copy(update={"init_from": None})
+    return recipe.model_copy(update={section: part}), {f"{section}.init_from": known}
+
+
+def _began_with(run: RunFolder, section: str) -> str | None:
+    """`init_from` in the recipe that the run was begun or gone on with; empty where it did without, None if unknown."""
+    try:
+        written = getattr(read_recipe(run.recipe).recipe, section)
+    except RecipeError:
+        return None
+    return None if written is None else written.init_from or ""
 
 
 def files_to_begin_with(files: ModelFiles, recipe: Recipe) -> ModelFiles:
@@ -50,7 +84,7 @@ def identity_of_start(recipe: Recipe) -> dict[str, str]:
         return {}
     if (path := _state(recipe)) is not None:
         return {f"{section}.init_from": fingerprint(values_files(path))}
-    return {f"{section}.init_from": fingerprint(source) if section == "adapter" else "a model"}
+    return {f"{section}.init_from": fingerprint(source) if section == "adapter" else MODEL}
 
 
 def _init_from(recipe: Recipe) -> tuple[str, str | None]:
