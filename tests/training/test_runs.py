@@ -21,6 +21,8 @@ from velatura.errors import DataError, ModelError, NumericError, RecipeError, Ve
 from velatura.events import FileSaved, PreviewSaved, StepFinished, ValidationFinished
 from velatura.families.flux import FluxFamily
 from velatura.interfaces import Posterior
+from velatura.recipe.plain_toml import read_toml
+from velatura.runs.recipes import in_short
 
 from ..tiny import load
 from .conftest import Train, equal, tensors
@@ -262,6 +264,12 @@ def test_a_lora_is_continued(run: Train, tiny_model: Path, tmp_path: Path) -> No
     write_adapter(start, adapter, split=True, layout="kohya", dtype=torch.float32, metadata={})
     found = run(adapter={"init_from": str(start)}, training={"steps": 1}, optimizer={"learning_rate": 1e-12})
     assert "8 layers continued from" in found.log.texts
+    same = run(name="same", adapter={"rank": 3, "init_from": str(start)}, training={"steps": 1})
+    assert "has no effect" not in same.log.texts
+    other = run(name="other", adapter={"rank": 2, "init_from": str(start)}, training={"steps": 1})
+    assert f"adapter.rank = 2 has no effect: what is trained has rank 3, as {start} has it" in other.log.texts
+    written = read_toml((other.folder / "recipe.toml").read_text())
+    assert ("trained", "lora, layers of start.safetensors") in in_short(written)
     after = read_adapter(found.outcome.files[0])["denoiser"]
     assert after.keys() == adapter.layers.keys()
     for path, value in after.items():

@@ -118,10 +118,15 @@ def _decoded(family: Family, parts: Parts, latents: Tensor) -> Tensor:
     assert parts.autoencoder is not None
     dtype = next(parts.autoencoder.parameters()).dtype
     who = "autoencoder" if latents.isfinite().all() else "denoiser"
-    raise NumericError(
-        f"the {who} gave NaN or infinity in {dtype}, which makes no picture. fp16 overflows in many models: use "
-        f"precision bf16 or fp32. If that does not help, a weight of the {who} is NaN: get its file again."
-    )
+    raise no_picture(who, dtype, "get its file again")
+
+
+def no_picture(who: str, dtype: torch.dtype, do: str) -> NumericError:
+    """The error for what a part gave that is not finite; `do`: what helps where a weight is not."""
+    why = f"a weight of the {who}, or of a LoRA on it, is NaN: {do}"
+    if dtype == torch.float16:
+        why = f"fp16 overflows in many models: use precision bf16 or fp32. If that does not help, {why}"
+    return NumericError(f"the {who} gave NaN or infinity in {dtype}, which makes no picture. Maybe {why}.")
 
 
 def as_image(pixels: Tensor) -> Image.Image:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from velatura.errors import NumericError, RecipeError
+from velatura.errors import RecipeError
 from velatura.events import Event, Events, Notice
 from velatura.families.attending import attention_for
 from velatura.families.registry import family_for, family_named, files_of
@@ -28,6 +28,7 @@ from velatura.sampling.painter import (
     encode_request,
     filled,
     lost_negative,
+    no_picture,
     paint,
     request_texts,
     to_images,
@@ -215,10 +216,10 @@ class Pipeline:
     def _check_finite(self, latents: Tensor) -> None:
         """Nothing that is NaN becomes a black picture without a word. Raises NumericError."""
         if not latents.isfinite().all():
-            raise NumericError(
-                f"the denoiser gave NaN or infinity in {self.held.dtype}, which makes no picture. fp16 overflows in "
-                "some models: paint with precision bf16 or fp32. If that does not help, a weight of the model or of a "
-                "LoRA is NaN, or a LoRA's strength too high: get their files again, or lower it."
+            raise no_picture(
+                "denoiser",
+                self.held.dtype,
+                "get its file again; or a LoRA's strength is too high: lower it",
             )
 
     def complete(self, request: Request) -> Request:

@@ -34,6 +34,8 @@ class Learner:
         self.trainables = make_trainables(setup.recipe, setup.family, parts)
         take_values(self.trainables, setup.recipe)
         events.notice(self.trainables.report)
+        if self.trainables.remark:
+            events.warn(self.trainables.remark)
         placed = place_blocks(setup, parts, events)
         if setup.sharded:
             assert parts.denoiser is not None

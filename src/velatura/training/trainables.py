@@ -31,6 +31,7 @@ class Trainables:
     parts: tuple[PartName, ...]
     report: str
     autocast: bool = False  # whether float32 weights are computed with in the run's precision
+    remark: str = ""  # what of the recipe has no effect
 
     def values(self) -> dict[str, Tensor]:
         """The current values by name."""
@@ -70,11 +71,12 @@ def make_trainables(recipe: Recipe, family: Family, parts: Parts) -> Trainables:
 
 
 def _adapter(section: LoraAdapter, seed: int, family: Family, parts: Parts) -> Trainables:
-    denoiser = parts.denoiser
+    denoiser, remark = parts.denoiser, ""
     if denoiser is None:
         raise ModelError("an adapter sits on the denoiser, and it is not loaded")
     if section.init_from is not None and Path(section.init_from).is_file():
         adapter, report = _continued(Path(section.init_from), denoiser)
+        remark = _overruled(section, adapter)
     else:
         choice = choose(family.targets(denoiser), section.targets)
         alpha = float(section.rank) if section.alpha is None else section.alpha
@@ -86,7 +88,18 @@ def _adapter(section: LoraAdapter, seed: int, family: Family, parts: Parts) -> T
     for parameter in parameters.values():
         parameter.data = parameter.data.float()
         parameter.requires_grad_()
-    return Trainables(parameters=parameters, adapter=adapter, parts=("denoiser",), report=report)
+    return Trainables(
+        parameters=parameters, adapter=adapter, parts=("denoiser",), report=report, remark=remark
+    )
+
+
+def _overruled(section: LoraAdapter, adapter: Adapter) -> str:
+    """A rank that the recipe states beside a file that has another one."""
+    ranks = sorted({layer.rank for layer in adapter.layers.values()})
+    if "rank" not in section.model_fields_set or ranks == [section.rank]:
+        return ""
+    own = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks from {ranks[0]} to {ranks[-1]}"
+    return f"adapter.rank = {section.rank} has no effect: what is trained has {own}, as {section.init_from} has it"
 
 
 def _continued(path: Path, denoiser: nn.Module) -> tuple[Adapter, str]:

@@ -159,8 +159,9 @@ def groups_of(state: RunState) -> dict[str, Mapping[str, Tensor]]:
 def _check_room(folder: Path, state: RunState) -> None:
     """Before anything is written, so that a disk is not filled to its last byte. Raises StorageError, OSError."""
     folder.mkdir(parents=True, exist_ok=True)
-    size = sum(len(header_bytes(tensors)) + payload_size(tensors) for tensors in groups_of(state).values())
-    if (free := shutil.disk_usage(folder).free) < size + MANIFEST_ROOM:
+    groups = groups_of(state).values()
+    size = MANIFEST_ROOM + sum(len(header_bytes(tensors)) + payload_size(tensors) for tensors in groups)
+    if (free := shutil.disk_usage(folder).free) < size:
         raise StorageError(f"it takes {size:,} bytes, and {folder} has {free:,} free; make room.")
 
 
