@@ -106,6 +106,21 @@ def test_a_request_to_stop_leaves_the_picture_in_hand_off(
     assert second[0].read_bytes() == second[1].read_bytes()
 
 
+def test_a_run_that_goes_on_with_other_previews_paints_those(
+    run: Train, interrupted_in: Callable[[str, int], None]
+) -> None:
+    """Stopped in the third of three; the first is another one then, and the second is there already."""
+
+    def settings(*prompts: str) -> dict[str, Any]:
+        section = {"every": 2, "steps": 2, "prompts": list(prompts), "baseline": False}
+        return {"training": {"steps": 3}, "previews": section}
+
+    interrupted_in("previews", 5)
+    run(**settings("a", "b", "c"))
+    painted = run(**settings("other", "b", "c"), resume=True).log.of(PreviewSaved)
+    assert [event.prompt for event in painted if event.step == 2] == ["other", "c"]
+
+
 def test_painting_is_a_phase_of_sampling_steps(run: Train) -> None:
     """Two previews of 3 and 2 steps, before the first step and after the last."""
     found = run(training={"steps": 1}, previews={"steps": 3, "prompts": ["a red cube", "b --s 2"]})

@@ -69,7 +69,7 @@ class Learner:
         return usable_weights(self.optimizer) if self.ema is None or weights == "raw" else self.ema.in_place()
 
     def state(
-        self, step: int, identity: Identity, *, exported: bool, validated: bool, painted: int
+        self, step: int, identity: Identity, *, exported: bool, validated: bool, painted: tuple[str, ...]
     ) -> RunState:
         """Everything as it is after `step`. Raises NumericError for weights that are not finite."""
         values, average = self.trainables.values(), None if self.ema is None else self.ema.average

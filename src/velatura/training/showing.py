@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter
 
 from velatura.data.batching.order import OrderedPlan
 from velatura.data.loader import Loader
@@ -28,8 +30,23 @@ class _LeftOff(Exception):
     """Someone asked to stop while something was being shown; it is made from its beginning another time."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Due:
+    """A preview that is due, painted with these weights into a file of this name."""
+
+    name: str
+    weights: Weights
+    preview: PlannedPreview
+
+    @property
+    def key(self) -> str:
+        """What it is told from others by, also where a run goes on with other previews."""
+        asked = hashlib.blake2b(repr(self.preview.request).encode(errors="replace"), digest_size=8)
+        return f"{self.name} {asked.hexdigest()}"
+
+
 class Showing:
-    """Shows what was learned. `validated` and `painted` say how much of what is due after the last step is made."""
+    """Shows what was learned. `validated` and `painted` say what of that which is due after the last step is made."""
 
     def __init__(
         self,
@@ -47,11 +64,11 @@ class Showing:
         self.events = events
         self.stop = stop
         self.validated = False
-        self.painted = 0
+        self.painted: tuple[str, ...] = ()  # keys of previews
 
     def begin_step(self) -> None:
         """A step is made: what is due after it is all still to do."""
-        self.validated, self.painted = False, 0
+        self.validated, self.painted = False, ()
 
     def show(self, step: int) -> bool:
         """Make what is due after `step` and not made yet, until someone asks to stop: what is in hand then is left off.
@@ -60,10 +77,9 @@ class Showing:
         """
         if self._validation_is_due(step) and not self.validated and not self._asked_to_stop():
             self._validate(step)
-        previews = self._previews(step)
-        if self.painted < len(previews) and not self._asked_to_stop():
-            self._preview(step, previews)
-        return self.painted >= len(previews) and (self.validated or not self._validation_is_due(step))
+        if (left := self._left(step)) and not self._asked_to_stop():
+            self._preview(step, left)
+        return not self._left(step) and (self.validated or not self._validation_is_due(step))
 
     def _asked_to_stop(self) -> bool:
         """Any process: what is shown is computed by all of them together."""
@@ -84,8 +100,8 @@ class Showing:
         validations = self.setup.dataset.validations
         return bool(validations) and step > 0 and (last or step % self.setup.recipe.validation.every == 0)
 
-    def _previews(self, step: int) -> list[tuple[Weights, PlannedPreview]]:
-        """What is to be painted after a step, in this order; an average that is at its start looks like the start."""
+    def _left(self, step: int) -> list[_Due]:
+        """What is still to be painted after a step, in order; an average that is at its start looks like the start."""
         section, ema, steps = (
             self.setup.recipe.previews,
             self.setup.recipe.ema,
@@ -98,7 +114,12 @@ class Showing:
         ):
             return []
         kinds = chosen(ema.previewed) if ema is not None and step > 0 else chosen("raw")
-        return [(weights, preview) for weights in kinds for preview in self.prepared.previews]
+        due = [
+            _Due(name=f"{number:02d}{LABELS[weights]}", weights=weights, preview=preview)
+            for weights in kinds
+            for number, preview in enumerate(self.prepared.previews)
+        ]
+        return [one for one in due if one.key not in self.painted]
 
     def _validate(self, step: int) -> None:
         plans = self.setup.dataset.validation_plans()
@@ -132,31 +153,28 @@ class Showing:
             except NumericError as error:
                 raise NumericError(f"after step {step}: {error}") from None
 
-    def _preview(self, step: int, previews: Sequence[tuple[Weights, PlannedPreview]]) -> None:
-        steps = sum(preview.request.steps or 0 for _, preview in previews[self.painted :])
+    def _preview(self, step: int, previews: Sequence[_Due]) -> None:
+        steps = sum(one.preview.request.steps or 0 for one in previews)
         with self.stepper.precision(), phase(self.events, "previews", steps, "steps") as current:
             advance = self._unless_asked(current.advance)
             with suppress(_LeftOff):
-                for weights, group in groupby(previews[self.painted :], key=itemgetter(0)):
+                for weights, group in groupby(previews, key=attrgetter("weights")):
                     with self.holding(weights):
-                        for _, preview in group:
+                        for one in group:
                             if self._asked_to_stop():
                                 break
-                            self._paint(step, weights, preview, advance)
-        if left := len(previews) - self.painted:
+                            self._paint(step, one, advance)
+        if left := len(self._left(step)):
             self.events.notice(
                 f"{counted(left, 'preview')} of step {step} left out; --resume paints what is missing"
             )
         if self.setup.team.leads:
             write_previews_page(self.setup.folder)
 
-    def _paint(
-        self, step: int, weights: Weights, preview: PlannedPreview, advance: Callable[[], None]
-    ) -> None:
-        number = self.painted % len(self.prepared.previews)
-        path = self.setup.folder.previews(step) / f"{number:02d}{LABELS[weights]}.png"
+    def _paint(self, step: int, due: _Due, advance: Callable[[], None]) -> None:
+        path = self.setup.folder.previews(step) / f"{due.name}.png"
         paint_preview(
-            preview,
+            due.preview,
             self.setup.family,
             self.stepper.parts,
             path=path if self.setup.team.leads else None,
@@ -166,4 +184,4 @@ class Showing:
             events=self.events,
             advance=advance,
         )
-        self.painted += 1
+        self.painted += (due.key,)

@@ -49,7 +49,7 @@ def made(step: int, *, average: bool = True) -> RunState:
         scaler={"scale": 0.1 + 0.2, "growth_factor": 2.0, "_growth_tracker": 3},
         skipped=2,
         validated=True,
-        painted=3,
+        painted=("00 a", "01 b"),
     )
 
 
@@ -143,11 +143,11 @@ def test_a_state_of_another_version_is_refused_and_not_passed_over(tmp_path: Pat
 
 
 def test_what_was_shown_after_a_step_is_noted_later(tmp_path: Path) -> None:
-    path = save_state(tmp_path, replace(made(5), validated=False, painted=0), keep=2)
-    record_made(path, exported=True, validated=True, painted=1)
-    assert same(load_state(tmp_path, Log().events), replace(made(5), validated=True, painted=1))
+    path = save_state(tmp_path, replace(made(5), validated=False, painted=()), keep=2)
+    record_made(path, exported=True, validated=True, painted=("00 a",))
+    assert same(load_state(tmp_path, Log().events), replace(made(5), validated=True, painted=("00 a",)))
     before = (path / "manifest.json").stat().st_ino
-    record_made(path, exported=True, validated=True, painted=1)  # nothing new: the file stays
+    record_made(path, exported=True, validated=True, painted=("00 a",))  # nothing new: the file stays
     assert (path / "manifest.json").stat().st_ino == before
     assert sorted(entry.name for entry in path.iterdir())[:2] == ["average.safetensors", "manifest.json"]
 

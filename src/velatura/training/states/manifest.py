@@ -13,7 +13,7 @@ from velatura.checkpoints.writing import write_bytes
 from velatura.errors import CheckpointError, RecipeError
 
 MANIFEST = "manifest.json"
-FORMAT = 4  # of states; they are read by versions that write the same
+FORMAT = 5  # of states; they are read by versions that write the same
 # what a state raises that is not as it was written, whoever wrote it
 DAMAGE = (CheckpointError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from velatura.data.progress import phase
@@ -45,7 +46,7 @@ class Saver:
         self.step = state.step
         self.team.wait()
 
-    def note(self, step: int, *, exported: bool, validated: bool, painted: int) -> None:
+    def note(self, step: int, *, exported: bool, validated: bool, painted: Sequence[str]) -> None:
         """Record in the newest state, if it is of this step, what was made after it."""
         if self.team.leads and self.newest is not None and self.step == step:
             record_made(self.newest, exported=exported, validated=validated, painted=painted)

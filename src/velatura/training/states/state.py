@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class RunState:
     fitting: Mapping[str, int] = field(default_factory=dict)  # "1024x768": so many at once fit in memory
     exported: bool = False  # whether what a user takes away was written after this step
     validated: bool = False  # whether the validation that is due after this step was made
-    painted: int = 0  # so many of the previews that are due after this step
+    painted: tuple[str, ...] = ()  # of the previews that are due after this step, see `Showing`
 
 
 def staging(folder: Path, step: int) -> Path:
@@ -94,7 +94,7 @@ def save_state(
     return final
 
 
-def record_made(path: Path, *, exported: bool, validated: bool, painted: int) -> None:
+def record_made(path: Path, *, exported: bool, validated: bool, painted: Sequence[str]) -> None:
     """Note in a saved state what was made of the files, the validation and the previews that follow its step.
 
     Where someone removed the state meanwhile, there is nothing to note. Raises StorageError.
@@ -102,7 +102,7 @@ def record_made(path: Path, *, exported: bool, validated: bool, painted: int) ->
     if not (path / MANIFEST).exists():
         return
     try:
-        change_facts(path, exported=exported, validated=validated, painted=painted)
+        change_facts(path, exported=exported, validated=validated, painted=list(painted))
     except CheckpointError as error:
         raise StorageError(f"{path / MANIFEST} cannot be read any more: {error}") from error
 
@@ -129,7 +129,7 @@ def read_state(path: Path) -> RunState:
             fitting=facts["fitting"],
             exported=facts["exported"],
             validated=facts["validated"],
-            painted=facts["painted"],
+            painted=tuple(facts["painted"]),
         )
 
 
@@ -178,7 +178,7 @@ def _write(staged: Path, final: Path, state: RunState, write: Callable[[Path, Gr
         "fitting": dict(state.fitting),
         "exported": state.exported,
         "validated": state.validated,
-        "painted": state.painted,
+        "painted": list(state.painted),
     }
     write_facts(staged, facts)
     sync_folder(staged)
