@@ -57,7 +57,7 @@ def test_what_would_be_refused_is_told_without_writing(tmp_path: Path) -> None:
         RunFolder(tmp_path / "file" / "x", "x").check(resume=False)
 
 
-@pytest.mark.parametrize("name", ["state", "adapters", "previews"])
+@pytest.mark.parametrize("name", ["state", "data", "adapters", "previews"])
 def test_a_file_where_a_folder_will_be_is_told_first(folder: RunFolder, name: str) -> None:
     """Not when the first state is saved."""
     (folder.root / name).write_text("")

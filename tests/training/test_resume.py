@@ -185,9 +185,9 @@ def test_other_pictures_or_another_model_are_another_run(
         "  model: other weights of the denoiser",
     ):
         assert line in str(caught.value)
-    (tmp_path / "runs" / "tiny" / "data.json").unlink()
+    shutil.rmtree(tmp_path / "runs" / "tiny" / "data")
     with pytest.raises(
-        RecipeError, match="data: images, captions or .* \\(data.json, which would tell which, cannot"
+        RecipeError, match="data: images, captions or .* \\(data/.*.json, which would tell which, cannot"
     ):
         run(resume=True, training={"steps": 2})
 
@@ -199,6 +199,20 @@ def test_a_section_that_goes_is_one_change(run: Train) -> None:
         run(resume=True, training={"steps": 2})
     assert str(caught.value).endswith("from here on: --force-change ema")
     assert run(resume=Resume(forced=("ema",)), training={"steps": 2}).outcome.step == 2
+
+
+def test_what_changed_is_told_by_the_data_of_the_state_in_hand(run: Train, photos: Path) -> None:
+    """Insisted on a change, and stopped before another state: the saved one is still that of the first data."""
+    run(training={"steps": 2, "save_every": 1})
+    (photos / "00.txt").write_text("another caption")
+    run(resume=Resume(forced=("data",)), training={"steps": 2, "save_every": 1})
+    with pytest.raises(RecipeError, match=r"data: 1 image changed .*00.png"):
+        run(resume=True, training={"steps": 3})
+    run(resume=Resume(forced=("data",)), training={"steps": 3, "save_every": 1})
+    (photos / "00.txt").unlink()
+    (photos / "01.png").unlink()
+    with pytest.raises(RecipeError, match=r"data: 1 image removed, 1 image changed"):
+        run(resume=Resume(step=3), training={"steps": 4})
 
 
 def test_another_scheduler_is_another_run(run: Train, tiny_model: Path, tmp_path: Path) -> None:

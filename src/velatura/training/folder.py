@@ -41,8 +41,8 @@ class RunFolder:
 
     @property
     def data(self) -> Path:
-        """The images that are trained on, each with its identity."""
-        return self.root / "data.json"
+        """The folder of lists of the images that are trained on, each with its identity; one for each set of them."""
+        return self.root / "data"
 
     @property
     def report(self) -> Path:
@@ -88,7 +88,7 @@ class RunFolder:
             raise StorageError(
                 f"cannot write in {self.root}: {existing} {why}. Choose another output.folder."
             )
-        for path in (self.states, self.adapter(0, "").parent, self.previews_page.parent):
+        for path in (self.states, self.data, self.adapter(0, "").parent, self.previews_page.parent):
             if path.exists() and not path.is_dir():
                 raise StorageError(f"{path} is a file, and a run has a folder of this name: move it away.")
         self.lock().refuse_running()
