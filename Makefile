@@ -14,6 +14,7 @@ COUNT ?= 100000
 VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 STAMP := $(VENV)/.installed
+FIGURES := build/bench
 
 .PHONY: help setup demo test test-slow fuzz lint format bench docs clean
 
@@ -23,7 +24,7 @@ help:
 	@echo "make test-slow  the journeys: whole trainings, as a user runs them"
 	@echo "make fuzz       feed every reader with COUNT files that lie; inputs that break a rule are kept in build/fuzz"
 	@echo "make lint       ruff and mypy only;  make format  lets ruff rewrite"
-	@echo "make bench      speed and memory figures"
+	@echo "make bench      speed and memory: a table for each benchmark, and JSON in $(FIGURES)"
 	@echo "make docs       rewrite docs/reference from the schema and the command line"
 	@echo "make setup      only install into $(VENV)"
 
@@ -61,14 +62,17 @@ fuzz: $(STAMP)
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python -m fuzz --count $(COUNT) --workers $(WORKERS)
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/step.py
-	$(BIN)/python benchmarks/memory.py
-	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/sample.py
-	$(BIN)/python benchmarks/stream.py
-	$(BIN)/python benchmarks/cache.py --count 16
-	$(BIN)/python benchmarks/text_cache.py
-	$(BIN)/python benchmarks/data.py --count 10000
+	@mkdir -p $(FIGURES)
+	$(BIN)/python benchmarks/step.py --json $(FIGURES)/step.json
+	$(BIN)/python benchmarks/memory.py --json $(FIGURES)/memory.json
+	$(BIN)/python benchmarks/startup.py --json $(FIGURES)/startup.json
+	$(BIN)/python benchmarks/sample.py --json $(FIGURES)/sample.json
+	$(BIN)/python benchmarks/stream.py --json $(FIGURES)/stream.json
+	$(BIN)/python benchmarks/quant.py --json $(FIGURES)/quant.json
+	$(BIN)/python benchmarks/cache.py --count 16 --json $(FIGURES)/cache.json
+	$(BIN)/python benchmarks/text_cache.py --json $(FIGURES)/text_cache.json
+	$(BIN)/python benchmarks/data.py --count 10000 --json $(FIGURES)/data.json
+	$(BIN)/python benchmarks/gpu.py --toy --arms 1024-eager --json $(FIGURES)/gpu.json
 
 docs: $(STAMP)
 	$(BIN)/python -m velatura.recipe.reference > docs/reference/recipe.md

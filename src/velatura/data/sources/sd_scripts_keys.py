@@ -20,7 +20,7 @@ _Path = Annotated[str, Field(min_length=1), AfterValidator(sound_path)]
 class EveryLevel(Section):
     """Keys that all three levels know."""
 
-    num_repeats: int | None = None
+    num_repeats: Annotated[int, Field(le=10**9)] | None = None
     caption_extension: Annotated[str, Field(min_length=1)] | None = None
     class_tokens: str | None = None
     caption_prefix: str | None = None

@@ -59,8 +59,8 @@ def require_same(
 ) -> list[Change]:
     """The changes that `forced` allows, by their keys or sections; all others are refused.
 
-    `listed`: the folder in which `write_items` listed the data. Raises RecipeError that says what differs, and how, and for a forced
-    key that did not change, or that no state fits.
+    `listed`: the folder in which `write_items` listed the data. Raises RecipeError that says what differs, and how, and
+    for a forced key that did not change, or that no state fits.
     """
     changes = [*_recipe_changes(saved, now), *_model_changes(saved.model, now.model)]
     if saved.data != now.data:
