@@ -295,7 +295,7 @@ resize_interpolation = "lanczo"
             "several styles",
         ),
         (SUBSET + 'conditioning_data_dir = "cond"\nis_reg = true', "does not go with the controlnet style"),
-        (SUBSET + f"num_repeats = {10**12}", "allowed: at most 1000000000"),
+        (SUBSET + f"num_repeats = {10**12}", "allowed: an integer, at most 1000000000"),
         ("[[datasets]]\n[[datasets.subsets]]\nnum_repeats = 2", "the key image_dir is missing"),
         ("[general]\nresolution = 64\n" + SUBSET + "is_reg = true", "only regularisation images"),
         (
