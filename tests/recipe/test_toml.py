@@ -179,6 +179,8 @@ def test_no_optional_key_has_a_default_that_toml_cannot_say() -> None:
         ("9" * 5000, "digits"),
         ("0x" + "F" * 5000, "an integer of more than 64 bits"),
         ("[" * 5000, "more than 32 tables and lists inside each other"),
+        ("1\n" + "a." * 20_000 + "b = 1", "more than 32 tables and lists inside each other"),
+        ("{" + "'a' . " * 20_000 + "b = 1}", "more than 32 tables and lists inside each other"),
         ("[" * 40 + "]" * 40, "more than 32 tables and lists inside each other"),
     ],
 )

@@ -10,19 +10,26 @@ from typing import Any
 _WIDTH = 100
 _DEEPEST = 32  # tables and lists inside each other
 _INTEGERS = range(-(2**63), 2**63)  # what TOML promises; Python reads on, and then cannot write them out
+_SEGMENT = r"""(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*"""
+_LONG_KEY = re.compile(
+    rf"(?:^|[\[{{,])[ \t]*(?:{_SEGMENT}){{{_DEEPEST}}}", re.MULTILINE
+)  # the parser is slow in them
 
 
 def read_toml(text: str) -> dict[str, Any]:
     """The table that a TOML text is. Raises ValueError: `tomllib.TOMLDecodeError` where the text is no TOML."""
+    too_deep = ValueError(f"more than {_DEEPEST} tables and lists inside each other")
+    if _LONG_KEY.search(text):
+        raise too_deep
     try:
         table = tomllib.loads(text)
     except RecursionError:
-        raise ValueError(f"more than {_DEEPEST} tables and lists inside each other") from None
+        raise too_deep from None
     waiting: list[tuple[Any, int]] = [(table, 1)]
     while waiting:
         value, depth = waiting.pop()
         if depth > _DEEPEST:
-            raise ValueError(f"more than {_DEEPEST} tables and lists inside each other")
+            raise too_deep
         if isinstance(value, int) and value not in _INTEGERS:
             raise ValueError("an integer of more than 64 bits")
         inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
