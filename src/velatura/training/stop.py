@@ -22,6 +22,7 @@ from velatura.events import (
 from velatura.training.folder import RunFolder
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped and saved, --resume goes on
+NOTHING_YET = "nothing to save yet: the run is being prepared"
 _Handler = Callable[[int, FrameType | None], None]
 
 
@@ -103,11 +104,7 @@ class StopRequest:
     def on_save_signal(self, number: int, frame: FrameType | None) -> None:
         """Remember that a state is wanted; while the run is being prepared there is none."""
         self._save_asked = not self._preparing
-        self._say(
-            "nothing to save yet: the run is being prepared"
-            if self._preparing
-            else "saving a state after this step, then going on"
-        )
+        self._say(NOTHING_YET if self._preparing else "saving a state after this step, then going on")
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
@@ -163,11 +160,13 @@ def answering_early(tell: Callable[[str], None]) -> Iterator[None]:
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        tell("stopped before the run began")
+        with suppress(RuntimeError):  # in the middle of another line
+            tell("stopped before the run began")
         raise SystemExit(EXIT_STOPPED)
 
     def save(number: int, frame: FrameType | None) -> None:
-        tell("nothing to save yet: the run is being prepared")
+        with suppress(RuntimeError):
+            tell(NOTHING_YET)
 
     with _handled(terminate=stop, save=save):
         yield
