@@ -65,8 +65,9 @@ IN_FULL: dict[str, dict[str, Any]] = {
         "optimizer": {"kind": "adafactor", "learning_rate": 0.01, "clip": 0, "fused_backward": True},
         "training": {"steps": 4, "batch_size": 2, "precision": "bf16"},
     },
-    "some weights of the blocks, in bf16": {
+    "some weights of the blocks, in bf16, with an average": {
         "full": {"weights": "bf16", "only": "*.attn.*"},
+        "ema": {"saved": "both"},
         "optimizer": {"kind": "adamw8bit", "learning_rate": 0.01, "clip": 0.05},
         "training": {"steps": 4, "precision": "bf16", "checkpoint_blocks": True},
     },
