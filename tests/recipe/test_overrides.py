@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from velatura.errors import RecipeError
 from velatura.recipe.overrides import BadOverride, parse_override
 from velatura.recipe.toml import parse_recipe
 
@@ -107,3 +108,10 @@ def test_values_that_cannot_be_written_out(option: str) -> None:
 
 def test_an_entry_of_thousands_of_digits(refusal: Refusal, smallest: str) -> None:
     assert "is a list: say which entry" in refusal(smallest, "data." + "9" * 5000 + ".folder=x")
+
+
+def test_what_is_very_long_is_not_repeated_with_every_mistake() -> None:
+    sets = ["data.0.resolution=[512" + ",2" * 5000 + "]", "x" * 5000, "seed=[" + "1" * 5000]
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe('name = "a"\n[model]\nmodel = "pocket/flux"\n[[data]]\nfolder = "x"', sets=sets)
+    assert len(str(caught.value)) < 60_000

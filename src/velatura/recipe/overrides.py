@@ -10,7 +10,7 @@ from typing import Any
 
 from velatura.recipe.lines import KeyPath
 from velatura.recipe.plain_toml import read_toml
-from velatura.recipe.problems import Problem
+from velatura.recipe.problems import Problem, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,7 @@ def parse_override(option: str) -> Override:
     keys, equals, typed = option.partition("=")
     parts = [part.strip() for part in keys.split(".")]
     if not equals or not all(parts):
-        what = (
-            f'received --set "{option}"; allowed: section.key=value, for example optimizer.learning_rate=2e-4'
-        )
+        what = f'received --set "{shown(option)}"; allowed: section.key=value, for example optimizer.learning_rate=2e-4'
         raise BadOverride(Problem(path=(), what=what))
     path = tuple(int(part) if part.isdecimal() and len(part) < 10 else part for part in parts)
     if path == ("memory",):  # `memory = "24GiB"` is short for its budget
@@ -78,11 +76,11 @@ def _value(path: KeyPath, typed: str) -> Any:
         value = read_toml(f"value = {typed}")["value"]
     except tomllib.TOMLDecodeError as error:
         if typed[:1] in ("[", "{", '"', "'"):
-            what = f"received {typed}, which is not a TOML value: {error}"
+            what = f"received {shown(typed)}, which is not a TOML value: {error}"
             raise BadOverride(Problem(path=path, what=what)) from error
         return typed
     except ValueError as error:
-        what = f"received {typed[:60]}…, which is no value of a recipe: {error}"
+        what = f"received {shown(typed)}, which is no value of a recipe: {error}"
         raise BadOverride(Problem(path=path, what=what)) from error
     return typed if isinstance(value, date | time | datetime) else value
 

@@ -11,6 +11,7 @@ from velatura.plural import counted
 from velatura.recipe.lines import KeyPath, nearest_line
 
 SHOWN = 100  # mistakes in a message
+LONGEST = 200  # characters of what was typed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +48,11 @@ class Source:
         """`line 7`, `--set training.steps=x`, or nothing when the place is not in the file."""
         for length in range(len(path), 0, -1):
             if path[:length] in self.overrides:
-                return f"--set {self.overrides[path[:length]]}"
+                return f"--set {shown(self.overrides[path[:length]])}"
         if line := nearest_line(self.lines, path):
             return f"line {line}"
         inside = (option for place, option in self.overrides.items() if path and place[: len(path)] == path)
-        return next((f"--set {option}" for option in inside), "")
+        return next((f"--set {shown(option)}" for option in inside), "")
 
 
 class Inconsistent(ValueError):
@@ -84,6 +85,11 @@ class InvalidRecipe(RecipeError):
             }
             for p in self.problems
         ]
+
+
+def shown(typed: str) -> str:
+    """What a user typed, as far as a message has room for it."""
+    return typed if len(typed) <= LONGEST else f"{typed[:LONGEST]}…"
 
 
 def _keys(path: Sequence[str | int]) -> str:

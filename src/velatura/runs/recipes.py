@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from velatura.recipe.paths import FILE_ENDINGS
 from velatura.recipe.plain_toml import read_toml
 from velatura.recipe.values import flat
 
@@ -82,8 +81,9 @@ def in_short(table: Mapping[str, Any]) -> list[tuple[str, str]]:
 
     folders = [text for key, text in values.items() if key.startswith("data[") and key.endswith(PLACES)]
     adapter = _named(values, "adapter.kind", rank="adapter.rank", alpha="adapter.alpha")
-    if (began := values.get("adapter.init_from", "")).endswith(FILE_ENDINGS):  # which has ranks of its own
-        adapter = f"{values['adapter.kind']}, layers of {Path(began).name}"
+    began = Path(values.get("adapter.init_from", ""))
+    if began.suffix:  # a file, which has ranks of its own, and no state
+        adapter = f"{values.get('adapter.kind', '')}, layers of {began.name}"
     lines = {
         "model": texts("model.family", "model.model", "model.denoiser"),
         "data": ", ".join(folders),
