@@ -86,7 +86,7 @@ def train(
     from velatura.training.stop import answering_early
 
     launch = launched()
-    with answering_early(echo if launch.rank == 0 else lambda message: None):
+    with answering_early(echo if launch.rank == 0 else lambda message: None) as early:
         changes = list(sets or [])
         with of_one_voice(launch):  # before torch is imported: mistakes are told at once
             loaded = read_recipe(recipe, changes)
@@ -110,6 +110,7 @@ def train(
             with phase(events, "starting", 0):  # torch takes seconds to import, from a cold disk many
                 from velatura.training.run import train as run
                 from velatura.training.states.resuming import Resume
+            early.obey()
 
             how = Resume(step=resume_at, forced=tuple(force_change or ())) if going_on else None
             outcome = run(

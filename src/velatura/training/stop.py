@@ -152,24 +152,39 @@ def listening(events: Events, echo: float = 0.0) -> Iterator[StopRequest]:
         events.listeners.remove(request)
 
 
-@contextmanager
-def answering_early(tell: Callable[[str], None]) -> Iterator[None]:
-    """Answer signals while what a run needs is imported, which takes a cold disk minutes: SIGTERM ends with 75.
+class Early:
+    """A signal that came before the run began. What it raises may be swallowed where something is imported."""
 
-    SIGINT stays Python's own KeyboardInterrupt.
-    """
+    def __init__(self) -> None:
+        self.code: int | None = None
+
+    def obey(self) -> None:
+        """End where one came."""
+        if self.code is not None:
+            raise SystemExit(self.code)
+
+
+@contextmanager
+def answering_early(tell: Callable[[str], None]) -> Iterator[Early]:
+    """Answer signals while what a run needs is imported, which takes a cold disk minutes: SIGTERM ends with 75."""
+    early = Early()
 
     def stop(number: int, frame: FrameType | None) -> None:
+        early.code = EXIT_STOPPED
         with suppress(RuntimeError):  # in the middle of another line
             tell("stopped before the run began")
         raise SystemExit(EXIT_STOPPED)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        early.code = 128 + number
+        raise KeyboardInterrupt
 
     def save(number: int, frame: FrameType | None) -> None:
         with suppress(RuntimeError):
             tell(NOTHING_YET)
 
-    with _handled(terminate=stop, save=save):
-        yield
+    with _handled(terminate=stop, save=save, interrupt=interrupt):
+        yield early
 
 
 @contextmanager
