@@ -70,13 +70,14 @@ def test_a_large_product_is_bound_by_arithmetic_and_a_sum_by_memory() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("channels", [16, 3], ids=lambda count: f"{count} channels")
 def test_what_a_convolution_takes_while_it_runs_is_counted_on_the_cpu(
-    dtype: torch.dtype, kernel: int
+    dtype: torch.dtype, kernel: int, channels: int
 ) -> None:
     def convolve() -> torch.Tensor:
         image, weight = (
             torch.zeros(2, 16, 64, 64, dtype=dtype),
-            torch.zeros(16, 16, kernel, kernel, dtype=dtype),
+            torch.zeros(channels, 16, kernel, kernel, dtype=dtype),
         )
         return F.conv2d(image, weight, padding="same")
 
@@ -92,4 +93,6 @@ def test_what_a_convolution_takes_while_it_runs_is_counted_on_the_cpu(
     with VALUELESS, torch.no_grad(), Tracker(replace(cpu, kind="cuda")) as elsewhere:
         convolve()
     size = torch.zeros((), dtype=dtype).itemsize
-    assert elsewhere.segments[0].peak.total == (2 * 2 * 16 * 64 * 64 + 16 * 16 * kernel**2) * size
+    assert (
+        elsewhere.segments[0].peak.total == (2 * (16 + channels) * 64 * 64 + channels * 16 * kernel**2) * size
+    )
