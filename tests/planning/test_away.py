@@ -21,7 +21,11 @@ ASSEMBLED = SimpleNamespace(ahead_sizes=(), block_sizes=(100,) * 4, largest=40, 
 def trained(recipe: Recipe) -> Any:
     return away(
         SimpleNamespace(  # type: ignore[arg-type]
-            assembled=ASSEMBLED, resident=Bytes(trained=500, optimizer=1000), offloaded=lambda: 900
+            assembled=ASSEMBLED,
+            resident=Bytes(trained=500, optimizer=1000),
+            offloaded=lambda: 900,
+            averages=0,
+            kept_aside=0,
         ),
         recipe,
     )

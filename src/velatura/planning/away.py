@@ -49,7 +49,7 @@ class Away:
 
 def away(training: Training, recipe: Recipe) -> Away:
     """What `memory.streamed` and `optimizer.offload` come to."""
-    gone = _streamed(training.assembled, recipe)
+    gone = _streamed(training, recipe)
     if recipe.optimizer.offload:
         held = training.offloaded()
         trained = max(1, training.resident["trained"])
@@ -58,7 +58,8 @@ def away(training: Training, recipe: Recipe) -> Away:
     return gone
 
 
-def _streamed(assembled: Assembled, recipe: Recipe) -> Away:
+def _streamed(training: Training, recipe: Recipe) -> Away:
+    assembled = training.assembled
     share, fused = recipe.memory.streamed, recipe.optimizer.fused_backward
     trained = recipe.full is not None and "denoiser" in recipe.full.parts
     gone = streamed_away(assembled, share, both_ways=trained and fused)
@@ -66,14 +67,13 @@ def _streamed(assembled: Assembled, recipe: Recipe) -> Away:
         return gone
     host = gone.host
     each = 2 if recipe.full.weights == "bf16" else 4
-    averaged = recipe.ema is not None and recipe.ema.device == "auto"
     return replace(
         gone,
         kind="trained",
         gradients=0 if fused else host,
         at_hand=0 if fused else assembled.largest * (2 if recipe.training.accumulate > 1 else 1),
-        averages=host // each * 4 if averaged else 0,
-        kept_aside=host if averaged and each == 2 else 0,
+        averages=host // each * 4 if training.averages else 0,
+        kept_aside=host if training.kept_aside else 0,
         per_update=0 if fused else host,
     )
 

@@ -87,7 +87,7 @@ class Painting:
             phases.append(_beside(self._started(placement.autoencoder), early, stay))
         there = autoencoder if self.job.changes_picture or self.job.count > 1 else Bytes()
         if self.device.kind == "cpu" and placement.weights != "full":
-            phases.append(_beside(self._loading, stay, there))
+            phases.append(_beside(self._loading(placement.weights), stay, there))
         phases.append(_beside(painted, stay, there))
         phases.append(_beside(decoded, stay, denoiser))
         return phases
@@ -108,11 +108,10 @@ class Painting:
             conditioning = conditioning.to(CPU, self.job.held.dtype)
         return Phase(name="prompt", what="", peak=done.peak, work=done.work), conditioning
 
-    @property
-    def _loading(self) -> Phase:
+    def _loading(self, weights: Weights) -> Phase:
         """Weights in few bits are loaded in full first, in the machine's memory."""
-        full = self._painted("full").peak["denoiser"]
-        return Phase(name="loading", what="denoiser", peak=Bytes(denoiser=full), work=self._text[0].work)
+        peak = Bytes(denoiser=self._denoiser(weights).loaded)
+        return Phase(name="loading", what="denoiser", peak=peak, work=self._text[0].work)
 
     def _painted_of(self, weights: Weights) -> Phase:
         """One step, and what all steps wait with."""

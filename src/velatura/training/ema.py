@@ -84,7 +84,7 @@ class Ema:
         """Let the model hold what is `shown`, and averages what it held, but for some."""
         for name, parameter in self.trainables.parameters.items():
             held = None if name in without else parameter.detach().clone()
-            parameter.copy_(spread(shown[name], parameter))
+            parameter.copy_(shown[name])
             if held is not None:
                 self.average[name].copy_(held)
 

@@ -40,11 +40,6 @@ class RunFolder:
         return self.root / "tensorboard"
 
     @property
-    def data(self) -> Path:
-        """The folder of lists of the images that are trained on, each with its identity; one for each set of them."""
-        return self.root / "data"
-
-    @property
     def report(self) -> Path:
         """The report that people open."""
         return self.root / "report.html"
@@ -57,6 +52,10 @@ class RunFolder:
     def request(self, name: str) -> Path:
         """A file that asks something of the run while it is on: `stop` or `save`."""
         return self.root / name
+
+    def data(self, fingerprint: str) -> Path:
+        """The list of the images that are trained on, each with its identity: one for each set of them."""
+        return self.root / "data" / Path(f"{fingerprint}.json").name  # what a state says leads nowhere else
 
     def state(self, step: int) -> Path:
         """The state after a step."""
@@ -88,7 +87,12 @@ class RunFolder:
             raise StorageError(
                 f"cannot write in {self.root}: {existing} {why}. Choose another output.folder."
             )
-        for path in (self.states, self.data, self.adapter(0, "").parent, self.previews_page.parent):
+        for path in (
+            self.states,
+            self.data("").parent,
+            self.adapter(0, "").parent,
+            self.previews_page.parent,
+        ):
             if path.exists() and not path.is_dir():
                 raise StorageError(f"{path} is a file, and a run has a folder of this name: move it away.")
         self.lock().refuse_running()

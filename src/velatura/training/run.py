@@ -84,15 +84,17 @@ def train(
             with stop.preparing(), team.in_turn():
                 if team.leads:  # a large dataset takes minutes to read
                     folder.check(resume=resume is not None)
+                saved = saved_before(folder.states, resume.step) if resume else None
                 start: dict[str, str] = {}
-                if resume and (before := saved_before(folder.states, resume.step)):
-                    recipe, start = without_start(recipe, before.identity, folder)
+                if saved is not None:
+                    recipe, start = without_start(recipe, saved.identity, folder)
                 setup = settle(recipe, base, events, team)
                 setup = with_plan(setup, planner, events, resumed=resume is not None)
                 for line in remarks(setup):
                     events.warn(line)
                 identity = identity_of(setup, start or identity_of_start(recipe))
-                saved = resume.check(setup, identity) if resume else None
+                if resume is not None:
+                    resume.check(saved, setup, identity)
                 if dry_run:
                     return _dry_run(setup, events, resume, saved)
         finally:
@@ -153,7 +155,7 @@ def _run(
                     loop.resume(resume)
                 if leads:
                     write_bytes(folder.recipe, dump_recipe(loop.setup.recipe).encode())
-                    write_items(setup.dataset, folder.data)
+                    write_items(setup.dataset, folder.data(identity.data))
                 finished = loop.run()
             events(RunEnded(how="finished" if finished else "stopped"))
         except Interrupted:

@@ -59,12 +59,12 @@ def require_same(
 ) -> list[Change]:
     """The changes that `forced` allows, by their keys or sections; all others are refused.
 
-    `listed`: the folder in which `write_items` listed the data. Raises RecipeError that says what differs, and how, and
-    for a forced key that did not change, or that no state fits.
+    `listed`: where `write_items` listed the saved data. Raises RecipeError that says what differs, and how, and for a
+    forced key that did not change, or that no state fits.
     """
     changes = [*_recipe_changes(saved, now), *_model_changes(saved.model, now.model)]
     if saved.data != now.data:
-        text = _data_difference(_items(dataset), listed / Path(_file_of(saved.data)).name)
+        text = _data_difference(_items(dataset), listed)
         changes.append(Change(key="data", text=text, old=saved.data, new=now.data))
     for key in forced:
         if not any(_covers(key, change) for change in changes):
@@ -79,17 +79,12 @@ def require_same(
     return changes
 
 
-def write_items(dataset: Dataset, folder: Path) -> None:
+def write_items(dataset: Dataset, path: Path) -> None:
     """List the images that are trained on, so that a later change can be told image by image. Raises StorageError."""
-    path = folder / _file_of(dataset.fingerprint())
     if path.exists():
         return
     data = (json.dumps(_items(dataset), indent=0, ensure_ascii=False) + "\n").encode(errors="replace")
     write_bytes(path, data)
-
-
-def _file_of(fingerprint: str) -> str:
-    return f"{fingerprint}.json"
 
 
 def _covers(key: str, change: Change) -> bool:

@@ -13,7 +13,7 @@ from velatura.training.setup import Setup
 from velatura.training.states.changes import Change, require_same
 from velatura.training.states.identity import Identity
 from velatura.training.states.retention import steps_of
-from velatura.training.states.saved_states import Saved, load_state, saved_before
+from velatura.training.states.saved_states import Saved, load_state
 from velatura.training.states.state import RunState
 
 
@@ -27,12 +27,11 @@ class Resume:
     step: int | None = None
     forced: tuple[str, ...] = ()
 
-    def check(self, setup: Setup, identity: Identity) -> Saved | None:
-        """What there is to go on from; no tensor is read. None where the run has not begun.
+    def check(self, saved: Saved | None, setup: Setup, identity: Identity) -> None:
+        """Refuse to go on from what is `saved` with what may not differ; None where the run has not begun.
 
-        Raises RecipeError for what may not differ, CheckpointError where no state is whole.
+        Raises RecipeError.
         """
-        saved = saved_before(setup.folder.states, self.step)
         if saved is not None:
             self._require_same(saved.identity, setup, identity)
         elif self.forced:
@@ -40,7 +39,6 @@ class Resume:
                 f"--force-change {self.forced[0]}: {setup.folder.states} has no state yet, so that nothing can differ "
                 "from it; leave the option out"
             )
-        return saved
 
     def load(self, setup: Setup, identity: Identity, events: Events) -> RunState | None:
         """The state to go on from, and what is to be said about it. Raises as `check`."""
@@ -80,4 +78,4 @@ class Resume:
     def _require_same(self, saved: Identity, setup: Setup, identity: Identity) -> list[Change]:
         if setup.recipe.training.live:  # what was in force goes on, until the next epoch
             identity = replace(identity, recipe={**identity.recipe, **in_force(saved.recipe, step=0)})
-        return require_same(saved, identity, setup.dataset, setup.folder.data, self.forced)
+        return require_same(saved, identity, setup.dataset, setup.folder.data(saved.data), self.forced)
