@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import gc
-from dataclasses import replace
-
-import pytest
 import torch
-import torch.nn.functional as F
-from torch.profiler import ProfilerActivity, profile
 
-from velatura.planning.devices import KNOWN, device_named
-from velatura.planning.measuring import _highest
+from velatura.planning.devices import KNOWN
 from velatura.planning.replay import VALUELESS
 from velatura.planning.tracking import Bytes, Tracker
 
@@ -66,33 +59,3 @@ def test_a_large_product_is_bound_by_arithmetic_and_a_sum_by_memory() -> None:
     assert product.segments[0].work.bound_by_arithmetic > 0
     assert total.segments[0].work.bound_by_arithmetic == 0
     assert total.segments[0].work.seconds > 3 * 8192**2 * 2 / 4.8e12
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kernel", [1, 3])
-@pytest.mark.parametrize("channels", [16, 3], ids=lambda count: f"{count} channels")
-def test_what_a_convolution_takes_while_it_runs_is_counted_on_the_cpu(
-    dtype: torch.dtype, kernel: int, channels: int
-) -> None:
-    def convolve() -> torch.Tensor:
-        image, weight = (
-            torch.zeros(2, 16, 64, 64, dtype=dtype),
-            torch.zeros(channels, 16, kernel, kernel, dtype=dtype),
-        )
-        return F.conv2d(image, weight, padding="same")
-
-    cpu = device_named("cpu")
-    with VALUELESS, torch.no_grad(), Tracker(cpu) as tracker:
-        convolve()
-    with torch.no_grad():
-        convolve()
-        gc.collect()
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as done:
-            convolve()
-    assert tracker.segments[0].peak.total == pytest.approx(_highest(done), rel=0.02)
-    with VALUELESS, torch.no_grad(), Tracker(replace(cpu, kind="cuda")) as elsewhere:
-        convolve()
-    size = torch.zeros((), dtype=dtype).itemsize
-    assert (
-        elsewhere.segments[0].peak.total == (2 * (16 + channels) * 64 * 64 + channels * 16 * kernel**2) * size
-    )

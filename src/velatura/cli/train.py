@@ -110,7 +110,7 @@ def train(
             with phase(events, "starting", 0):  # torch takes seconds to import, from a cold disk many
                 from velatura.training.run import train as run
                 from velatura.training.states.resuming import Resume
-            early.obey()
+            early.end()
 
             how = Resume(step=resume_at, forced=tuple(force_change or ())) if going_on else None
             outcome = run(

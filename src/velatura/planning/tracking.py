@@ -18,6 +18,7 @@ from torch.utils.flop_counter import flop_registry
 
 from velatura.planning.devices import Device
 from velatura.planning.replay import perform
+from velatura.planning.workspace import workspace_on_cpu
 
 Kind = Literal[
     "denoiser", "autoencoder", "text encoders", "trained", "optimizer", "gradients", "averages", "activations"
@@ -123,9 +124,8 @@ class Tracker(TorchDispatchMode):
         made = _tensors(out if isinstance(out, (tuple, list)) else (out,))
         for tensor in made:
             self._take(tensor)
-        if func is torch.ops.aten.convolution.default and self._device.kind == "cpu":
-            brief = _beside_convolution(args[0], args[1], made[0], bf16_in_hardware=self._device.bf16)
-            self._top(brief)
+        if self._device.kind == "cpu":
+            self._top(workspace_on_cpu(func, args, out, bf16_in_hardware=self._device.bf16))
         if not func.is_view and func not in _FREE:
             self._work(func, args, kwargs, out, sum(map(_size, read)) + sum(map(_size, made)))
         return out
@@ -203,42 +203,6 @@ def _value(tensor: Tensor) -> bool | int | float:
     if tensor.dtype == torch.bool:
         return True
     return 1.0 if tensor.is_floating_point() else 1
-
-
-def _beside_convolution(x: Tensor, weight: Tensor, out: Tensor, *, bf16_in_hardware: bool) -> int:
-    """Bytes that a convolution takes on the CPU while it runs, beside its result.
-
-    oneDNN copies what it reads into blocks of channels, and its result out of them. Kernels of one pixel need no
-    copies, but for bf16 without hardware, where each thread also sums up an image in float32. In a dtype that oneDNN
-    does not convolve here at all torch lays out a column for each pixel of the result.
-    """
-    single = weight.shape[2:].numel() == 1
-    if not _convolved_by_onednn(x.dtype):
-        columns = x.shape[1] * weight.shape[2:].numel() * out.shape[0] * out.shape[2:].numel()
-        return 0 if single else columns * x.itemsize
-    emulated = x.dtype == torch.bfloat16 and not bf16_in_hardware
-    if single and not emulated:
-        return 0
-    made = _in_blocks(out)
-    sums = torch.get_num_threads() * made // out.shape[0] * 2 if single else 0
-    read = _in_blocks(x) + _in_blocks(weight.transpose(0, 1))
-    return max(sums + read + made - _size(out), made)
-
-
-def _in_blocks(tensor: Tensor) -> int:
-    """Bytes with whole blocks of channels, which are axis 1."""
-    block = 16 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 8
-    channels = tensor.shape[1]
-    return _size(tensor) // channels * (-(-channels // block) * block)
-
-
-def _convolved_by_onednn(dtype: torch.dtype) -> bool:
-    """bf16 from AVX-512 on, where products in it have no hardware yet; fp16 from its hardware on."""
-    if dtype == torch.bfloat16:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    if dtype == torch.float16:
-        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
-    return True
 
 
 def _flops(func: Any) -> Callable[..., int] | None:

@@ -71,14 +71,16 @@ def train(
     early: list[Event] = []  # what happens before the run's folder is there is logged when it is
     launch = Launch() if dry_run else launched()
     folder = folder_of(recipe)
-    if stopped := stopped_before(launch, folder.status):
-        events.notice("this run was stopped on request, and is not begun again; go on with --resume")
-        return Outcome(exit_code=EXIT_STOPPED, step=stopped.step or 0, folder=folder.root)
     with (
         listening(events, launch.echo) as stop,
         joined(launch, recipe.training.device) as team,
         _shortage_told(recipe),
     ):
+        if stopped := stopped_before(
+            launch, folder.status
+        ):  # together: torchrun ends all when the first one ends
+            events.notice("this run was stopped on request, and is not begun again; go on with --resume")
+            return Outcome(exit_code=EXIT_STOPPED, step=stopped.step or 0, folder=folder.root)
         events.listeners.append(early.append)
         try:
             with stop.preparing(), team.in_turn():

@@ -157,9 +157,11 @@ class Early:
 
     def __init__(self) -> None:
         self.code: int | None = None
+        self.over = False  # the run begins, and speaks for itself: torchrun sends signals while it ends, too
 
-    def obey(self) -> None:
-        """End where one came."""
+    def end(self) -> None:
+        """Obey the one that came; say nothing of later ones."""
+        self.over = True
         if self.code is not None:
             raise SystemExit(self.code)
 
@@ -169,10 +171,14 @@ def answering_early(tell: Callable[[str], None]) -> Iterator[Early]:
     """Answer signals while what a run needs is imported, which takes a cold disk minutes: SIGTERM ends with 75."""
     early = Early()
 
+    def say(message: str) -> None:
+        with suppress(RuntimeError):  # in the middle of another line
+            if not early.over:
+                tell(message)
+
     def stop(number: int, frame: FrameType | None) -> None:
         early.code = EXIT_STOPPED
-        with suppress(RuntimeError):  # in the middle of another line
-            tell("stopped before the run began")
+        say("stopped before the run began")
         raise SystemExit(EXIT_STOPPED)
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -180,8 +186,7 @@ def answering_early(tell: Callable[[str], None]) -> Iterator[Early]:
         raise KeyboardInterrupt
 
     def save(number: int, frame: FrameType | None) -> None:
-        with suppress(RuntimeError):
-            tell(NOTHING_YET)
+        say(NOTHING_YET)
 
     with _handled(terminate=stop, save=save, interrupt=interrupt):
         yield early

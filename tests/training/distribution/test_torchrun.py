@@ -60,7 +60,7 @@ def test_torchrun_does_not_undo_a_stop(tmp_path: Path, photos: Path, tiny_model:
 
     code, text = run(tmp_path, tiny_model, steps=4000, restarts=1, once_saved=stop)
     assert code == 1, text
-    assert text.count("stopped on request, and is not begun again") == 1
+    assert text.count("stopped on request, and is not begun again") == 1, text
     assert "going on after step" not in text
     assert json.loads((tmp_path / "runs/tiny/status.json").read_text())["state"] == "stopped"
 
