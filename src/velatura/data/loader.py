@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from velatura.data.batching.order import Placed, Plan
+from velatura.data.caches.memory import MEMORY
 from velatura.data.decoded import DecodedImages, stack_companions
 from velatura.data.images import normalise, recoloured
 from velatura.data.items import Role
@@ -23,6 +24,7 @@ from velatura.data.views import View, drawn_views
 from velatura.draws import Draw
 from velatura.interfaces import Batch, Conditioning, Posterior, Prompt
 
+PREFETCH = 4  # steps whose batches are prepared beside the one in hand
 _READERS = 8  # threads that mostly wait for the disk: it is fast when it is asked for much at once
 
 
@@ -72,8 +74,8 @@ class Loader:
         text: Texts | None = None,
         share: Share = ALL,
         workers: int | None = None,
-        prefetch: int = 4,
-        memory_limit: int = 2 * 2**30,
+        prefetch: int = PREFETCH,
+        memory_limit: int = MEMORY,
     ) -> None:
         self._plan = plan
         self._seed = seed

@@ -105,8 +105,9 @@ class Estimate:
         return (passes + self.away.per_update / self.recipe.training.accumulate) / self.device.link
 
     def occupied(self, phase: Phase) -> int:
-        """Bytes of the device's memory in a phase; on the CPU with the program itself."""
-        return occupied(self.device, phase.peak.total)
+        """Bytes of the device's memory in a phase; on the CPU with the program itself, and the data in memory."""
+        of_data = self.sizes.data if self.device.kind == "cpu" else 0
+        return occupied(self.device, phase.peak.total) + of_data
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
-from velatura.data.caches.cache import MEMORY
+from velatura.data.caches.cache import STORED
 from velatura.data.caches.cache_place import readable
+from velatura.data.caches.memory import MEMORY
+from velatura.data.loader import PREFETCH
 from velatura.interfaces import Conditioning
 from velatura.planning.away import Away
 from velatura.planning.devices import GIB, Device
@@ -36,6 +36,7 @@ class Sizes:
     """Bytes elsewhere than on the device. None: it depends on data that is not there."""
 
     host: dict[str, int]
+    data: int  # of the host: what is kept of the data, and what is read ahead
     released: int  # of the host, before the denoiser is loaded
     disk: dict[str, int | None]
     per_image: int  # of cached latents
@@ -67,17 +68,15 @@ def sizes_of(
     largest, info = work.largest, setup.info
     values = info.latent_channels * largest.width * largest.height // info.latent_scale**2
     deviations = 2 if recipe.memory.cached_latents == "sample" else 1
-    per_image = values * deviations * (4 if setup.dtype == torch.float32 else 2)
+    per_image = values * deviations * STORED.itemsize
     per_text = sum(tensor.nbytes for tensor in conditioning.tensors.values())
     latents = None if work.images is None else work.images * per_image
     texts = None if work.texts is None else work.texts * per_text
     resident = training.resident
     state = resident["trained"] + resident["optimizer"] + resident["averages"]
     host = {"program": PROGRAM_WITH_CUDA if device.kind == "cuda" else PROGRAM}
-    if setup.caches_latents and latents is not None:
-        host["latents in memory"] = min(MEMORY, latents)
-    if setup.caches_text and texts is not None:
-        host["captions in memory"] = min(MEMORY, texts)
+    data = _data_in_memory(work, latents, texts, per_image=4 * values, per_text=per_text)
+    host |= data
     if (recipe.memory.weights != "full" or recipe.memory.streamed) and device.kind != "cpu":
         host["denoiser while it is loaded"] = max(0, training.assembled.loaded - gone.host)
     if encoders:
@@ -101,4 +100,32 @@ def sizes_of(
     disk["states"] = state * (recipe.output.keep_states + 1)  # a new one is whole before an old one goes
     disk["one saved result"] = training.trained * DTYPES[recipe.output.save_dtype].itemsize
     released = encoders if setup.caches_text else 0
-    return Sizes(host=host, released=released, disk=disk, per_image=per_image, per_text=per_text)
+    return Sizes(
+        host=host,
+        data=sum(data.values()),
+        released=released,
+        disk=disk,
+        per_image=per_image,
+        per_text=per_text,
+    )
+
+
+def _data_in_memory(
+    work: Workload, latents: int | None, texts: int | None, *, per_image: int, per_text: int
+) -> dict[str, int]:
+    """What the loader keeps, and the batches that it prepares.
+
+    `latents`, `texts`: bytes of all that are cached; `per_image`: of float32 latents, `per_text`: of conditioning.
+    """
+    setup, largest = work.setup, work.largest
+    kept = {"captions in memory": texts if setup.caches_text else None}
+    if setup.caches_latents:
+        kept["latents in memory"] = latents
+    else:
+        pixels = 3 * largest.width * largest.height
+        kept["images in memory"] = None if work.images is None else work.images * pixels
+        per_image = 4 * pixels
+    found = {name: min(MEMORY, size) for name, size in kept.items() if size is not None}
+    each = per_image + (per_text if setup.caches_text else 0)
+    found["batches read ahead"] = (1 + PREFETCH) * setup.recipe.training.accumulate * largest.count * each
+    return found

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from velatura.data.caches.cache import MEMORY, CachedLatents, CachedText
+from velatura.data.caches.cache import CachedLatents, CachedText
 from velatura.data.caches.fill import fill_latents, fill_text
+from velatura.data.caches.memory import MEMORY
 from velatura.data.progress import phase
 from velatura.data.text.texts import texts_of, typical_texts
 from velatura.data.views import views_of

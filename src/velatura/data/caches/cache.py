@@ -18,6 +18,7 @@ from velatura.data.batching.buckets import Bucket
 from velatura.data.caches.blocks import Group
 from velatura.data.caches.cache_place import digest, fingerprint
 from velatura.data.caches.groups import KeptGroups
+from velatura.data.caches.memory import MEMORY
 from velatura.data.caches.shard_writer import ShardWriter
 from velatura.data.caches.shards import ShardStore
 from velatura.data.images import TRANSFORM
@@ -26,7 +27,7 @@ from velatura.errors import NumericError, StorageError
 from velatura.events import Events
 from velatura.interfaces import Conditioning, ModelInfo, Posterior
 
-MEMORY = 2 * 2**30  # bytes of entries that each cache keeps in memory
+STORED = torch.float32  # latents, whatever dtype the autoencoder runs in
 Holds = Literal["mean", "sample"]
 
 
@@ -44,7 +45,7 @@ class CachedLatents:
         events: Events,
         *,
         computed: torch.dtype,
-        stored: torch.dtype = torch.float32,
+        stored: torch.dtype = STORED,
         holds: Holds = "mean",
         memory_limit: int = MEMORY,
     ) -> None:

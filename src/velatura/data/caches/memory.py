@@ -6,6 +6,7 @@ import threading
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
+MEMORY = 2 * 2**30  # bytes: the usual limit of each cache
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
