@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator, Set
 from fnmatch import fnmatchcase
+from itertools import product
 from pathlib import Path
 
 from velatura.data.items import some
@@ -17,6 +19,9 @@ _MAX = 100_000
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
 _MOST_BRACES = 20
+_MOST_WILD = 100  # each is compared with every name
+_LONGEST = 1000  # characters; file systems allow names of 255
+_SHOWN = 200  # characters of a pattern, in messages
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -50,43 +55,53 @@ def shard_files(text: str, base: Path) -> list[tuple[str, str]]:
 
 def _fitting(pattern: str, there: Set[str], folder: str) -> set[str]:
     """The names that a pattern stands for. Raises DataError where one without `*` is not there."""
-    if len(_BRACES.findall(pattern)) > _MOST_BRACES:
-        raise DataError(f"'{pattern[:200]}' has more than {_MOST_BRACES} braces; write a `*` instead.")
-    found: set[str] = set()
-    missing = []
+    shown = pattern if len(pattern) <= _SHOWN else f"{pattern[:_SHOWN]}…"
+    if len(pattern) > _LONGEST or len(_BRACES.findall(pattern)) > _MOST_BRACES:
+        raise DataError(
+            f"'{shown}' has more than {_LONGEST:,} characters or {_MOST_BRACES} braces; write a `*` instead."
+        )
+    wild: set[str] = set()
+    named: set[str] = set()
     for number, part in enumerate(_expanded(pattern)):
         if number == _MAX:
+            raise _too_many(shown)
+        (wild if any(sign in part for sign in "*?[") else named).add(part)
+        if len(wild) > _MOST_WILD:
             raise DataError(
-                f"'{pattern}' stands for more than {_MAX:,} shards; write fewer braces, or a `*`."
+                f"'{shown}' stands for more than {_MOST_WILD} patterns; write one `*` for its braces."
             )
-        if any(sign in part for sign in "*?["):
-            found.update(name for name in there if fnmatchcase(name, part))
-        elif part in there:
-            found.add(part)
-        else:
-            missing.append(part)
-    if missing:
+    if missing := sorted(named - there):
         raise DataError(
-            f"{counted(len(missing), 'shard')} of '{pattern}' not found in '{folder or '.'}': {some(missing)}."
+            f"{counted(len(missing), 'shard')} of '{shown}' not found in '{folder or '.'}': {some(missing)}."
         )
-    return found
+    return named.union(name for name in there if any(fnmatchcase(name, part) for part in wild))
+
+
+def _too_many(pattern: str) -> DataError:
+    return DataError(f"'{pattern}' stands for more than {_MAX:,} shards; write fewer braces, or a `*`.")
 
 
 def _expanded(pattern: str) -> Iterator[str]:
-    """`{a,b}` and `{000..012}` written out; a number keeps the width that it is written with."""
-    found = _BRACES.search(pattern)
-    if found is None:
+    """`{a,b}` and `{000..012}` written out, the innermost first; a number keeps the width that it is written with."""
+    pieces = _BRACES.split(pattern)  # what is within braces is at odd places
+    if len(pieces) == 1:
         yield pattern
         return
-    span = _RANGE.fullmatch(found[1])
+    choices: list[list[str]] = []
+    for place, piece in enumerate(pieces):
+        choices.append(_choices(piece) if place % 2 else [piece])
+        if math.prod(map(len, choices)) > _MAX:
+            raise _too_many(pattern[:_SHOWN])
+    for chosen in product(*choices):
+        yield from _expanded("".join(chosen))
+
+
+def _choices(within: str) -> list[str]:
+    """What a pair of braces stands for."""
+    span = _RANGE.fullmatch(within)
     if span is None:
-        choices = found[1].split(",")
-    else:
-        first, last, width = int(span[1]), int(span[2]), len(span[1])
-        if not first <= last < first + _MAX:
-            raise DataError(
-                f"'{{{found[1]}}}' in the shards' names must count up, over at most {_MAX:,} numbers."
-            )
-        choices = [f"{number:0{width}}" for number in range(first, last + 1)]
-    for choice in choices:
-        yield from _expanded(pattern[: found.start()] + choice + pattern[found.end() :])
+        return within.split(",")
+    first, last, width = int(span[1]), int(span[2]), len(span[1])
+    if not first <= last < first + _MAX:
+        raise DataError(f"'{{{within}}}' in the shards' names must count up, over at most {_MAX:,} numbers.")
+    return [f"{number:0{width}}" for number in range(first, last + 1)]
