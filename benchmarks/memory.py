@@ -46,6 +46,7 @@ ROWS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("LoRA, recomputed", "adapter", ("training.checkpoint_blocks=true",)),
     ("LoRA, fp8 weights", "adapter", ("memory.weights=fp8",)),
     ("LoRA, 2 passes", "adapter", ("training.accumulate=2",)),
+    ("LoRA, no cache", "adapter", ("memory.cache=false",)),
     ("full", "full", ()),
     ("full, recomputed", "full", ("training.checkpoint_blocks=true",)),
     ("full, bf16", "full", ("training.precision=bf16",)),
@@ -73,7 +74,8 @@ def rows(base: Path, model: Path) -> Iterator[dict[str, Any]]:
         precision = () if any("precision" in line for line in sets) else ("training.precision=fp32",)
         into = (f"output.folder={base}/runs", f"name=row-{model.name}-{number}")
         recipe: Recipe = parse_recipe(text, sets=(*sets, *precision, *into))
-        planned = Estimator.of_recipe(recipe, base, device).of(recipe).step.peak.total
+        estimate = Estimator.of_recipe(recipe, base, device).of(recipe)
+        planned = estimate.step.peak.total + estimate.sizes.data
         measured = measure(recipe, base).peak
         yield {"name": name, "planned": planned, "measured": measured, "ratio": planned / measured}
 
