@@ -1,6 +1,7 @@
 """What operations take while they run, beside their results: the workspace of torch's CPU kernels and of oneDNN.
 
-The figures are those of torch 2.13 by its allocator's account, on AVX2 and on AVX-512 with and without bf16.
+The figures are those of torch 2.13 by its allocator's account, on processors with AVX2 and with AVX-512. Where 16 bits
+have hardware (AMX, AVX512_BF16, AVX512_FP16) they are taken to be as in float32.
 """
 
 from __future__ import annotations
