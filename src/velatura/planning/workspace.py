@@ -54,7 +54,7 @@ def _convolution(x: Tensor, weight: Tensor, out: Tensor, *, emulated: bool) -> i
     if single and not emulated:
         return 0
     made = _in_blocks(out)
-    sums = torch.get_num_threads() * made // out.shape[0] * 2 if single else 0
+    sums = torch.get_num_threads() * 2 * made // out.shape[0] if single else 0  # twice as wide as bf16
     read = _in_blocks(x) + _in_blocks(weight.transpose(0, 1))
     return max(sums + read + made - out.nbytes, made)
 

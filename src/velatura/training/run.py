@@ -76,9 +76,8 @@ def train(
         joined(launch, recipe.training.device) as team,
         _shortage_told(recipe),
     ):
-        if stopped := stopped_before(
-            launch, folder.status
-        ):  # together: torchrun ends all when the first one ends
+        # within the team, since torchrun ends all processes when the first one ends
+        if stopped := stopped_before(launch, folder.status):
             events.notice("this run was stopped on request, and is not begun again; go on with --resume")
             return Outcome(exit_code=EXIT_STOPPED, step=stopped.step or 0, folder=folder.root)
         events.listeners.append(early.append)

@@ -20,7 +20,7 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
 _MOST_BRACES = 20
 _MOST_WILD = 100  # each is compared with every name
-_LONGEST = 1000  # characters; file systems allow names of 255
+_MOST_WRITTEN = 255 * _MAX  # characters of all names together; file systems allow 255 each
 _SHOWN = 200  # characters of a pattern, in messages
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
@@ -56,14 +56,14 @@ def shard_files(text: str, base: Path) -> list[tuple[str, str]]:
 def _fitting(pattern: str, there: Set[str], folder: str) -> set[str]:
     """The names that a pattern stands for. Raises DataError where one without `*` is not there."""
     shown = pattern if len(pattern) <= _SHOWN else f"{pattern[:_SHOWN]}…"
-    if len(pattern) > _LONGEST or len(_BRACES.findall(pattern)) > _MOST_BRACES:
-        raise DataError(
-            f"'{shown}' has more than {_LONGEST:,} characters or {_MOST_BRACES} braces; write a `*` instead."
-        )
+    if len(_BRACES.findall(pattern)) > _MOST_BRACES:
+        raise DataError(f"'{shown}' has more than {_MOST_BRACES} braces; write a `*` instead.")
     wild: set[str] = set()
     named: set[str] = set()
+    written = 0
     for number, part in enumerate(_expanded(pattern)):
-        if number == _MAX:
+        written += len(part)
+        if number == _MAX or written > _MOST_WRITTEN:
             raise _too_many(shown)
         (wild if any(sign in part for sign in "*?[") else named).add(part)
         if len(wild) > _MOST_WILD:
@@ -78,7 +78,9 @@ def _fitting(pattern: str, there: Set[str], folder: str) -> set[str]:
 
 
 def _too_many(pattern: str) -> DataError:
-    return DataError(f"'{pattern}' stands for more than {_MAX:,} shards; write fewer braces, or a `*`.")
+    return DataError(
+        f"'{pattern}' stands for more than {_MAX:,} shards, or for names too long; write fewer braces, or a `*`."
+    )
 
 
 def _expanded(pattern: str) -> Iterator[str]:

@@ -41,7 +41,10 @@ class Resume:
             )
 
     def load(self, setup: Setup, identity: Identity, events: Events) -> RunState | None:
-        """The state to go on from, and what is to be said about it. Raises as `check`."""
+        """The state to go on from, and what is to be said about it.
+
+        Raises CheckpointError where no state is whole, and as `check`.
+        """
         states = setup.folder.states
         state = load_state(states, events, self.step)
         if state is None:
