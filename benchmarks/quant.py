@@ -7,7 +7,8 @@ have the tails and outlier channels of a transformer's activations. Times are me
 layers interleaved. On a GPU `--width 3072 --tokens 4608` are those of FLUX.1 at 1024 x 1024.
 
 `--pictures N` paints N captions with the pocket FLUX, each with full weights and each kind from the same noise, and
-scores them: share of pictures that are wholly right, its difference from full weights, and the standard error of that.
+scores them: share of the stated attributes that are right, and of pictures that are wholly right, each with its
+difference from full weights and the standard error of that.
 """
 
 from __future__ import annotations
@@ -94,27 +95,31 @@ def seconds(width: int, tokens: int, device: torch.device, repeats: int) -> dict
 
 
 def scores(count: int, steps: int, device: str) -> list[dict[str, object]]:
-    """A row for each kind of weights: points right, the paired difference from full weights and its standard error."""
+    """A row for each kind of weights and score: points, the paired difference from full weights, its standard error."""
     source = WorldSource(seed=11, split="held-out")
     pipelines = {
         kind: Pipeline.load("pocket/flux", device=device, weights=kind) for kind in get_args(Weights)
     }
-    right: dict[str, list[float]] = {kind: [] for kind in pipelines}
+    found: dict[tuple[str, str], list[float]] = {
+        (kind, score): [] for score in ("attributes", "pictures") for kind in pipelines
+    }
     for index in range(count):
         caption = source.text(index, source.scene(index))
         for kind, pipeline in pipelines.items():
             (picture,) = pipeline(caption, seed=index, steps=steps)
-            right[kind].append(100.0 * check(np.asarray(picture), caption).right)
+            result = check(np.asarray(picture), caption)
+            found[kind, "attributes"].append(100 * statistics.mean(mark.right for mark in result.marks))
+            found[kind, "pictures"].append(100.0 * result.right)
     rows: list[dict[str, object]] = []
-    for kind, found in right.items():
-        apart = [one - full for one, full in zip(found, right["full"], strict=True)]
-        error = statistics.stdev(apart) / math.sqrt(count)
+    for (kind, score), points in found.items():
+        apart = [one - full for one, full in zip(points, found["full", score], strict=True)]
         rows.append(
             {
                 "weights": kind,
-                "right": statistics.mean(found),
+                "score": score,
+                "right": statistics.mean(points),
                 "apart": statistics.mean(apart),
-                "error": error,
+                "error": statistics.stdev(apart) / math.sqrt(count),
             }
         )
     return rows
@@ -150,7 +155,8 @@ def main() -> None:
     scored = scores(given.pictures, given.steps, given.device) if given.pictures else []
     for row in scored:
         print(
-            f"{row['weights']:<10}{row['right']:>7.1f} % right{row['apart']:>+8.2f} +- {row['error']:.2f} points"
+            f"{row['weights']:<10}{row['right']:>7.1f} % of {row['score']} right"
+            f"{row['apart']:>+8.2f} +- {row['error']:.2f} points"
         )
     if given.json is not None:
         given.json.write_text(json.dumps({"errors": rows, "seconds": times, "scores": scored}, indent=2))

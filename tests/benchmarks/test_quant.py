@@ -14,18 +14,30 @@ from velatura.placement.precision.quantised import LINEARS
 
 def test_differences_are_paired_by_caption(monkeypatch: pytest.MonkeyPatch) -> None:
     quant = import_module("quant")
-    right = {"full": [1, 0], "fp8": [1, 0], "int8": [0, 0], "nf4": [0, 1]}  # of two captions
+    marks = {"full": [3, 4], "fp8": [3, 4], "int8": [0, 4], "nf4": [4, 2]}  # right of 4, for two captions
 
     def load(model: str, *, device: str, weights: str) -> Any:
-        return lambda caption, *, seed, steps: [np.array(right[weights][seed])]
+        return lambda caption, *, seed, steps: [np.array(marks[weights][seed])]
+
+    def check(picture: Any, caption: str) -> SimpleNamespace:
+        right = [place < int(picture) for place in range(4)]
+        return SimpleNamespace(marks=[SimpleNamespace(right=one) for one in right], right=all(right))
 
     monkeypatch.setattr(quant, "Pipeline", SimpleNamespace(load=load))
-    monkeypatch.setattr(quant, "check", lambda picture, caption: SimpleNamespace(right=bool(picture)))
-    assert quant.scores(2, 1, "cpu") == [
-        {"weights": "full", "right": 50, "apart": 0, "error": 0},
-        {"weights": "fp8", "right": 50, "apart": 0, "error": 0},
-        {"weights": "int8", "right": 0, "apart": -50, "error": pytest.approx(50)},  # of -100 and 0
-        {"weights": "nf4", "right": 50, "apart": 0, "error": pytest.approx(100)},  # of -100 and 100
+    monkeypatch.setattr(quant, "check", check)
+    rows = [
+        (row["weights"], row["score"], row["right"], row["apart"], row["error"])
+        for row in quant.scores(2, 1, "cpu")
+    ]
+    assert rows == [
+        ("full", "attributes", 87.5, 0, 0),
+        ("fp8", "attributes", 87.5, 0, 0),
+        ("int8", "attributes", 50, -37.5, pytest.approx(37.5)),  # of -75 and 0
+        ("nf4", "attributes", 75, -12.5, pytest.approx(37.5)),  # of 25 and -50
+        ("full", "pictures", 50, 0, 0),
+        ("fp8", "pictures", 50, 0, 0),
+        ("int8", "pictures", 50, 0, 0),
+        ("nf4", "pictures", 50, 0, pytest.approx(100)),  # of 100 and -100
     ]
 
 

@@ -28,7 +28,7 @@ _Widen = Callable[..., Tensor]  # of stored tensors and a dtype
 
 
 class QuantisedLinear(nn.Module):
-    """A frozen linear layer, its values in a narrow type, their scales in float32 or float16, both buffers."""
+    """A frozen linear layer, its values in a narrow type, their scales in float32 or bfloat16, both buffers."""
 
     values: Tensor
     scale: Tensor
