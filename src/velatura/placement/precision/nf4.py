@@ -7,8 +7,6 @@ largest value, which takes a tenth off the error; they are in bf16, half the siz
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,16 +30,10 @@ LEVELS = (  # appendix E there
     0.7229568362236023,
     1.0,
 )
-
-
-STARTS = (
-    1.0,
-    -1.0,
-    0.85,
-    -0.85,
-)  # of the largest value: scales from which a fit begins; the levels are not symmetric
-_CHUNK = 4096  # blocks that are fitted at a time: they stay in a processor's cache
-CELLS = 2**14  # that -1..1 is divided into
+# scales from which a fit begins, by the largest value of a block; levels are not symmetric, so signs differ
+STARTS = (1.0, -1.0, 0.85, -0.85)
+_CHUNK = 4096  # blocks that are fitted at a time, so that they stay in a processor's cache
+_CELLS = 2**14  # that -1..1 is divided into
 
 
 def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,27 +45,26 @@ def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
     if weight.is_meta:
         codes, scale = blocks.to(torch.uint8), blocks[:, 0].bfloat16()
     else:
-        fitted = [_fitted(chunk) for chunk in blocks.split(_CHUNK)]
+        tables = _tables(weight.device)
+        fitted = [_fitted(chunk, *tables) for chunk in blocks.split(_CHUNK)]
         codes, scale = (torch.cat(parts) for parts in zip(*fitted, strict=True))
     codes = codes.view(rows, -1)[:, :columns]
     return codes[:, ::2] << 4 | codes[:, 1::2], scale.view(rows, -1)
 
 
-def _fitted(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes, uint8 `[n, 64]`, and scales, bf16 `[n]`, of blocks `[n, 64]`.
+def _fitted(blocks: Tensor, codes: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes, uint8 `[n, 64]`, and scales, bf16 `[n]`, of blocks `[n, 64]`; with the tables of `_tables`.
 
     From each start: the levels l nearest to the values v, then the scale of least squares, v.l / l.l, which leaves
     |v|^2 - (v.l)^2 / l.l of the error. The best of these scales is taken, and the levels nearest then.
     """
-    codes, levels = _tables(blocks.device)
     largest = blocks.abs().amax(dim=1)
     relative = blocks / _divisor(largest)
     scale, most = torch.zeros_like(largest), torch.full_like(largest, -1.0)
     for start in STARTS:
         near = _looked_up(levels, relative / start)
-        length = (
-            near.square().sum(dim=1).clamp(min=1.0)
-        )  # the largest value is at 1 or -1, but in blocks of zeros
+        # the largest value has the level 1 or -1, but in blocks of zeros
+        length = near.square().sum(dim=1).clamp(min=1.0)
         along = (relative * near).sum(dim=1)
         explained = along.square() / length
         better = ~(explained <= most)  # so that NaN stays
@@ -86,21 +77,20 @@ def _divisor(scale: Tensor) -> Tensor:
     return torch.where(scale == 0, 1.0, scale)[:, None]
 
 
-@lru_cache(maxsize=4)
 def _tables(device: torch.device) -> tuple[Tensor, Tensor]:
     """The code, uint8, and the level nearest to the middle of each cell of -1..1: a search in their place takes longer.
 
     A value within a cell of the bound between two levels may be given either.
     """
     levels = torch.tensor(LEVELS, device=device)
-    middles = (torch.arange(CELLS, device=device) + 0.5) * (2 / CELLS) - 1
+    middles = (torch.arange(_CELLS, device=device) + 0.5) * (2 / _CELLS) - 1
     codes = torch.bucketize(middles, (levels[1:] + levels[:-1]) / 2, out_int32=True)
     return codes.to(torch.uint8), levels[codes]
 
 
 def _looked_up(table: Tensor, relative: Tensor) -> Tensor:
     """The entries of a table of cells for values `[n, 64]`; those beyond -1..1 have the first or the last."""
-    cell = ((relative + 1) * (CELLS / 2)).int().clamp_(0, CELLS - 1)
+    cell = ((relative + 1) * (_CELLS / 2)).int().clamp_(0, _CELLS - 1)
     return table.index_select(0, cell.flatten()).view_as(relative)
 
 
