@@ -14,7 +14,7 @@ sys.path.append(
     str(Path(__file__).parents[1] / "tests" / "placement")
 )  # the link that tests of streaming use
 
-from simulated import SimulatedLink
+from simulated import SimulatedLink, Timed
 
 
 class ClockLink(SimulatedLink):
@@ -34,7 +34,7 @@ def clocked(
         link.compute(forward)
         return run(
             *(
-                _Timed.apply(x, lambda: link.compute(backward))
+                Timed.apply(x, lambda: link.compute(backward))
                 if isinstance(x, Tensor) and x.requires_grad
                 else x
                 for x in inputs
@@ -42,19 +42,3 @@ def clocked(
         )
 
     module.forward = timed
-
-
-class _Timed(torch.autograd.Function):
-    """Passes on its input; its backward wants it again, as that of a real block would, and then takes its time."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, then: Callable[[], None]) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.then = then
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        _ = ctx.saved_tensors
-        ctx.then()
-        return gradient, None

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from tests.placement.simulated import SimulatedLink
 
 from velatura.adapters.attach import put_on_fresh
 from velatura.draws import Draw
@@ -12,7 +13,8 @@ from velatura.errors import ModelError
 from velatura.families.sd1 import Sd1Family
 from velatura.interfaces import PARTS, Batch, ModelFiles, Parts, Prompt
 from velatura.objectives.diffusion import Diffusion
-from velatura.placement.recompute import recompute
+from velatura.placement.place import place
+from velatura.placement.recompute import Policy, recompute, whole
 from velatura.recipe.objectives.diffusion import DiffusionObjective
 
 from .models import unet
@@ -88,6 +90,31 @@ def test_a_lora_step_and_recompute_give_the_same_gradients(family: Sd1Family, pa
     recompute(family.blocks(parts.denoiser))
     for again, before in zip(gradients(), plain, strict=True):
         assert torch.equal(again, before)
+
+
+@pytest.mark.parametrize("policy", [False, "mlp", True])
+def test_streamed_is_resident_bit_for_bit(sd1_folder: Path, policy: Policy) -> None:
+    gradients = []
+    for share in (0.0, 1.0):
+        family = Sd1Family()
+        parts = family.load(ModelFiles(model=str(sd1_folder)), PARTS, device=CPU, dtype=torch.float32)
+        assert parts.denoiser is not None
+        chosen = [t for t in family.targets(parts.denoiser) if t.group in ("attention", "mlp")]
+        adapter = put_on_fresh(parts.denoiser, chosen, rank=2, alpha=2, seed=0)
+        blocks = family.blocks(parts.denoiser)
+        again = whole(blocks, policy)
+        link = SimulatedLink(1e9)
+        placed = place(parts.denoiser, blocks, (), share=share, device=CPU, link=link, again=again)
+        recompute(blocks, policy, family.feed_forwards(parts.denoiser), besides=placed.recomputed)
+        assert bool(placed.host) == bool(share)
+        objective = Diffusion(DiffusionObjective(kind="diffusion"))
+        for step in range(2):
+            draw = Draw.of(0, step=step, slots=2)
+            (loss,) = objective.losses(family, parts, batch(), draw)
+            loss.per_item.sum().backward()
+        gradients.append([parameter.grad for parameter in adapter.parameters().values()])
+    assert all(map(torch.equal, *gradients))
+    assert any(bool(gradient.any()) for gradient in gradients[0])
 
 
 def test_v_prediction_as_the_config_or_the_recipe_says(sd1_folder: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,6 +72,22 @@ class SimulatedLink:
 
     def compute(self, seconds: float) -> None:
         self.computed += seconds
+
+
+class Timed(torch.autograd.Function):
+    """Passes on its input; its backward wants it again, as that of a real block would, and then takes its time."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, then: Callable[[], None]) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.then = then
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        _ = ctx.saved_tensors
+        ctx.then()
+        return gradient, None
 
 
 def poison(tensor: Tensor) -> None:

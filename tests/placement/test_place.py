@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from velatura.adapters.attach import put_on_fresh
 from velatura.interfaces import Conditioning, Family, Parts
-from velatura.placement.place import place
+from velatura.placement.place import Placed, place
 from velatura.placement.precision.quantised import quantise_blocks
-from velatura.placement.recompute import Policy, recompute
+from velatura.placement.recompute import Policy, recompute, whole
 
 GROUPS = ("attention", "mlp", "modulation")
 CPU = torch.device("cpu")
@@ -59,19 +59,29 @@ def gradients(family: Family, parts: Parts, trained: dict[str, nn.Parameter]) ->
     return found
 
 
+def streamed_by(family: Family, denoiser: nn.Module, share: float, policy: Policy) -> Placed:
+    """As `training.placing` does it."""
+    blocks = family.blocks(denoiser)
+    again = whole(blocks, policy)
+    link = SimulatedLink(1e9)
+    placed = place(
+        denoiser, blocks, family.ahead(denoiser), share=share, device=CPU, link=link, again=again
+    )
+    recompute(blocks, policy, family.feed_forwards(denoiser), besides=placed.recomputed)
+    return placed
+
+
+@pytest.mark.parametrize("policy", [False, "mlp", 2, True])
 @pytest.mark.parametrize("fp8", [False, True])
 @pytest.mark.parametrize("share", [0.2, 0.6, 1.0])
-def test_flux_streamed_is_flux_resident(tiny_model: Path, share: float, fp8: bool) -> None:
+def test_flux_streamed_is_flux_resident(tiny_model: Path, share: float, fp8: bool, policy: Policy) -> None:
     family, parts, denoiser = tiny_flux(tiny_model)
     other, streamed, away = tiny_flux(tiny_model)
     if fp8:
         quantise_blocks(family.blocks(denoiser))
         quantise_blocks(other.blocks(away))
     expected, ours = adapted(family, denoiser), adapted(other, away)
-    recompute(family.blocks(denoiser))
-    placed = place(
-        away, other.blocks(away), other.ahead(away), share=share, device=CPU, link=SimulatedLink(1e9)
-    )
+    placed = streamed_by(other, away, share, policy)
     assert placed.host > 0
     wanted, found = gradients(family, parts, expected), gradients(other, streamed, ours)
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
@@ -154,14 +164,15 @@ def test_nothing_streamed_is_everything_moved(tiny_model: Path) -> None:
 
 
 @pytest.mark.slow
-def test_streamed_and_compiled(tiny_model: Path) -> None:
+@pytest.mark.parametrize("policy", [False, "mlp", True])
+def test_streamed_and_compiled(tiny_model: Path, policy: Policy) -> None:
     """A compiled graph that kept a slot's storage would give zero gradients, silently."""
     family, parts, denoiser = tiny_flux(tiny_model)
     other, streamed, away = tiny_flux(tiny_model)
     expected, ours = adapted(family, denoiser), adapted(other, away)
     for block in other.blocks(away):
         block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
-    place(away, other.blocks(away), other.ahead(away), share=1.0, device=CPU, link=SimulatedLink(1e9))
+    streamed_by(other, away, 1.0, policy)
     wanted, found = gradients(family, parts, expected), gradients(other, streamed, ours)
     for name, gradient in wanted.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-6, msg=name)

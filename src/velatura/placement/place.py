@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -25,15 +25,15 @@ NO_USE = (
 class Placed:
     """What a placement came to, in bytes: on the device for good, on the device as slots, on the host.
 
-    `streamed`: the blocks that visit the device; `trained`: the parameters in them, and in layers ahead of them, that
-    are trained.
+    `recomputed`: the blocks that visit the device and are run again in the backward pass; `trained`: the parameters in
+    streamed blocks, and in layers ahead of them, that are trained.
     """
 
     resident: int
     slots: int
     host: int
     rings: tuple[Ring, ...] = ()
-    streamed: tuple[nn.Module, ...] = ()
+    recomputed: tuple[nn.Module, ...] = ()
     trained: tuple[nn.Parameter, ...] = ()
 
     def report(self) -> str:
@@ -58,6 +58,7 @@ def place(
     share: float,
     device: torch.device,
     link: Link | None = None,
+    again: Container[nn.Module] = (),
     trained: bool = False,
     updated_in_backward: bool = False,
     activations: Activations | None = None,
@@ -67,7 +68,7 @@ def place(
     `blocks` are in order of execution; `ahead` are layers in them that are run ahead of them (see `Family.ahead`).
     Those are streamed first: where they are frozen they are needed once per step, and blocks twice. The denoiser is on
     the host with all its adapters. Frozen bytes are streamed, and with `trained` also those that are trained (see
-    `stream` for `updated_in_backward` and `activations`). Raises MemoryShortage.
+    `stream` for `again`, `updated_in_backward` and `activations`). Raises MemoryShortage.
     """
     link = link or link_to(device)
     ahead_slots, block_slots = slots_for(both_ways=trained and updated_in_backward)
@@ -95,6 +96,7 @@ def place(
                 device,
                 link,
                 slots,
+                again=again,
                 updated_in_backward=updated_in_backward,
                 activations=kept,
             )
@@ -111,7 +113,7 @@ def place(
         slots=sum(ring.size for ring in rings),
         host=sum(box.size for box in packed),
         rings=tuple(rings),
-        streamed=tuple(blocks[index] for index in of_blocks),
+        recomputed=tuple(blocks[index] for index in of_blocks if trained or blocks[index] in again),
         trained=tuple(parameter for box in packed for parameter in box.trained),
     )
 

@@ -47,6 +47,13 @@ class _Recomputed:
         return run_again(self.run, args, kwargs, self._activations)
 
 
+def whole(blocks: Sequence[nn.Module], policy: Policy) -> Sequence[nn.Module]:
+    """The blocks that a policy runs again from beginning to end."""
+    if policy is False or policy == "mlp":
+        return ()
+    return blocks if policy is True else blocks[:: int(policy)]
+
+
 def recompute(
     blocks: Sequence[nn.Module],
     policy: Policy = True,
@@ -59,16 +66,11 @@ def recompute(
 
     True: every block keeps its inputs alone, for about a third more time; an integer k: every k-th one does so.
     "mlp": of every block `feed_forwards` do so, which keep the widest activations (see `Family.feed_forwards`).
-    `besides`: blocks that are run again anyway, since they are streamed. `activations`: where the inputs of blocks
-    wait, if not on the device.
+    `besides`: blocks that are run again already (see `stream`). `activations`: where the inputs of blocks wait, if not
+    on the device.
     """
     again = {id(module) for block in besides for module in block.modules()}
-    if policy == "mlp":
-        parts = feed_forwards
-    elif isinstance(policy, bool):
-        parts = [(block, "forward") for block in blocks if policy]
-    else:
-        parts = [(block, "forward") for block in blocks[:: int(policy)]]
+    parts = feed_forwards if policy == "mlp" else [(block, "forward") for block in whole(blocks, policy)]
     for module, method in parts:
         if id(module) not in again:
             setattr(module, method, _Recomputed(getattr(module, method), activations))

@@ -42,6 +42,11 @@ class Away:
     per_update: int = 0  # and to the device in an update
 
     @property
+    def recomputed(self) -> float:
+        """The share of the blocks that is run again since it is streamed: frozen weights are fetched again instead."""
+        return self.of_blocks if self.kind == "trained" else 0.0
+
+    @property
     def saved(self) -> int:
         """Bytes of weights that the device does not hold for it."""
         return self.host - self.slots

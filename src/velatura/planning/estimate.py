@@ -197,11 +197,11 @@ class Estimator:
         return self.device.occupied(without(self._stepped(work, gone), gone).peak.total) <= budget
 
     def _stepped(self, work: Workload, gone: Away) -> Phase:
-        """The step; streamed blocks are recomputed, whatever is said of the others."""
+        """The step; streamed blocks that are trained are recomputed, whatever is said of the others."""
         setup, section = work.setup, work.setup.recipe.training
         pieces = "auto" if setup.caches_latents else setup.recipe.memory.autoencoder
         which = _Variant.of(setup), work.largest, section.accumulate > 1, pieces
-        policy, share = section.checkpoint_blocks, gone.of_blocks
+        policy, share = section.checkpoint_blocks, gone.recomputed
         if policy == "mlp" or isinstance(policy, bool):
             own = self._step(*which, policy)
         else:  # every k-th block: the first, and so on

@@ -122,8 +122,9 @@ def _offloaded_activations(recipe: Recipe) -> Iterator[Problem]:
     memory, policy = recipe.memory, recipe.training.checkpoint_blocks
     if not memory.offload_activations or recipe.objective.kind == "autoencoder":
         return
-    if policy in (False, "mlp") and not memory.streamed:
-        what = "received true, and no block is recomputed or streamed: none keeps its inputs alone"
+    streamed = memory.streamed and recipe.full and "denoiser" in recipe.full.parts  # recomputed then
+    if policy in (False, "mlp") and not streamed:
+        what = "received true, and no block is recomputed: none keeps its inputs alone"
         hint = "write training.checkpoint_blocks = true"
         yield Problem(path=("memory", "offload_activations"), what=what, hint=hint)
 

@@ -12,7 +12,7 @@ from velatura.families.attending import attend_by
 from velatura.interfaces import Parts
 from velatura.placement.compiling import compile_blocks, decide, training_flops
 from velatura.placement.place import NO_USE, Placed, place
-from velatura.placement.recompute import recompute
+from velatura.placement.recompute import recompute, whole
 from velatura.placement.streamed.activations import NO_USE as NO_USE_OF_OFFLOADING
 from velatura.placement.streamed.activations import Activations
 from velatura.placement.streamed.links import Link, link_to
@@ -45,7 +45,7 @@ def place_blocks(setup: Setup, parts: Parts, events: Events) -> Placed | None:
         blocks,
         training.checkpoint_blocks,
         setup.family.feed_forwards(parts.denoiser),
-        besides=placed.streamed if placed else (),
+        besides=placed.recomputed if placed else (),
         activations=activations,
     )
     if setup.device.type == "cpu":
@@ -81,6 +81,7 @@ def _stream(
         share=setup.recipe.memory.streamed,
         device=setup.device,
         link=link,
+        again=whole(blocks, setup.recipe.training.checkpoint_blocks),
         trained=setup.recipe.full is not None,
         updated_in_backward=setup.recipe.optimizer.fused_backward,
         activations=activations,

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
-from tests.placement.simulated import SimulatedLink
+from tests.placement.simulated import SimulatedLink, Timed
 from torch import Tensor, nn
 
 from velatura.adapters.lora import Down, LoraLinear
 from velatura.placement.precision.quantised import Fp8Linear
-from velatura.placement.recompute import recompute
+from velatura.placement.recompute import recompute, whole
+from velatura.placement.streamed.fetched import fetched_again
 from velatura.placement.streamed.links import Link, PlainLink
 from velatura.placement.streamed.packed import PackedBlock
 from velatura.placement.streamed.ring import Ring
@@ -21,8 +23,11 @@ DEPTH = 6
 BYTES = 256 * 2  # of a block: weight and bias, each aligned
 
 
+AGAIN = pytest.mark.parametrize("again", [False, True], ids=["fetched again", "run again"])
+
+
 class Block(nn.Module):
-    """A frozen layer that carries a LoRA; a pass of it takes a second on the simulated clock."""
+    """A frozen layer that carries a LoRA; a pass of it takes a second on the simulated clock, back and forth."""
 
     def __init__(self, seed: int, link: SimulatedLink | None = None, *, fp8: bool = False) -> None:
         super().__init__()
@@ -38,18 +43,23 @@ class Block(nn.Module):
         self.link = link
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.link is not None:
-            self.link.compute(1.0)
-        return x + torch.tanh(self.layer(x))
+        link = self.link
+        if link is not None:
+            link.compute(1.0)
+            x = Timed.apply(x, lambda: link.compute(1.0))  # type: ignore[no-untyped-call]
+        return x + self.feed_forward(x)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.layer(x))
 
 
 def stack(link: SimulatedLink | None = None, *, fp8: bool = False) -> nn.ModuleList:
     return nn.ModuleList(Block(seed, link, fp8=fp8) for seed in range(DEPTH))
 
 
-def stream(blocks: list[nn.Module], link: Link, slots: int = 2) -> Ring:
+def stream(blocks: list[nn.Module], link: Link, slots: int = 2, *, again: bool | int = False) -> Ring:
     packed = [PackedBlock(block, link) for block in blocks]
-    return stream_packed(blocks, packed, torch.device("cpu"), link, slots)
+    return stream_packed(blocks, packed, torch.device("cpu"), link, slots, again=whole(blocks, again))
 
 
 def run(blocks: nn.ModuleList, x: Tensor) -> Tensor:
@@ -59,21 +69,29 @@ def run(blocks: nn.ModuleList, x: Tensor) -> Tensor:
 
 
 def gradients(blocks: nn.ModuleList, passes: int = 2) -> list[Tensor]:
-    x = torch.linspace(-1, 1, 3 * WIDTH).reshape(3, WIDTH)
     for factor in range(1, passes + 1):
-        run(blocks, x * factor).square().sum().backward()
+        loss(blocks, factor).backward()
+    return found(blocks)
+
+
+def loss(blocks: nn.ModuleList, factor: float = 1.0) -> Tensor:
+    x = factor * torch.linspace(-1, 1, 3 * WIDTH).reshape(3, WIDTH)
+    return run(blocks, x.requires_grad_()).square().sum()
+
+
+def found(blocks: nn.ModuleList) -> list[Tensor]:
     trained = [parameter for parameter in blocks.parameters() if parameter.requires_grad]
     assert len(trained) == 2 * DEPTH
     assert all(parameter.grad is not None for parameter in trained)
     return [parameter.grad for parameter in trained if parameter.grad is not None]
 
 
+@pytest.mark.parametrize("again", [False, True, 2], ids=["fetched again", "run again", "every second one"])
 @pytest.mark.parametrize("fp8", [False, True])
 @pytest.mark.parametrize("slots", [2, 3, 6])
-def test_streamed_is_resident_bit_for_bit(slots: int, fp8: bool) -> None:
+def test_streamed_is_resident_bit_for_bit(slots: int, fp8: bool, again: bool | int) -> None:
     resident, streamed = stack(fp8=fp8), stack(fp8=fp8)
-    recompute(list(resident))
-    ring = stream(list(streamed), SimulatedLink(1e6), slots)
+    ring = stream(list(streamed), SimulatedLink(1e6), slots, again=again)
     assert all(map(torch.equal, gradients(resident), gradients(streamed)))
     x = torch.ones(1, WIDTH)
     with torch.no_grad():
@@ -83,26 +101,101 @@ def test_streamed_is_resident_bit_for_bit(slots: int, fp8: bool) -> None:
         assert torch.equal(value.view(torch.uint8), streamed.state_dict()[name].view(torch.uint8)), name
 
 
-def test_some_blocks_streamed_and_some_resident() -> None:
+@AGAIN
+def test_some_blocks_streamed_and_some_resident(again: bool) -> None:
     resident, mixed = stack(), stack()
     blocks = list(mixed)
-    ring = stream([blocks[1], blocks[3], blocks[4]], SimulatedLink(1e6))
+    ring = stream([blocks[1], blocks[3], blocks[4]], SimulatedLink(1e6), again=again)
     assert all(map(torch.equal, gradients(resident), gradients(mixed)))
     assert ring.traffic.misses == 1  # the very first
 
 
-def test_every_block_comes_in_one_copy_each_way() -> None:
+@AGAIN
+def test_every_block_comes_in_one_copy_each_way(again: bool) -> None:
     """Forward: all. Backward: all but those that are still in the ring; likewise the next forward."""
     blocks = stack()
-    ring = stream(list(blocks), SimulatedLink(1e6), slots=2)
+    ring = stream(list(blocks), SimulatedLink(1e6), slots=2, again=again)
     gradients(blocks, passes=1)
-    assert ring.traffic.visits == 2 * DEPTH
+    assert ring.traffic.visits == 2 * DEPTH - (0 if again else 1)  # the last one does not go in between
     assert ring.traffic.copies == DEPTH + (DEPTH - 2)
     assert ring.traffic.misses == 1
     assert ring.traffic.bytes == ring.traffic.copies * BYTES
     gradients(blocks, passes=1)
     assert ring.traffic.copies == DEPTH + 3 * (DEPTH - 2)
     assert ring.traffic.misses == 1
+
+
+@AGAIN
+def test_two_forward_passes_before_one_backward_pass(again: bool) -> None:
+    resident, streamed = stack(), stack()
+    ring = stream(list(streamed), SimulatedLink(1e6), again=again)
+    for blocks in (resident, streamed):
+        (loss(blocks) + loss(blocks, 2.0)).backward()
+    assert all(map(torch.equal, found(resident), found(streamed)))
+    assert ring.traffic.misses == 3 + again  # the first, and the last of each pass but that which turns round
+
+
+@AGAIN
+def test_a_graph_may_be_gone_through_twice(again: bool) -> None:
+    resident, streamed = stack(), stack()
+    stream(list(streamed), SimulatedLink(1e6), again=again)
+    for blocks in (resident, streamed):
+        out = loss(blocks)
+        out.backward(retain_graph=True)
+        out.backward()
+    assert all(map(torch.equal, found(resident), found(streamed)))
+
+
+@AGAIN
+def test_painting_between_forward_and_backward(again: bool) -> None:
+    resident, streamed = stack(), stack()
+    stream(list(streamed), SimulatedLink(1e6), again=again)
+    for blocks in (resident, streamed):
+        out = loss(blocks)
+        with torch.no_grad():
+            run(blocks, torch.ones(1, WIDTH))
+        out.backward()
+    assert all(map(torch.equal, found(resident), found(streamed)))
+
+
+def test_parts_are_run_again_with_the_weights_in_a_slot() -> None:
+    """Of a block that is fetched again; on the host they would be there as well, and on a GPU they would not."""
+    resident, streamed = stack(), stack()
+    ring = stream(list(streamed), SimulatedLink(1e6))
+    there: list[bool] = []
+    for block in streamed:
+
+        def run_part(x: Tensor, block: Any = block, own: Any = block.feed_forward) -> Tensor:
+            there.append(ring.holds(block.layer.base.weight))
+            return own(x)  # type: ignore[no-any-return]
+
+        block.feed_forward = run_part  # type: ignore[assignment]
+    recompute(list(streamed), "mlp", [(block, "feed_forward") for block in streamed])
+    assert all(map(torch.equal, gradients(resident), gradients(streamed)))
+    assert there == [True] * 2 * 2 * DEPTH
+
+
+def test_weights_are_kept_as_places() -> None:
+    """Whatever view of them the graph wants: it comes back from the slot that the block is in by then."""
+    blocks = list(stack(fp8=True))
+    link = SimulatedLink(1e6)
+    ring = Ring([PackedBlock(block, link) for block in blocks], torch.device("cpu"), link)
+    hooks = fetched_again(ring, 1)
+    ring.bring(1)
+    base = blocks[1].layer.base  # type: ignore[union-attr]
+    views = base.values, base.values.t(), base.values[2:5, ::2], base.scale, base.bias  # type: ignore[union-attr]
+    expected = [view.clone() for view in views]  # type: ignore[operator, union-attr]
+    kept = [hooks.pack_hook(view) for view in views]  # type: ignore[arg-type]
+    assert not any(isinstance(one, Tensor) for one in kept)
+    ring.bring(2)
+    ring.bring(3)
+    other = torch.ones(3)
+    assert hooks.pack_hook(other) is other
+    for one, view, wanted in zip(kept, views, expected, strict=True):
+        back = hooks.unpack_hook(one)
+        assert ring.holds(back)
+        assert (back.dtype, back.stride()) == (view.dtype, view.stride())  # type: ignore[operator, union-attr]
+        assert torch.equal(back.float(), wanted.float())
 
 
 def test_sampling_wraps_round() -> None:
@@ -125,14 +218,15 @@ def test_a_preview_between_steps_costs_no_more_than_one_miss() -> None:
     assert ring.traffic.misses <= 2
 
 
-def test_copies_hide_behind_the_computation() -> None:
+@AGAIN
+def test_copies_hide_behind_the_computation(again: bool) -> None:
     """Copies of 0.9 s beside kernels of 1 s: only the first is waited for."""
     link = SimulatedLink(bandwidth=BYTES / 0.9)
     blocks = stack(link)
-    stream(list(blocks), link, slots=2)
+    stream(list(blocks), link, slots=2, again=again)
     gradients(blocks)
     assert link.stalled == pytest.approx(0.9)
-    assert link.computed == pytest.approx(2 * 2 * DEPTH + 0.9)
+    assert link.computed == pytest.approx(2 * (3 if again else 2) * DEPTH + 0.9)
 
 
 def test_a_slow_link_is_never_idle() -> None:
@@ -154,9 +248,9 @@ def test_the_device_holds_slots_and_nothing_else() -> None:
 
 
 def test_no_graph_holds_what_a_slot_holds() -> None:
-    """Between forward and backward only what goes from block to block is kept."""
+    """Between forward and backward only what goes from block to block is kept, where blocks are run again."""
     blocks = stack()
-    ring = stream(list(blocks), PlainLink())
+    ring = stream(list(blocks), PlainLink(), again=True)
     slots = {slot.untyped_storage().data_ptr() for slot in ring._slots}
     kept: list[int] = []
 
@@ -165,7 +259,7 @@ def test_no_graph_holds_what_a_slot_holds() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        run(blocks, torch.ones(1, WIDTH))
+        loss(blocks)
     assert kept
     assert not slots & set(kept)
 
@@ -220,3 +314,14 @@ def test_jumps_are_met() -> None:
         weight = blocks[index].layer.base.weight  # type: ignore[union-attr]
         assert torch.isfinite(weight).all()  # type: ignore[arg-type]
         assert torch.equal(weight, stack()[index].layer.base.weight)  # type: ignore[arg-type, union-attr]
+
+
+@pytest.mark.slow
+@AGAIN
+def test_compiled_blocks(again: bool) -> None:
+    """A compiled graph that kept a slot's storage would give wrong gradients, silently."""
+    resident, streamed = stack(), stack()
+    for block in (*resident, *streamed):
+        block.forward = torch.compile(block.forward, backend="aot_eager")  # type: ignore[method-assign]
+    stream(list(streamed), SimulatedLink(1e6), again=again)
+    assert all(map(torch.equal, gradients(resident, passes=3), gradients(streamed, passes=3)))

@@ -48,6 +48,7 @@ class Ring:
         size = max(block.size for block in blocks)
         count = min(max(slots, 2), len(blocks))
         self._slots = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(count)]
+        self._storages = {slot.untyped_storage()._cdata for slot in self._slots}
         self._views: dict[tuple[int, int], list[Tensor]] = {}  # (slot, block)
         self._held: list[int | None] = [None] * count  # the block in each slot, or on its way into it
         self._there: list[Any] = [None] * count  # the moment when it has arrived
@@ -63,8 +64,15 @@ class Ring:
         """Bytes that the slots take on the device."""
         return sum(slot.nbytes for slot in self._slots)
 
-    def bring(self, index: int) -> None:
-        """Make block `index` ready for what is computed next, and begin to fetch what will be wanted after it."""
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether a tensor lies in a slot."""
+        return tensor.untyped_storage()._cdata in self._storages
+
+    def bring(self, index: int, *, backwards: bool = False) -> None:
+        """Make block `index` ready for what is computed next, and begin to fetch what will be wanted after it.
+
+        `backwards`: that is known to be the block before.
+        """
         self.traffic.visits += 1
         if index != self._current:
             self._leave()
@@ -74,17 +82,21 @@ class Ring:
             slot = self._held.index(index)
             self._link.wait(self._there[slot])
             self._blocks[index].point(self._seen_in(slot, index))
-        self._turn(index)
+        self._turn(index, backwards=backwards)
         ahead = self._ahead(index)
         for wanted in ahead:
             if wanted not in self._held:
                 self._fetch(wanted, keep=(index, *ahead))
 
-    def reach(self, index: int, *, changes: bool) -> None:
-        """Bring block `index`, unless it was brought last; whether its weights are about to change on the device."""
+    def reach(self, index: int, *, changes: bool = False) -> Tensor:
+        """In a backward pass: bring block `index`, unless it was brought last; its slot, `[size]` uint8.
+
+        `changes`: its weights are about to change on the device.
+        """
         if index != self._current:
-            self.bring(index)
+            self.bring(index, backwards=True)
         self._changed |= changes
+        return self._slots[self._held.index(index)]
 
     def leave(self) -> None:
         """Point every block at the host's values again."""
@@ -113,9 +125,11 @@ class Ring:
         else:
             self._left[slot] = self._link.mark()
 
-    def _turn(self, index: int) -> None:
+    def _turn(self, index: int, *, backwards: bool) -> None:
         """Which way the pass goes: a block that is run twice in a row is where it turns round."""
-        if index == 0:
+        if backwards:
+            self._step = -1
+        elif index == 0:
             self._step = 1
         elif index == self._current:
             self._step = -1
@@ -130,7 +144,7 @@ class Ring:
         the next forward begins anew, with the same weights where none are trained.
         """
         wanted = [index + self._step * far for far in range(1, len(self._slots))]
-        if torch.is_grad_enabled() or self._trained:
+        if torch.is_grad_enabled() or self._trained or self._step < 0:
             return [one for one in wanted if 0 <= one < len(self._blocks)]
         return [one % len(self._blocks) for one in wanted]
 

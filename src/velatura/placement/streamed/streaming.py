@@ -1,15 +1,17 @@
 """Blocks that live in the machine's memory and visit the device when they are run.
 
 All tensors of a block are packed in one buffer, so a visit is one copy; it goes into a slot of a small ring while the
-block before is computed. Gradients need a block twice: its forward is run again in the backward pass (as in
-`recompute`), which brings it back, so that no autograd graph ever holds a slot's storage. Frozen weights are never
-copied back. Under an adapter what is trained in a block (LoRA layers) stays on the device; where the blocks themselves
-are trained, gradients or new weights go to the host (see `gradients`).
+block before is computed. Gradients need a block twice, and no autograd graph may hold a slot's storage meanwhile: either
+what it keeps of frozen weights is their place, and they are fetched again (see `fetched`), or the block's forward is run
+again in the backward pass (as in `recompute`), which brings it back. Frozen weights are never copied back. Under an
+adapter what is trained in a block (LoRA layers) stays on the device; where the blocks themselves are trained, gradients
+or new weights go to the host (see `gradients`), and they are always run again: autocast's copies of all weights would
+be kept otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch import nn
 
 from velatura.placement.recompute import run_again
 from velatura.placement.streamed.activations import Activations
+from velatura.placement.streamed.fetched import fetched_again
 from velatura.placement.streamed.gradients import TrainedBlocks
 from velatura.placement.streamed.links import Link
 from velatura.placement.streamed.packed import PackedBlock
@@ -25,18 +28,24 @@ from velatura.placement.streamed.ring import SLOTS, Ring
 
 
 class _Streamed:
-    """A block's forward, brought to the device first; while gradients are on it is run again for its backward."""
+    """A block's forward, brought to the device first; for its backward it is run `again`, or fetched again."""
 
-    def __init__(self, block: nn.Module, ring: Ring, index: int, activations: Activations | None) -> None:
+    def __init__(
+        self, block: nn.Module, ring: Ring, index: int, activations: Activations | None, *, again: bool
+    ) -> None:
         self.forward = block.forward
         self._ring = ring
         self._index = index
         self._activations = activations
+        self._again = again
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return self._run(*args, **kwargs)
-        return run_again(self._run, args, kwargs, self._activations)
+        if self._again:
+            return run_again(self._run, args, kwargs, self._activations)
+        with fetched_again(self._ring, self._index):
+            return self._run(*args, **kwargs)
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         self._ring.bring(self._index)
@@ -69,18 +78,24 @@ def stream(
     link: Link,
     slots: int = SLOTS,
     *,
+    again: Container[nn.Module] = (),
     updated_in_backward: bool = False,
     activations: Activations | None = None,
 ) -> Ring:
     """Let the blocks, which are run in this order, visit the device one after the other.
 
-    `slots`: of the ring, at least 2. `updated_in_backward`: what is trained in the packed blocks gets its update as
-    soon as its gradient is there. `activations`: where the blocks' inputs wait for the backward pass, if not on the
-    device. A block's forward is compiled before, not after.
+    `slots`: of the ring, at least 2. `again`: blocks that are run again in the backward pass; where any are trained,
+    all are. `updated_in_backward`: what is trained in the packed blocks gets its update as soon as its gradient is
+    there. `activations`: where the inputs of blocks that are run again wait, if not on the device. A block's forward is
+    compiled before, not after.
     """
     ring = Ring(packed, device, link, slots)
-    streamed = [_Streamed(block, ring, index, activations) for index, block in enumerate(blocks)]
-    if not any(box.trained for box in packed):
+    any_trained = any(box.trained for box in packed)
+    streamed = [
+        _Streamed(block, ring, index, activations, again=any_trained or block in again)
+        for index, block in enumerate(blocks)
+    ]
+    if not any_trained:
         for block, run in zip(blocks, streamed, strict=True):
             block.forward = run
         return ring

@@ -141,13 +141,13 @@ class Memory(Section):
         ge=0,
         le=1,
         description="Share of the denoiser's block weights that is kept in the machine's memory and visits the GPU to "
-        "be computed with; where they are trained, gradients (with optimizer.fused_backward: new weights) go back. "
-        "Streamed blocks are run again in the backward pass; results are the same.",
+        "be computed with, in the forward and in the backward pass; where they are trained, they are also recomputed, "
+        "and gradients (with optimizer.fused_backward: new weights) go back. Results are the same.",
     )
     offload_activations: bool = Field(
         False,
-        description="Keep the inputs of blocks that are recomputed or streamed in the machine's memory until the "
-        "backward pass; results are the same.",
+        description="Keep the inputs of blocks that are recomputed in the machine's memory until the backward pass; "
+        "results are the same.",
     )
     split_attention: bool = Field(
         False,
