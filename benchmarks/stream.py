@@ -5,8 +5,8 @@
 
 First, measured: a LoRA training step and a sampling step, resident and streamed, with real copies. On the CPU, where a
 copy is work for the same cores, the network is that of step.py and contestants take turns; on CUDA it is FLUX.1-dev at
-1024 x 1024, and they come one after the other. Streamed blocks are computed again in the backward pass: "recomputed" is
-resident with all blocks recomputed, as streaming everything does.
+1024 x 1024, and they come one after the other. "recomputed" is resident with all blocks recomputed, which takes
+activations off the device as streaming takes weights.
 
 Then, predicted for --predict at 1024 x 1024: FLUX.1-dev's own blocks, without values, are run through velatura's
 streaming over a link with a clock. A block takes the arithmetic of its shape at the device's speed, a copy its bytes at

@@ -61,6 +61,19 @@ def test_activations_are_not_kept() -> None:
     assert sum(kept) <= x.numel()
 
 
+def test_autocast_keeps_no_copies_of_weights_that_are_run_again() -> None:
+    """Its cache would hold those of all blocks until the pass is over."""
+    block = nn.Linear(4, 4)
+    seen: list[bool] = []
+    block.register_forward_pre_hook(lambda *_: seen.append(torch.is_autocast_cache_enabled()))
+    recompute([outer := nn.Sequential(block)])
+    with torch.autocast("cpu", torch.bfloat16):
+        out = outer(torch.ones(2, 4))
+        assert torch.is_autocast_cache_enabled()
+    out.float().sum().backward()
+    assert seen == [False, False]
+
+
 @pytest.mark.parametrize(
     ("policy", "calls"), [(False, [1, 1, 1, 1]), (True, [2, 2, 2, 2]), (2, [2, 1, 2, 1]), (3, [2, 1, 1, 2])]
 )

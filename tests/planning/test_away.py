@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from velatura.placement.streamed.activations import LEAST
-from velatura.planning.away import away, inputs_away, without
-from velatura.planning.phases import Phase
+from velatura.planning.away import away, between, inputs_away, without, without_inputs
+from velatura.planning.phases import Moment, Phase, highest
 from velatura.planning.tracking import Bytes, Work
 from velatura.recipe.recipe import Recipe
 from velatura.recipe.toml import parse_recipe
 
+LEAST = 2**20
 TEXT = 'name = "x"\n[model]\nmodel = "pocket/flux"\n[[data]]\nfolder = "x"\n'
 ASSEMBLED = SimpleNamespace(ahead_sizes=(), block_sizes=(100,) * 4, largest=40, left_out={1: 7, 4: 9})
 
@@ -68,7 +68,54 @@ def test_of_averages_those_of_two_weights_stay() -> None:
 
 def test_inputs_of_all_recomputed_blocks_but_two_are_away() -> None:
     """7 + 3 and 9 + 3 blocks."""
-    recomputed = Phase(name="step", what="", peak=Bytes(), work=Work(), per_block=(LEAST, 2 * LEAST))
+    recomputed = Phase(name="step", what="", peak=Bytes(), work=Work(), inputs=(LEAST, 2 * LEAST))
     all_of_them = 10 * LEAST + 12 * 2 * LEAST
     assert inputs_away(recomputed, ASSEMBLED, 1.0) == all_of_them - 2 * 2 * LEAST  # type: ignore[arg-type]
     assert inputs_away(recomputed, ASSEMBLED, 0.5) == all_of_them // 2 - 2 * 2 * LEAST  # type: ignore[arg-type]
+
+
+def moments(*held: tuple[str, dict[Any, int]]) -> tuple[Moment, ...]:
+    return tuple(Moment(kind=kind, held=Bytes(each)) for kind, each in held)
+
+
+def made(kept: int, *held: tuple[str, dict[Any, int]]) -> Phase:
+    found = moments(*held)
+    return Phase(name="step", what="", peak=highest(found), work=Work(), moments=found, kept=kept)
+
+
+def test_another_moment_is_the_highest_once_something_is_away() -> None:
+    """The update needs most, until its averages are gone."""
+    gone = trained(parse_recipe(f"{TEXT}[full]\n[optimizer]\noffload = true\n"))
+    whole = made(
+        300,
+        ("backward", {"trained": 500, "activations": 600, "optimizer": 1000}),
+        ("update", {"trained": 500, "gradients": 500, "activations": 200, "optimizer": 1000}),
+    )
+    assert whole.peak["gradients"] == 500
+    left = without(whole, gone).peak
+    assert (left["gradients"], left["activations"]) == (500, 200)
+    streamed = trained(parse_recipe(f"{TEXT}[full]\n[memory]\nstreamed = 1.0\n"))
+    left = without(whole, streamed).peak
+    assert (left["gradients"], left["activations"], left["trained"]) == (0, 600, 300)
+
+
+def test_inputs_that_are_away_take_nothing_from_an_update() -> None:
+    whole = made(
+        80,
+        ("forward", {"activations": 80}),
+        ("backward", {"activations": 100}),
+        ("update", {"activations": 10, "gradients": 85}),
+    )
+    found = without_inputs(whole, 60)
+    assert (found.kept, found.away) == (20, 60)
+    assert [one.held["activations"] for one in found.moments] == [20, 40, 10]
+    assert found.peak["gradients"] == 85
+
+
+def test_half_of_the_blocks_recomputed_is_half_way_and_a_whole_block_on_top() -> None:
+    own = made(100, ("forward", {"activations": 100}), ("backward", {"activations": 120}), ("update", {}))
+    again = made(40, ("forward", {"activations": 40}), ("backward", {"activations": 90}), ("update", {}))
+    found = between(own, again, 0.5)
+    assert found.kept == 70
+    assert [one.held["activations"] for one in found.moments] == [70, 70 + 50, 0]
+    assert found.peak["activations"] == 120

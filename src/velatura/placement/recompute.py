@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -23,15 +24,29 @@ def run_again(
 ) -> Any:
     """Run, and once more in the backward pass; until then only the inputs are kept, perhaps away in `activations`."""
     options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
-    if activations is None:
+    if torch.compiler.is_compiling():  # a part of a block, and within its graph nothing is cast for good
         return checkpoint(run, *args, **options, **kwargs)
-    kept = activations.keep(args)
-    once = [args]
+    with casts_not_kept():
+        if activations is None:
+            return checkpoint(run, *args, **options, **kwargs)
+        kept = activations.keep(args)
+        once = [args]
 
-    def with_inputs() -> Any:
-        return run(*(once.pop() if once else kept.back()), **kwargs)
+        def with_inputs() -> Any:
+            return run(*(once.pop() if once else kept.back()), **kwargs)
 
-    return checkpoint(with_inputs, **options)
+        return checkpoint(with_inputs, **options)
+
+
+@contextmanager
+def casts_not_kept() -> Iterator[None]:
+    """Autocast keeps copies of trained weights in its precision until the forward pass is over: all of them."""
+    kept = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(kept)
 
 
 class _Recomputed:

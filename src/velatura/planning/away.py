@@ -8,11 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from velatura.placement.place import streamed_places
-from velatura.placement.streamed.activations import LEAST
 from velatura.placement.streamed.ring import slots_for
 from velatura.planning.assembly import Assembled
 from velatura.planning.loop import Training
-from velatura.planning.phases import Phase
+from velatura.planning.phases import Moment, Phase, highest
 from velatura.planning.repeats import KEPT
 from velatura.planning.tracking import Bytes, Kind, Work
 from velatura.recipe.recipe import Recipe
@@ -105,26 +104,39 @@ def streamed_away(assembled: Assembled, share: float, *, both_ways: bool = False
 
 def without(phase: Phase, gone: Away) -> Phase:
     """A phase in which what is away is not on the device."""
-    peak = phase.peak.plus({gone.kind: -gone.saved})
-    if peak["gradients"]:
-        # at the peak as large a share of them is there as of all
-        left = 1 - gone.gradients / max(1, phase.peak["trained"])
-        peak = peak.plus({"gradients": int(peak["gradients"] * (left - 1)) + gone.at_hand})
-    if peak["optimizer"]:
-        peak = peak.plus({"optimizer": gone.visiting - gone.optimizer})
-    averages = gone.averages + (gone.kept_aside if phase.name in SHOWING else 0)
-    return replace(phase, peak=peak.plus({"averages": -min(averages, peak["averages"])}))
+
+    def left(held: Bytes) -> Bytes:
+        found = held.plus({gone.kind: -gone.saved})
+        if held["gradients"]:
+            # as large a share of them is there as of all
+            stay = 1 - gone.gradients / max(1, held["trained"])
+            found = found.plus({"gradients": int(held["gradients"] * (stay - 1)) + gone.at_hand})
+        if held["optimizer"]:
+            found = found.plus({"optimizer": gone.visiting - gone.optimizer})
+        averages = gone.averages + (gone.kept_aside if phase.name in SHOWING else 0)
+        return found.plus({"averages": -min(averages, held["averages"])})
+
+    return phase.holding(left)
 
 
 def inputs_away(recomputed: Phase, assembled: Assembled, share: float) -> int:
     """Bytes that `memory.offload_activations` takes off the device, where `share` of the blocks is recomputed.
 
-    `recomputed`: the step in which all are. What a block leaves then is the input of the next one.
+    `recomputed`: the step in which all are.
     """
     counts = [times + KEPT for times in assembled.left_out.values()]
-    sizes = [size if size >= LEAST else 0 for size in recomputed.per_block]
-    all_of_them = sum(count * size for count, size in zip(counts, sizes, strict=True))
-    return max(0, int(share * all_of_them) - VISITING * max(sizes, default=0))
+    all_of_them = sum(count * size for count, size in zip(counts, recomputed.inputs, strict=True))
+    return max(0, int(share * all_of_them) - VISITING * max(recomputed.inputs, default=0))
+
+
+def without_inputs(phase: Phase, inputs: int) -> Phase:
+    """A step in which so many bytes of inputs of recomputed blocks wait elsewhere."""
+    at_hand = _at_hand(phase)
+
+    def left(held: Bytes) -> Bytes:
+        return held.plus({"activations": -min(inputs, max(0, held["activations"] - at_hand))})
+
+    return replace(phase.holding(left), kept=phase.kept - inputs, away=inputs)
 
 
 def between(own: Phase, recomputed: Phase, share: float) -> Phase:
@@ -133,12 +145,26 @@ def between(own: Phase, recomputed: Phase, share: float) -> Phase:
     def mixed(a: float, b: float) -> float:
         return a + share * (b - a)
 
-    kinds = {kind: int(mixed(size, recomputed.peak[kind])) for kind, size in own.peak.items()}
-    kept = int(mixed(own.kept, recomputed.kept))
     # in the backward pass one block comes on top of what waits, whole where it is recomputed
-    on_top = max(phase.peak["activations"] - phase.kept for phase in (own, recomputed))
-    kinds["activations"] = kept + on_top
+    at_hand = _at_hand(own), _at_hand(recomputed)
+    more = {"backward": int(max(at_hand) - mixed(*at_hand))}
+    moments = tuple(
+        Moment(
+            kind=a.kind,
+            held=Bytes({kind: int(mixed(size, b.held[kind])) for kind, size in a.held.items()}).plus(
+                {"activations": more.get(a.kind, 0)}
+            ),
+        )
+        for a, b in zip(own.moments, recomputed.moments, strict=True)
+    )
     work = Work()
     work.add(own.work, 1 - share)
     work.add(recomputed.work, share)
-    return replace(own, peak=Bytes(kinds), kept=kept, work=work)
+    kept = int(mixed(own.kept, recomputed.kept))
+    return replace(own, peak=highest(moments), moments=moments, kept=kept, work=work)
+
+
+def _at_hand(step: Phase) -> int:
+    """Bytes of activations in the backward pass beside those that waited for it."""
+    backward = [moment.held["activations"] for moment in step.moments if moment.kind == "backward"]
+    return max(0, max(backward, default=0) - step.kept)

@@ -1,9 +1,9 @@
-"""A recipe with its levers in all positions that go together, the cheapest first."""
+"""A recipe with its levers in all positions that go together."""
 
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 from typing import Any
@@ -18,10 +18,12 @@ from velatura.recipe.values import value_at, with_values
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A recipe with some settings changed."""
+    """A recipe with some settings changed; `slower` and `loss`: the factors of all its options (see `Option`)."""
 
     recipe: Recipe
     changes: Mapping[str, Any]  # "section.key": value
+    slower: float = 1.0
+    loss: float = 1.0
 
     @property
     def sets(self) -> tuple[str, ...]:
@@ -30,14 +32,16 @@ class Candidate:
 
 
 def candidates(recipe: Recipe, device: Device, keys: Container[str] | None = None) -> list[Candidate]:
-    """All combinations of options that go together; the first is the recipe itself, the last the most frugal.
+    """All combinations of options that go together, the cheapest first.
+
+    The first is the recipe itself, the last the most frugal; for the order in time see `Pace`.
 
     `keys`: those that may change, by default all.
     """
     levers = [_allowed(lever(recipe, device), keys) for lever in LEVERS]
-    combined = sorted(product(*levers), key=lambda options: prod(option.cost for option in options))
-    made = (changed(recipe, _together(options)) for options in combined)
-    return [candidate for candidate in made if _consistent(candidate.recipe)]
+    made = (_combined(recipe, options) for options in product(*levers))
+    possible = [candidate for candidate in made if _consistent(candidate.recipe)]
+    return sorted(possible, key=lambda candidate: candidate.slower * candidate.loss)
 
 
 def changed(recipe: Recipe, sets: Mapping[str, Any]) -> Candidate:
@@ -60,8 +64,12 @@ def _consistent(recipe: Recipe) -> bool:
     return True
 
 
-def _together(options: Sequence[Option]) -> dict[str, Any]:
-    return {key: value for option in options for key, value in option.sets.items()}
+def _combined(recipe: Recipe, options: Sequence[Option]) -> Candidate:
+    sets = {key: value for option in options for key, value in option.sets.items()}
+    slower, loss = (
+        prod(factors) for factors in zip(*((one.slower, one.loss) for one in options), strict=True)
+    )
+    return replace(changed(recipe, sets), slower=slower, loss=loss)
 
 
 def _as_toml(value: Any) -> str:

@@ -14,6 +14,7 @@ from velatura.planning.advice import ENCODE_AHEAD, remedies
 from velatura.planning.candidates import Candidate, candidates, changed
 from velatura.planning.devices import Device
 from velatura.planning.estimate import Estimate, Estimator
+from velatura.planning.pace import Pace
 from velatura.recipe.recipe import Recipe
 from velatura.training.planned import open_keys
 
@@ -67,6 +68,8 @@ def choose(estimator: Estimator, recipe: Recipe, budget: int, keys: Container[st
 
     choices = candidates(recipe, estimator.device, keys)
     frugal = choices[-1]
+    pace = Pace.of(own, choices[0].slower)
+    choices.sort(key=lambda choice: choice.loss * pace.seconds(choice.recipe, choice.slower))
     possible: Iterator[Candidate] = iter(())
     if estimator.may_fit(frugal.recipe, budget):
         possible = (choice for choice in choices if estimator.may_fit(choice.recipe, budget))

@@ -12,7 +12,7 @@ from velatura.events import Events
 from velatura.interfaces import Conditioning, Pieces
 from velatura.placement.recompute import Policy
 from velatura.planning.assembly import assemble
-from velatura.planning.away import Away, away, between, inputs_away, without
+from velatura.planning.away import Away, away, between, inputs_away, without, without_inputs
 from velatura.planning.devices import Device
 from velatura.planning.encoding import IMAGES, encode_images, encode_texts
 from velatura.planning.loop import Training
@@ -37,6 +37,7 @@ class Estimate:
     report: str  # what is trained
     sizes: Sizes
     away: Away
+    streamable: int  # bytes of the denoiser's blocks
 
     @property
     def recipe(self) -> Recipe:
@@ -163,7 +164,7 @@ class Estimator:
             phases.append(without(training.showing(), gone))
         if elsewhere:
             phases = [
-                replace(one, peak=one.peak.plus({"text encoders": -one.peak["text encoders"]}))
+                one.holding(lambda held: held.plus({"text encoders": -held["text encoders"]}))
                 for one in phases
             ]
         return Estimate(
@@ -182,6 +183,7 @@ class Estimator:
                 encoders=captions.peak["text encoders"] if elsewhere and setup.conditioned else 0,
             ),
             away=gone,
+            streamable=sum(training.assembled.ahead_sizes) + sum(training.assembled.block_sizes),
         )
 
     def may_fit(self, recipe: Recipe, budget: int) -> bool:
@@ -213,13 +215,7 @@ class Estimator:
         if not setup.recipe.memory.offload_activations:
             return mixed
         recomputed = self._step(*which, True)
-        inputs = inputs_away(recomputed, self._training(which[0]).assembled, share)
-        return replace(
-            mixed,
-            peak=mixed.peak.plus({"activations": -inputs}),
-            kept=mixed.kept - inputs,
-            away=inputs,
-        )
+        return without_inputs(mixed, inputs_away(recomputed, self._training(which[0]).assembled, share))
 
     def _step_of(
         self, variant: _Variant, shape: Shape, accumulated: bool, pieces: Pieces, policy: Policy

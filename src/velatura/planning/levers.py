@@ -1,7 +1,7 @@
 """The settings that a plan may choose among: each takes less memory at some cost in time or exactness.
 
 A lever is a function of recipe and device that gives its options: what the recipe says, then what is more frugal. A new
-one is written below and added to `LEVERS`. Costs are factors of time; what gives up exactness costs more than it takes.
+one is written below and added to `LEVERS`.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import torch
 from velatura.planning.devices import Device
 from velatura.recipe.recipe import Recipe
 
-RECOMPUTED = ((False, 1.0), ("mlp", 1.12), (2, 1.17), (True, 1.33))
+# of computation, as plans of FLUX.1-dev say; under an adapter the backward pass is short, so that more is added to less
+RECOMPUTED = ((False, 1.0), ("mlp", 1.14), (2, 1.21), (True, 1.41))
+RECOMPUTED_IN_FULL = ((False, 1.0), ("mlp", 1.04), (2, 1.12), (True, 1.25))
 STREAMED = (
-    0.25  # more time, at most, for weights that come over the link while the blocks before are computed
+    0.15  # more, at most: waiting for a large block behind a small one; what the link cannot do is `Pace`'s
 )
 SHARES = (0.25, 0.5, 0.75, 1.0)
-WEIGHTS = (
-    ("full", 1.0),
-    ("fp8", 1.15),
-    ("nf4", 2.5),
-)  # slower, and less exact: rather than a quarter of the speed
 ENCODERS = (("auto", 1.0), ("cpu", 1.01))
 OFFLOADED = 1.03  # copies beside the computation
 AVERAGES_AWAY = 1.12  # all averages cross the link, there and back, in every update
 HALVED = 1.02  # a batch in two halves: equal mathematics, a little less filled
 PIECES = (("auto", 1.0), ("whole", 1.0), ("sliced", 1.01), ("tiled", 1.03))  # of previews and caching alone
+WIDENED = 1.15  # weights in few bits are widened for each product
+# exactness, in time that it is worth
+WEIGHTS = (("full", 1.0), ("fp8", 1.3), ("nf4", 2.5))
 NARROWED = 1.5  # float32 given up
 OPTIMIZERS = (("adamw", 1.0), ("adamw8bit", 1.15), ("adafactor", 2.0))  # the last is another way to learn
 UNCLIPPED = 1.5  # gradients are used at once, and not clipped
@@ -38,10 +38,14 @@ NARROW_WEIGHTS = 1.6  # trained weights lose their float32
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """Values of recipe keys, and what they cost: 1 is nothing."""
+    """Values of recipe keys.
+
+    `slower`: a factor of the computation's time; `loss`: what is given up, as such a factor; 1 is nothing.
+    """
 
     sets: Mapping[str, Any]
-    cost: float = 1.0
+    slower: float = 1.0
+    loss: float = 1.0
 
 
 Lever = Callable[[Recipe, Device], Sequence[Option]]
@@ -57,7 +61,8 @@ def batch_size(recipe: Recipe, device: Device) -> Sequence[Option]:
     images = training.batch_size * training.accumulate
     return [
         Option(
-            sets={"training.batch_size": size, "training.accumulate": images // size}, cost=HALVED**halvings
+            sets={"training.batch_size": size, "training.accumulate": images // size},
+            slower=HALVED**halvings,
         )
         for halvings, size in enumerate(sizes)
     ]
@@ -68,9 +73,10 @@ def recompute(recipe: Recipe, device: Device) -> Sequence[Option]:
     own = recipe.training.checkpoint_blocks
     if recipe.objective.kind == "autoencoder":
         return AS_IT_IS
+    ladder = RECOMPUTED if recipe.full is None else RECOMPUTED_IN_FULL
     if not isinstance(own, (bool, str)) and own > 2:  # every third or fewer
-        return [Option(sets={}), *_ladder("training.checkpoint_blocks", 2, RECOMPUTED)]
-    return _ladder("training.checkpoint_blocks", own, RECOMPUTED)
+        return [Option(sets={}), *_ladder("training.checkpoint_blocks", 2, ladder)]
+    return _ladder("training.checkpoint_blocks", own, ladder)
 
 
 def frozen_weights(recipe: Recipe, device: Device) -> Sequence[Option]:
@@ -81,7 +87,10 @@ def frozen_weights(recipe: Recipe, device: Device) -> Sequence[Option]:
     """
     if recipe.adapter is None or device.kind == "mps" or recipe.memory.weights != "full":
         return AS_IT_IS
-    return _ladder("memory.weights", "full", WEIGHTS)
+    return [
+        Option(sets={"memory.weights": kind}, slower=1.0 if kind == "full" else WIDENED, loss=loss)
+        for kind, loss in WEIGHTS
+    ]
 
 
 def text_encoders(recipe: Recipe, device: Device) -> Sequence[Option]:
@@ -114,7 +123,7 @@ def streaming(recipe: Recipe, device: Device) -> Sequence[Option]:
         return AS_IT_IS
     own = recipe.memory.streamed
     return [
-        Option(sets={"memory.streamed": share}, cost=1 + STREAMED * share)
+        Option(sets={"memory.streamed": share}, slower=1 + STREAMED * share)
         for share in (own, *(share for share in SHARES if share > own))
     ]
 
@@ -132,7 +141,7 @@ def precision(recipe: Recipe, device: Device) -> Sequence[Option]:
     """bf16 in place of float32, where the device computes in it."""
     if device.dtype(recipe.training.precision) != torch.float32 or not device.bf16:
         return AS_IT_IS
-    return [*AS_IT_IS, Option(sets={"training.precision": "bf16"}, cost=NARROWED)]
+    return [*AS_IT_IS, Option(sets={"training.precision": "bf16"}, loss=NARROWED)]
 
 
 def optimizer(recipe: Recipe, device: Device) -> Sequence[Option]:
@@ -140,7 +149,8 @@ def optimizer(recipe: Recipe, device: Device) -> Sequence[Option]:
     own = recipe.optimizer.kind
     if recipe.full is None or own not in dict(OPTIMIZERS):
         return AS_IT_IS
-    return _ladder("optimizer.kind", own, OPTIMIZERS)
+    ladder = OPTIMIZERS[[kind for kind, _ in OPTIMIZERS].index(own) :]
+    return [Option(sets={"optimizer.kind": kind}, loss=loss) for kind, loss in ladder]
 
 
 def gradients(recipe: Recipe, device: Device) -> Sequence[Option]:
@@ -148,7 +158,7 @@ def gradients(recipe: Recipe, device: Device) -> Sequence[Option]:
     if recipe.full is None or recipe.optimizer.fused_backward:
         return AS_IT_IS
     sets = {"optimizer.fused_backward": True, "optimizer.clip": 0.0}
-    return [*AS_IT_IS, Option(sets=sets, cost=UNCLIPPED)]
+    return [*AS_IT_IS, Option(sets=sets, loss=UNCLIPPED)]
 
 
 def trained_weights(recipe: Recipe, device: Device) -> Sequence[Option]:
@@ -156,7 +166,7 @@ def trained_weights(recipe: Recipe, device: Device) -> Sequence[Option]:
     if recipe.full is None or recipe.full.weights == "bf16" or not device.bf16:
         return AS_IT_IS
     sets = {"full.weights": "bf16", "training.precision": "bf16"}
-    return [*AS_IT_IS, Option(sets=sets, cost=NARROW_WEIGHTS)]
+    return [*AS_IT_IS, Option(sets=sets, loss=NARROW_WEIGHTS)]
 
 
 LEVERS: tuple[Lever, ...] = (
@@ -169,4 +179,4 @@ def _ladder(key: str, own: Any, ladder: Sequence[tuple[Any, float]]) -> list[Opt
     """The options from the recipe's own value on."""
     # by type too: True equals 1
     place = next(i for i, (value, _) in enumerate(ladder) if (type(value), value) == (type(own), own))
-    return [Option(sets={key: value}, cost=cost) for value, cost in ladder[place:]]
+    return [Option(sets={key: value}, slower=slower) for value, slower in ladder[place:]]

@@ -15,7 +15,7 @@ from velatura.interfaces import Batch, Conditioning, Pieces, Prompt
 from velatura.placement.recompute import Policy, recompute
 from velatura.planning.assembly import Assembled, weights
 from velatura.planning.devices import Device
-from velatura.planning.marks import marked
+from velatura.planning.marks import inputs_noted, marked
 from velatura.planning.optimizer import stepped_optimizer
 from velatura.planning.phases import Phase, Shape
 from velatura.planning.repeats import whole
@@ -111,7 +111,7 @@ class Training:
             trained = self.assembled.parameters.values()
             with warnings.catch_warnings(), tracker, marked(tracker, self.blocks, trained):
                 warnings.simplefilter("ignore")  # of kernels of the CPU, which is not what is planned
-                with self._recomputing(recomputed):
+                with self._recomputing(recomputed), inputs_noted(self.blocks) as inputs:
                     self.stepper([batch], 0, 0)
         kept = self.trained - self.assembled.more_trained
         freed = self.setup.recipe.optimizer.fused_backward
@@ -120,9 +120,11 @@ class Training:
             name="step",
             what=str(shape),
             peak=done.peak,
+            moments=done.moments,
             work=done.work,
             kept=done.turn["activations"],
             per_block=self._per_block(tracker),
+            inputs=tuple(inputs[place] for place in self.assembled.left_out),
         )
 
     @torch.no_grad()
@@ -150,7 +152,8 @@ class Training:
         work = Work()
         work.add(done.work, request.steps)
         work.add(decoding, 1 - request.steps)
-        return Phase(name="preview", what=f"{request.width}x{request.height}", peak=done.peak, work=work)
+        what = f"{request.width}x{request.height}"
+        return Phase(name="preview", what=what, peak=done.peak, moments=done.moments, work=work)
 
     def _know(self, tracker: Tracker) -> None:
         for kind, tensors in weights(self.assembled.parts).items():

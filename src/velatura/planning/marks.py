@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
+from velatura.placement.streamed.activations import goes
 from velatura.planning.repeats import UPDATE
 from velatura.planning.tracking import Tracker
 
@@ -26,6 +28,22 @@ def marked(
         hooks.append(blocks[-1].register_forward_hook(lambda *_: tracker.mark(("head", 0))))
     try:
         yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def inputs_noted(blocks: Sequence[nn.Module]) -> Iterator[dict[int, int]]:
+    """Bytes of each block's inputs that may wait in the machine's memory for the backward pass."""
+    noted: dict[int, int] = {}
+
+    def note(place: int, module: nn.Module, args: tuple[Any, ...]) -> None:
+        noted[place] = sum(one.nbytes for one in args if goes(one))
+
+    hooks = [block.register_forward_pre_hook(partial(note, place)) for place, block in enumerate(blocks)]
+    try:
+        yield noted
     finally:
         for hook in hooks:
             hook.remove()

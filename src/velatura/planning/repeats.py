@@ -8,6 +8,7 @@ from itertools import groupby
 
 from torch import nn
 
+from velatura.planning.phases import Moment, highest
 from velatura.planning.tracking import Bytes, Label, Segment, Work
 
 UPDATE: Label = ("update", 0)
@@ -70,11 +71,16 @@ def prune(root: nn.Module, blocks: Sequence[nn.Module], runs: Sequence[Run]) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class Whole:
-    """What the whole network does: its peak, what is held when the backward pass begins, all work."""
+    """What the whole network does: its moments, what is held when the backward pass begins, all work."""
 
-    peak: Bytes
+    moments: tuple[Moment, ...]
     turn: Bytes
     work: Work
+
+    @property
+    def peak(self) -> Bytes:
+        """The most that is held."""
+        return highest(self.moments)
 
 
 def whole(
@@ -91,7 +97,8 @@ def whole(
     how many times the trained values that are followed the whole network has, which the update takes.
     `freed`: gradients are freed within the backward pass.
     """
-    highest, turn, offset, work = Bytes(), Bytes(), more, Work()
+    turn, offset, work = Bytes(), more, Work()
+    moments: list[Moment] = []
     for segment in segments:
         kind, place = segment.label
         if kind == "backward" and not turn:
@@ -101,12 +108,12 @@ def whole(
             offset = offset.plus({"gradients": max(0, more["trained"] - offset["gradients"])})
         times = left_out.get(place, 0) if kind in ("forward", "backward") else 0
         grown = segment.end.plus(segment.start, -1)
-        for base in (offset, offset.plus(grown, times)):
-            if (peak := segment.peak.plus(base)).total > highest.total:
-                highest = peak
-        offset = offset.plus(grown, times)
+        moments.append(Moment(kind=kind, held=segment.peak.plus(offset)))
+        if times:
+            offset = offset.plus(grown, times)
+            moments.append(Moment(kind=kind, held=segment.peak.plus(offset)))
         work.add(segment.work, values if segment.label == UPDATE else 1 + times)
-    return Whole(peak=highest, turn=turn or highest, work=work)
+    return Whole(moments=tuple(moments), turn=turn or highest(tuple(moments)), work=work)
 
 
 def _shape(block: nn.Module) -> tuple[object, ...]:

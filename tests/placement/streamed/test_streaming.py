@@ -208,6 +208,16 @@ def test_sampling_wraps_round() -> None:
     assert ring.traffic.copies == 3 * DEPTH + 1
 
 
+def test_what_no_gradient_reaches_wraps_round_in_training_too() -> None:
+    """As layers ahead of their blocks do: no backward pass will ask for them, so the next forward's are fetched."""
+    blocks = stack().requires_grad_(False)
+    ring = stream(list(blocks), SimulatedLink(1e6), slots=2)
+    for _ in range(3):
+        assert not run(blocks, torch.ones(1, WIDTH)).requires_grad
+    assert ring.traffic.misses == 1
+    assert ring.traffic.copies == 3 * DEPTH + 1
+
+
 def test_a_preview_between_steps_costs_no_more_than_one_miss() -> None:
     blocks = stack()
     ring = stream(list(blocks), SimulatedLink(1e6), slots=2)

@@ -60,7 +60,7 @@ class Kept:
 
     def __init__(self, activations: Activations, inputs: Sequence[Any]) -> None:
         self._activations = activations
-        self._inputs = [_Away(activations, one) if _goes(one) else one for one in inputs]
+        self._inputs = [_Away(activations, one) if goes(one) else one for one in inputs]
 
     def ask(self) -> None:
         """Begin to fetch them."""
@@ -100,5 +100,6 @@ class _Away:
         return self._back.requires_grad_()
 
 
-def _goes(one: Any) -> bool:
+def goes(one: Any) -> bool:
+    """Whether an input waits on the host."""
     return isinstance(one, Tensor) and one.requires_grad and one.nbytes >= LEAST

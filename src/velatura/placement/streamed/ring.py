@@ -14,7 +14,7 @@ from velatura.placement.streamed.packed import PackedBlock
 
 SLOTS = 2  # of the ring: one is computed with, one is filled
 SLOTS_BOTH_WAYS = 3  # where new weights go back: one is emptied meanwhile
-MORE_AHEAD = 1  # for layers that run ahead of their block: there may be two of them, wanted at once
+MORE_AHEAD = 2  # for layers that run ahead of their block: two are wanted at once, and the next two soon
 
 
 def slots_for(*, both_ways: bool) -> tuple[int, int]:
@@ -57,6 +57,9 @@ class Ring:
         self._changed = False  # whether the current block's weights did
         self._step = 1  # the direction in which the blocks are run
         self._trained = any(block.trained for block in blocks)
+        self.returns = (
+            True  # whether a backward pass follows: not where nothing that was computed wants a gradient
+        )
         self.traffic = Traffic()
 
     @property
@@ -140,11 +143,11 @@ class Ring:
     def _ahead(self, index: int) -> list[int]:
         """What is run next, as far as the slots reach.
 
-        At the ends the pass turns round, where the blocks still are; without gradients there is no backward pass, and
-        the next forward begins anew, with the same weights where none are trained.
+        At the ends the pass turns round, where the blocks still are; without a backward pass the next forward begins
+        anew, with the same weights where none are trained.
         """
         wanted = [index + self._step * far for far in range(1, len(self._slots))]
-        if torch.is_grad_enabled() or self._trained or self._step < 0:
+        if self.returns or self._trained or self._step < 0:
             return [one for one in wanted if 0 <= one < len(self._blocks)]
         return [one % len(self._blocks) for one in wanted]
 

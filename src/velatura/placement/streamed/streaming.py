@@ -1,9 +1,9 @@
 """Blocks that live in the machine's memory and visit the device when they are run.
 
 All tensors of a block are packed in one buffer, so a visit is one copy; it goes into a slot of a small ring while the
-block before is computed. Gradients need a block twice, and no autograd graph may hold a slot's storage meanwhile: either
-what it keeps of frozen weights is their place, and they are fetched again (see `fetched`), or the block's forward is run
-again in the backward pass (as in `recompute`), which brings it back. Frozen weights are never copied back. Under an
+block before is computed. Gradients need a block twice, and no autograd graph may hold a slot's storage meanwhile. So
+what it keeps of frozen weights is their place, and they are fetched again (see `fetched`), or the block's forward is
+run again in the backward pass (as in `recompute`), which brings it back. Frozen weights are never copied back. Under an
 adapter what is trained in a block (LoRA layers) stays on the device; where the blocks themselves are trained, gradients
 or new weights go to the host (see `gradients`), and they are always run again: autocast's copies of all weights would
 be kept otherwise.
@@ -11,14 +11,13 @@ be kept otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from velatura.placement.recompute import run_again
+from velatura.placement.recompute import casts_not_kept, run_again
 from velatura.placement.streamed.activations import Activations
 from velatura.placement.streamed.fetched import fetched_again
 from velatura.placement.streamed.gradients import TrainedBlocks
@@ -40,6 +39,14 @@ class _Streamed:
         self._again = again
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        out = self._visited(*args, **kwargs)
+        self._ring.returns = any(
+            isinstance(one, Tensor) and one.requires_grad
+            for one in (out if isinstance(out, tuple) else (out,))
+        )
+        return out
+
+    def _visited(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return self._run(*args, **kwargs)
         if self._again:
@@ -64,7 +71,7 @@ class _Trained:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._first:
             self._trained.begin()
-        with _casts_not_kept():
+        with casts_not_kept():
             out = self._streamed(*args, **kwargs)
         if self._last and not torch.is_grad_enabled():
             self._trained.end()
@@ -118,14 +125,3 @@ def evenly(sizes: Sequence[int], share: float) -> list[int]:
             chosen.append(index)
             taken += size
     return chosen if total else []
-
-
-@contextmanager
-def _casts_not_kept() -> Iterator[None]:
-    """Autocast keeps copies of trained weights in its precision until the forward pass is over: all of them."""
-    kept = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)
-    try:
-        yield
-    finally:
-        torch.set_autocast_cache_enabled(kept)
