@@ -8,7 +8,7 @@ from tests.tiny import load
 from torch import Tensor, nn
 
 from velatura.interfaces import Prompt
-from velatura.placement.compiling import decide, training_flops
+from velatura.placement.compiling import decide, decide_updates, training_flops
 from velatura.placement.recompute import Policy, recompute
 
 
@@ -131,6 +131,18 @@ def test_compiling_is_for_long_runs(device: str, monkeypatch: pytest.MonkeyPatch
     assert decide("auto", flops=1e19, device=at)
     assert decide(True, flops=0, device=at)
     assert not decide(False, flops=1e19, device=at)
+
+
+def test_updates_are_compiled_where_they_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/g++")
+    cpu = torch.device("cpu")
+    assert decide_updates("auto", values=10**9, steps=100, device=cpu)
+    assert not decide_updates("auto", values=10**6, steps=100, device=cpu)
+    assert not decide_updates("auto", values=10**9, steps=100, device=torch.device("mps"))
+    assert decide_updates(True, values=1, steps=1, device=cpu)
+    assert not decide_updates(False, values=10**9, steps=10**6, device=cpu)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert not decide_updates("auto", values=10**9, steps=100, device=cpu)
 
 
 def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,3 +157,25 @@ def test_streamed_and_compiled(run: Train) -> None:
     ours, theirs = both.state(), eager.state()
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) < 1e-3
     assert any(bool(torch.any(value)) for name, value in ours.items() if name.endswith(".up"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler of torch's CPU code needs one")
+@pytest.mark.parametrize("away", [False, True])
+def test_compiled_updates(run: Train, away: bool) -> None:
+    """Of bf16 weights with 8-bit averages, on the device or streamed to it; stopped and resumed as well."""
+    optimizer: dict[str, Any] = {"kind": "adamw8bit", "learning_rate": 0.01}
+    sections: dict[str, Any] = {"full": {"weights": "bf16"}, "optimizer": optimizer}
+    training: dict[str, Any] = {"steps": 4, "batch_size": 2, "precision": "bf16"}
+    if away:
+        optimizer |= {"fused_backward": True, "clip": 0}
+        sections["memory"] = {"streamed": 0.8}
+    eager = run(into="eager", training=training, **sections)
+    sections["training"] = {**training, "compile": True}
+    fast = run(into="fast", **sections)
+    assert "compiling the updates of adamw8bit" in fast.log.texts
+    assert "compiling the updates" not in eager.log.texts
+    assert fast.losses == pytest.approx(eager.losses, rel=0.05)
+    run(into="resumed", stop_after=2, **sections)
+    resumed = run(into="resumed", resume=True, **sections)
+    assert equal(resumed.state(), fast.state())

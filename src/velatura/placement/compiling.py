@@ -24,6 +24,8 @@ CACHE = "TORCHINDUCTOR_CACHE_DIR"
 _SPEED = {"cpu": 4e11, "cuda": 2e14}
 _SAVES = {"cpu": 0.1, "cuda": 0.2}
 _COST_SECONDS = {"cpu": 90.0, "cuda": 60.0}
+_UPDATE_SAVES = {"cpu": 1e-8, "cuda": 1e-10}  # seconds a value, at least
+_UPDATE_COST_SECONDS = {"cpu": 20.0, "cuda": 20.0}
 
 
 def decide(wanted: Literal["auto"] | bool, *, flops: float, device: torch.device) -> bool:
@@ -31,11 +33,20 @@ def decide(wanted: Literal["auto"] | bool, *, flops: float, device: torch.device
     if wanted != "auto":
         return wanted
     kind = device.type
-    if kind not in _SPEED or (
-        kind == "cpu" and shutil.which("g++") is None and shutil.which("clang++") is None
-    ):
-        return False
-    return flops / _SPEED[kind] * _SAVES[kind] > _COST_SECONDS[kind]
+    return _has_compiler(kind) and flops / _SPEED[kind] * _SAVES[kind] > _COST_SECONDS[kind]
+
+
+def decide_updates(wanted: Literal["auto"] | bool, *, values: int, steps: int, device: torch.device) -> bool:
+    """The same for updates of an optimizer that has no kernel: of so many `values` in each of the run's steps."""
+    if wanted != "auto":
+        return wanted
+    kind = device.type
+    return _has_compiler(kind) and values * steps * _UPDATE_SAVES[kind] > _UPDATE_COST_SECONDS[kind]
+
+
+def _has_compiler(kind: str) -> bool:
+    by_hand = shutil.which("g++") is not None or shutil.which("clang++") is not None
+    return kind in _SPEED and (kind != "cpu" or by_hand)
 
 
 def compile_blocks(
@@ -56,6 +67,14 @@ def compile_blocks(
         block.forward = compiler.compiled(block.forward, dynamic=sizes > 1)
 
 
+def compiled_update(
+    update: Callable[..., None], tell: Callable[[str], None] = warnings.warn
+) -> Callable[..., None]:
+    """An update of a tensor, in a graph that serves all sizes; it is given tensors only, of which it changes some."""
+    _keep_what_is_compiled()
+    return _Compiler(tell).or_plain(torch.compile(update, dynamic=True), update)
+
+
 def _keep_what_is_compiled() -> None:
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
@@ -73,16 +92,26 @@ class _Compiler:
         self.works = True
 
     def compiled(self, run: Callable[..., Any], *, dynamic: bool) -> Callable[..., Any]:
+        """A block's forward in training, and as it is without gradients."""
+        either = self.or_plain(torch.compile(run, dynamic=None if dynamic else False), run)
+
+        def in_training(*args: Any, **kwargs: Any) -> Any:
+            if not torch.is_grad_enabled():
+                return run(*args, **kwargs)
+            if dynamic:
+                _mark_sizes(chain(args, kwargs.values()))
+            return either(*args, **kwargs)
+
+        return in_training
+
+    def or_plain(self, fast: Callable[..., Any], run: Callable[..., Any]) -> Callable[..., Any]:
+        """What is compiled, as long as the compiler works."""
         # seconds of imports, for those who compile
         from torch._dynamo.exc import TorchDynamoException
         from torch._inductor.exc import InductorError
 
-        fast = torch.compile(run, dynamic=None if dynamic else False)
-
         def either(*args: Any, **kwargs: Any) -> Any:
-            if self.works and torch.is_grad_enabled():
-                if dynamic:
-                    _mark_sizes(chain(args, kwargs.values()))
+            if self.works:
                 try:
                     return fast(*args, **kwargs)
                 except (TorchDynamoException, InductorError) as error:

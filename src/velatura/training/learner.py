@@ -15,7 +15,7 @@ from velatura.training.health.splitting import Splitter
 from velatura.training.optimizer import make_optimizer
 from velatura.training.optimizers.by_path import usable_weights
 from velatura.training.optimizers.saving import optimizer_tensors, set_optimizer_tensors
-from velatura.training.placing import place_blocks, visits_for
+from velatura.training.placing import compiler_of_updates, place_blocks, visits_for
 from velatura.training.setup import Setup
 from velatura.training.starting import take_values
 from velatura.training.states.identity import Identity
@@ -46,6 +46,7 @@ class Learner:
             self.trainables.parameters,
             seed=setup.recipe.seed,
             visits=visits_for(setup, placed),
+            compiled=compiler_of_updates(setup, self.trainables.parameters, events),
         )
         self.ema = Ema(self.trainables, setup.recipe.ema) if setup.recipe.ema else None
         self.splitter = Splitter(events=events, scale=setup.info.latent_scale)

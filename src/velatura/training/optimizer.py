@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from velatura.training.optimizers.adafactor import Adafactor
 from velatura.training.optimizers.adam import Adam, Adam8bit
 from velatura.training.optimizers.apart import Apart
 from velatura.training.optimizers.by_path import make_by_path, optimizer_class
-from velatura.training.optimizers.by_tensor import ByTensor, Rule, decayed
+from velatura.training.optimizers.by_tensor import ByTensor, Move, Rule, decayed, move
 from velatura.training.optimizers.in_backward import InBackward
 from velatura.training.optimizers.muon import Muon
 from velatura.training.optimizers.visits import Visits
@@ -28,17 +28,24 @@ _CLASSES: dict[str, type] = {
 
 
 def make_optimizer(
-    section: Optimizer, parameters: Mapping[str, nn.Parameter], *, seed: int = 0, visits: Visits | None = None
+    section: Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    *,
+    seed: int = 0,
+    visits: Visits | None = None,
+    compiled: Callable[[Move], Move] | None = None,
 ) -> torch.optim.Optimizer:
     """Over named parameters, in float32 or bf16. Biases, norms and other vectors get no weight decay.
 
-    `seed`: of the roundings of bf16 weights. `visits`: for what lives in the machine's memory between updates. Raises
-    RecipeError for a class by import path that cannot be used.
+    `seed`: of the roundings of bf16 weights. `visits`: for what lives in the machine's memory between updates.
+    `compiled`: the compiler of updates that have no kernel in torch (see `has_kernel`). Raises RecipeError for a class
+    by import path that cannot be used.
     """
     device = next(iter(parameters.values())).device if visits is None else visits.device
+    fast = None if compiled is None else compiled(move)
 
     def make(named: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
-        return _make(section, named, seed, device)
+        return _make(section, named, seed, device, fast)
 
     if section.fused_backward:
         return InBackward(parameters, make, visits)
@@ -57,8 +64,17 @@ def optimizer_name(section: Optimizer) -> str:
     return f"{made.__module__}.{made.__name__}({settings})"
 
 
+def has_kernel(section: Optimizer, parameters: Mapping[str, nn.Parameter]) -> bool:
+    """Whether an update is not ours to compile: torch has a kernel for it, or it is in another package."""
+    return section.by_path or section.kind == "muon" or _rule(section, parameters) is None
+
+
 def _make(
-    section: Optimizer, parameters: Mapping[str, nn.Parameter], seed: int, device: torch.device
+    section: Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    seed: int,
+    device: torch.device,
+    fast: Move | None,
 ) -> torch.optim.Optimizer:
     rate, decay = section.learning_rate, section.weight_decay
     if section.by_path:
@@ -66,7 +82,7 @@ def _make(
     if section.kind == "muon":
         return Muon(parameters, lr=rate, weight_decay=decay, adamw=_adamw(section, device))
     if (rule := _rule(section, parameters)) is not None:
-        return ByTensor(parameters, rule, lr=rate, weight_decay=decay, seed=seed)
+        return ByTensor(parameters, rule, lr=rate, weight_decay=decay, seed=seed, fast=fast)
     return torch.optim.AdamW(decayed(parameters, decay), lr=rate, **_adamw(section, device))
 
 

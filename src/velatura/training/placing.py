@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from torch import nn
 
@@ -10,13 +11,21 @@ from velatura.data.batching.plan import tokens_of
 from velatura.events import Events
 from velatura.families.attending import attend_by
 from velatura.interfaces import Parts
-from velatura.placement.compiling import compile_blocks, decide, training_flops
+from velatura.placement.compiling import (
+    compile_blocks,
+    compiled_update,
+    decide,
+    decide_updates,
+    training_flops,
+)
 from velatura.placement.place import NO_USE, Placed, place
 from velatura.placement.recompute import recompute, whole
 from velatura.placement.streamed.activations import NO_USE as NO_USE_OF_OFFLOADING
 from velatura.placement.streamed.activations import Activations
 from velatura.placement.streamed.links import Link, link_to
 from velatura.plural import counted
+from velatura.training.optimizer import has_kernel
+from velatura.training.optimizers.by_tensor import Move
 from velatura.training.optimizers.visits import Visits
 from velatura.training.setup import Setup
 
@@ -64,6 +73,20 @@ def visits_for(setup: Setup, placed: Placed | None) -> Visits | None:
     # within the backward pass the weights are on the device anyway
     away = () if optimizer.fused_backward else trained
     return Visits(setup.device, link_to(setup.device), weights=away, states=optimizer.offload)
+
+
+def compiler_of_updates(
+    setup: Setup, parameters: Mapping[str, nn.Parameter], events: Events
+) -> Callable[[Move], Move] | None:
+    """What compiles the updates of the recipe's optimizer; None where torch has a kernel, or where it does not pay."""
+    training, optimizer = setup.recipe.training, setup.recipe.optimizer
+    values = sum(parameter.numel() for parameter in parameters.values())
+    if has_kernel(optimizer, parameters) or not decide_updates(
+        training.compile, values=values, steps=training.steps, device=setup.device
+    ):
+        return None
+    events.notice(f"compiling the updates of {optimizer.kind}; the first step takes longer")
+    return partial(compiled_update, tell=events.warn)
 
 
 def _stream(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
+from velatura.placement.compiling import compiled_update
 from velatura.recipe.training.optimizer import Optimizer
-from velatura.training.optimizer import make_optimizer
+from velatura.training.optimizer import has_kernel, make_optimizer
+from velatura.training.optimizers.in_backward import in_backward
 
 KINDS = ["adamw", "adamw8bit", "adafactor"]
 
@@ -120,3 +125,56 @@ def test_seeds_round_differently() -> None:
         found.append(trained(optimizer, parameter, gradients((96, 80), 2, torch.bfloat16)))
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
+
+
+SHAPES = (
+    (96, 80),
+    (128, 40),
+    (64, 16, 3, 3),
+    (8192,),
+    (100, 70),
+    (300,),
+)  # the last two are no whole blocks of 256
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler of torch's CPU code needs one")
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiled_updates_are_the_same_up_to_rounding(kind: str, dtype: torch.dtype, fused: bool) -> None:
+    """Of tensors of many shapes, with one graph."""
+    if kind == "adamw" and dtype == torch.float32:
+        pytest.skip("torch has a kernel for it")
+    section = Optimizer(kind=kind, learning_rate=1e-3, weight_decay=0.1, clip=0, fused_backward=fused)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    told: list[str] = []
+    found = []
+    for compiled in (None, partial(compiled_update, tell=told.append)):
+        weights = {str(shape): start(shape, dtype) for shape in SHAPES}
+        optimizer = make_optimizer(section, weights, seed=2, compiled=compiled)
+        slopes = {name: gradients(weight.shape, 4, dtype) for name, weight in weights.items()}
+        for step in range(4):
+            sum((weight * slopes[name][step]).sum() for name, weight in weights.items()).backward()  # type: ignore[union-attr]
+            if (within := in_backward(optimizer)) is not None:
+                within.take_norm()
+            optimizer.step()
+            optimizer.zero_grad()
+        found.append(weights)
+    assert not told
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    for name, plain in found[0].items():
+        moved = (plain - start(plain.shape, dtype)).float().norm()
+        off = (found[1][name] - plain).float().norm()
+        assert off <= (1e-5 if kind != "adamw8bit" and dtype == torch.float32 else 0.02) * moved, name
+        assert moved > 0
+
+
+def test_what_torch_has_a_kernel_for_is_not_compiled() -> None:
+    wide, narrow = ({"w": start(dtype=dtype)} for dtype in (torch.float32, torch.bfloat16))
+    assert has_kernel(Optimizer(), wide)
+    assert not has_kernel(Optimizer(), narrow)
+    assert not has_kernel(Optimizer(kind="adamw8bit"), wide)
+    assert has_kernel(Optimizer(kind="muon"), wide)
+    assert has_kernel(Optimizer(kind="torch.optim.SGD"), wide)

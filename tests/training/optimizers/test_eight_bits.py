@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from velatura.training.optimizers.eight_bits import BLOCK, SIGNED, UNSIGNED, Kind, levels, pack, unpack
+from velatura.training.optimizers.eight_bits import (
+    BLOCK,
+    SIGNED,
+    UNSIGNED,
+    Kind,
+    codebook,
+    levels,
+    pack,
+    unpack,
+)
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(("kind", "below_one"), [(SIGNED, 64), (UNSIGNED, 128)])
@@ -23,11 +35,11 @@ def test_the_error_is_at_most_half_the_distance_of_the_levels(kind: Kind) -> Non
     values = torch.randn(3, 1000, generator=torch.Generator().manual_seed(0))
     values = values if kind == "signed" else values.abs()
     values[0, :BLOCK] *= 1000  # a block of its own
-    codes, scales = pack(values, kind)
+    codes, scales = pack(values, codebook(kind, CPU))
     assert codes.shape == values.shape
     assert codes.dtype == torch.uint8
     assert scales.shape == (12,)
-    error = (unpack(codes, scales, kind) - values).abs().flatten()
+    error = (unpack(codes, scales, codebook(kind, CPU)) - values).abs().flatten()
     limit = 0.9 / (64 if kind == "signed" else 128) / 2
     padded = scales.repeat_interleave(BLOCK)[: values.numel()]
     assert bool((error <= limit * padded * 1.001).all())
@@ -35,12 +47,38 @@ def test_the_error_is_at_most_half_the_distance_of_the_levels(kind: Kind) -> Non
 
 
 def test_zeros_stay_zeros() -> None:
-    codes, scales = pack(torch.zeros(5, 7), SIGNED)
-    assert torch.equal(unpack(codes, scales, SIGNED), torch.zeros(5, 7))
+    book = codebook(SIGNED, CPU)
+    codes, scales = pack(torch.zeros(5, 7), book)
+    assert torch.equal(unpack(codes, scales, book), torch.zeros(5, 7))
 
 
 def test_packing_again_changes_nothing() -> None:
     """What was read from a state is what was written."""
     values = torch.randn(600, generator=torch.Generator().manual_seed(1)).abs()
-    once = unpack(*pack(values, UNSIGNED), UNSIGNED)
-    assert torch.equal(unpack(*pack(once, UNSIGNED), UNSIGNED), once)
+    book = codebook(UNSIGNED, CPU)
+    once = unpack(*pack(values, book), book)
+    assert torch.equal(unpack(*pack(once, book), book), once)
+
+
+@pytest.mark.parametrize("kind", [SIGNED, UNSIGNED])
+def test_codes_are_those_of_a_search(kind: Kind) -> None:
+    """Of numbers of every size, of all boundaries, and of their neighbours."""
+    book = codebook(kind, CPU)
+    between = book.between[:-1]
+    generator = torch.Generator().manual_seed(0)
+    near = [torch.nextafter(between, torch.tensor(way)) for way in (-9.0, 9.0)]
+    values = torch.cat(
+        [
+            between,
+            *near,
+            torch.linspace(-1, 1, 300_000),
+            torch.randn(300_000, generator=generator).clamp(-1, 1) ** 9,
+            torch.tensor([0.0, -0.0, 1e-40, -1e-40]),
+        ]
+    )
+    values = values if kind == SIGNED else values.abs()
+    rows = F.pad(values, (0, -values.numel() % (BLOCK - 1))).view(-1, BLOCK - 1)
+    rows = F.pad(rows, (0, 1), value=1.0)  # the scale of every block
+    codes, scales = pack(rows, book)
+    assert scales.eq(1).all()
+    assert torch.equal(codes.long(), torch.bucketize(rows, between))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from velatura.training.optimizers.rounding import rounded
+from velatura.training.optimizers.rounding import noise_for, rounded
 
 
 def test_the_mean_of_many_roundings_is_the_value() -> None:
@@ -15,7 +15,7 @@ def test_the_mean_of_many_roundings_is_the_value() -> None:
     values = torch.cat([1 + step * shares, -(1 + step * shares)])
     count = 4000
     many = values.repeat(count, 1)
-    found = rounded(many, 0, "rounding/1/x", like=many).float()
+    found = rounded(many, noise_for(many, 0, "rounding/1/x")).float()
     ups = ((found.abs() - 1) / step).mean(0)
     spread = (shares * (1 - shares) / count).sqrt().repeat(2)
     assert bool(((ups - shares.repeat(2)).abs() <= 4 * spread + 1e-6).all())
@@ -24,14 +24,14 @@ def test_the_mean_of_many_roundings_is_the_value() -> None:
 
 def test_what_bf16_can_hold_stays() -> None:
     values = torch.randn(1000).to(torch.bfloat16).float()
-    assert torch.equal(rounded(values, 0, "a", like=values).float(), values)
+    assert torch.equal(rounded(values, noise_for(values, 0, "a")).float(), values)
 
 
 def test_what_is_not_finite_stays_so() -> None:
     """0x7fffffff is the nan that CUDA makes: a carry would turn it into -0."""
     odd = torch.tensor([0x7FFFFFFF, -1], dtype=torch.int32).view(torch.float32)
     values = torch.cat([odd, torch.tensor([torch.inf, -torch.inf])])
-    found = rounded(values, 0, "a", like=values)
+    found = rounded(values, noise_for(values, 0, "a"))
     assert found.isnan().tolist() == [True, True, False, False]
     assert found[2:].tolist() == [torch.inf, -torch.inf]
 
@@ -39,6 +39,6 @@ def test_what_is_not_finite_stays_so() -> None:
 @pytest.mark.parametrize("other", [(1, "a"), (0, "b")])
 def test_seed_and_name_choose_the_draws(other: tuple[int, str]) -> None:
     values = torch.randn(1000)
-    first = rounded(values, 0, "a", like=values)
-    assert torch.equal(first, rounded(values, 0, "a", like=values))
-    assert not torch.equal(first, rounded(values, *other, like=values))
+    first = rounded(values, noise_for(values, 0, "a"))
+    assert torch.equal(first, rounded(values, noise_for(values, 0, "a")))
+    assert not torch.equal(first, rounded(values, noise_for(values, *other)))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from velatura.training.optimizers.by_tensor import State
+from velatura.training.optimizers.by_tensor import Given, State
 
 _TINY = 1e-30  # added to squared gradients
 _DECAY = 0.8  # of averages: 1 - step^-0.8
@@ -19,6 +21,8 @@ class Adafactor:
     the size of the weights, as is usual for fine-tuning. Convolution kernels count as matrices `[out, rest]`.
     """
 
+    by_value = False
+
     def fresh(self, parameter: Tensor) -> State:
         """An average per row and per column; of a vector one per value."""
         if parameter.ndim < 2:
@@ -29,17 +33,21 @@ class Adafactor:
             "columns": torch.zeros(1, columns, device=parameter.device),
         }
 
-    def direction(self, gradient: Tensor, state: State) -> Tensor:
+    def given(self, step: int, device: torch.device) -> Given:
+        """The share of this step's gradient in the averages."""
+        return (step**-_DECAY,)
+
+    def direction(self, gradient: Tensor, state: Mapping[str, Tensor], given: Given) -> Tensor:
         """Take the gradient into the averages."""
-        share = state["step"] ** -_DECAY
+        (share,) = given
         if gradient.ndim < 2:
-            square: Tensor = state["square"].lerp_(gradient.square() + _TINY, share)
+            square = state["square"].lerp_(gradient.square() + _TINY, share)
             direction = gradient / square.sqrt()
         else:
             matrix = gradient.flatten(1)
             squares = matrix.square() + _TINY
-            rows: Tensor = state["rows"].lerp_(squares.mean(1, keepdim=True), share)
-            columns: Tensor = state["columns"].lerp_(squares.mean(0, keepdim=True), share)
+            rows = state["rows"].lerp_(squares.mean(1, keepdim=True), share)
+            columns = state["columns"].lerp_(squares.mean(0, keepdim=True), share)
             direction = matrix * (rows / rows.mean()).rsqrt_() * columns.rsqrt()
         size = direction.square().mean().sqrt()
         return (direction / (size / _MOST).clamp(min=1)).view(gradient.shape)

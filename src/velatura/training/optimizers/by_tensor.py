@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -10,25 +10,39 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from velatura.training.distribution.sharding import local
-from velatura.training.optimizers.rounding import rounded
+from velatura.training.optimizers.eight_bits import BLOCK
+from velatura.training.optimizers.rounding import noise_for, rounded
 
 State = dict[str, Any]
+Given = Sequence[Any]  # numbers, and tables on the device
+Move = Callable[..., None]  # `move`, or the same compiled
+
+LEAST = 4096  # values of a tensor whose update is worth a compiled kernel
 
 
 class Rule(Protocol):
-    """What one kind of optimizer does with one tensor."""
+    """What one kind of optimizer does with one tensor.
+
+    `by_value`: an update looks at no value outside of its block of 256, so that shapes do not matter.
+    """
+
+    by_value: bool
 
     def fresh(self, parameter: Tensor) -> State:
         """What is remembered of a tensor before its first update."""
 
-    def direction(self, gradient: Tensor, state: State) -> Tensor:
-        """Where to go, in units of the learning rate, for a float32 gradient; `state["step"]` counts from 1."""
+    def given(self, step: int, device: torch.device) -> Given:
+        """What the update depends on besides, in an update of this number, counted from 1."""
+
+    def direction(self, gradient: Tensor, state: Mapping[str, Tensor], given: Given) -> Tensor:
+        """Where to go, in units of the learning rate, for a float32 gradient; takes it into the state, in place."""
 
 
 class ByTensor(torch.optim.Optimizer):
     """weight <- (1 - rate decay) weight - rate direction, in float32; weights in bf16 are rounded stochastically.
 
-    The draws of a rounding depend on the seed, the tensor's name and how many updates it had.
+    The draws of a rounding depend on the seed, the tensor's name and how many updates it had. `fast`: `move`, compiled
+    for tensors of any size.
     """
 
     def __init__(
@@ -39,11 +53,13 @@ class ByTensor(torch.optim.Optimizer):
         lr: float,
         weight_decay: float,
         seed: int,
+        fast: Move | None = None,
     ) -> None:
         super().__init__(decayed(parameters, weight_decay), {"lr": lr})
         self._rule = rule
         self._seed = seed
         self._names = {parameter: name for name, parameter in parameters.items()}
+        self._fast = fast
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -58,13 +74,55 @@ class ByTensor(torch.optim.Optimizer):
         if not state:
             state |= {"step": 0, **self._rule.fresh(parameter)}
         state["step"] += 1
-        stored = local(parameter)
-        weight = stored.float()  # itself where it is float32 already
-        direction = self._rule.direction(local(parameter.grad).float(), state)  # type: ignore[arg-type]
-        weight.mul_(1 - rate * decay).add_(direction, alpha=-rate)
-        if weight is not stored:
-            draw = f"rounding/{state['step']}/{self._names[parameter]}"
-            stored.copy_(rounded(weight, self._seed, draw, like=parameter))
+        weight, gradient = local(parameter.detach()), local(parameter.grad)  # type: ignore[arg-type]
+        held = {name: local(value) for name, value in state.items() if isinstance(value, Tensor)}
+        noise = None
+        if weight.dtype != torch.float32:
+            noise = noise_for(parameter, self._seed, f"rounding/{state['step']}/{self._names[parameter]}")
+        numbers = 1 - rate * decay, rate, *self._rule.given(state["step"], weight.device)
+        if self._fast is None or not self._any_shape(weight, gradient, *held.values()):
+            move(self._rule, weight, gradient, held, noise, numbers)
+            return
+        size = weight.numel()
+
+        def alike(tensor: Tensor) -> Tensor:
+            """In rows where shapes do not matter; no view, since a graph asks what it is a view of."""
+            whole = self._rule.by_value and tensor.numel() == size
+            return tensor.view(-1, BLOCK).data if whole else tensor.data
+
+        self._fast(
+            self._rule,
+            alike(weight),
+            alike(gradient),
+            {name: alike(value) for name, value in held.items()},
+            None if noise is None else alike(noise),
+            tuple(
+                torch.tensor(one) if isinstance(one, float) else one for one in numbers
+            ),  # else a graph for each
+        )
+
+    def _any_shape(self, *tensors: Tensor) -> bool:
+        """Whether one graph serves tensors like these, of whatever size."""
+        weight = tensors[0]
+        fits = weight.numel() % BLOCK == 0 if self._rule.by_value else weight.ndim == 2
+        return fits and weight.numel() >= LEAST and all(tensor.is_contiguous() for tensor in tensors)
+
+
+def move(
+    rule: Rule,
+    weight: Tensor,
+    gradient: Tensor,
+    state: Mapping[str, Tensor],
+    noise: Tensor | None,
+    numbers: Given,
+) -> None:
+    """Update the weight and what is remembered of it, in place."""
+    kept, rate, *given = numbers
+    wide = weight.float()  # itself where it is float32 already
+    direction = rule.direction(gradient.float(), state, given)
+    wide.mul_(kept).sub_(direction * rate)
+    if noise is not None:
+        weight.copy_(rounded(wide, noise))
 
 
 def decayed(parameters: Mapping[str, nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,8 @@ from torch import Tensor
 
 BLOCK = 256  # values that share a scale
 _DECADES = 7  # from 1e-7 to 1
+_LOWER = 16  # bits of a float32 that a cell leaves open
+_CELLS = 1 << 16
 
 Kind = Literal["signed", "unsigned"]
 SIGNED: Kind = "signed"
@@ -31,21 +33,58 @@ def levels(kind: Kind) -> Tensor:
     return found.sort().values.float()
 
 
-_LEVELS = {kind: levels(kind) for kind in (SIGNED, UNSIGNED)}
-_BETWEEN = {kind: (found[1:] + found[:-1]) / 2 for kind, found in _LEVELS.items()}
+class Codebook(NamedTuple):
+    """The levels of a kind on a device, and what finds the nearest.
+
+    `between`: the boundaries of neighbouring levels, and infinity. `cells`, uint8 `[65536]`: how many boundaries lie
+    below all float32 numbers with these upper 16 bits; at most one more lies among them.
+    """
+
+    levels: Tensor
+    between: Tensor
+    cells: Tensor
 
 
-def pack(values: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
+def codebook(kind: Kind, device: torch.device) -> Codebook:
+    """That of a kind, made once for a device."""
+    if (kind, device) not in _BOOKS:
+        found = levels(kind)
+        between = (found[1:] + found[:-1]) / 2
+        book = Codebook(found, F.pad(between, (0, 1), value=torch.inf), _cells(between))
+        _BOOKS[kind, device] = Codebook(*(tensor.to(device) for tensor in book))
+    return _BOOKS[kind, device]
+
+
+_BOOKS: dict[tuple[Kind, torch.device], Codebook] = {}
+
+
+def pack(values: Tensor, book: Codebook) -> tuple[Tensor, Tensor]:
     """Float32 values as codes, uint8 of the same shape, and scales, float32 `[blocks]`: the largest of each block."""
-    blocks = F.pad(values.flatten(), (0, -values.numel() % BLOCK)).view(-1, BLOCK)
+    blocks = _blocks(values)
     scales = blocks.abs().amax(1)
     shares = blocks / scales.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
-    codes = torch.bucketize(shares, _BETWEEN[kind].to(values.device), out_int32=True).to(torch.uint8)
-    return codes.flatten()[: values.numel()].view(values.shape).clone(), scales
+    below = book.cells[(shares.view(torch.int32) >> _LOWER) & (_CELLS - 1)].int()
+    codes = (below + (shares > book.between[below])).to(torch.uint8)
+    return codes.flatten()[: values.numel()].view(values.shape), scales
 
 
-def unpack(codes: Tensor, scales: Tensor, kind: Kind) -> Tensor:
+def unpack(codes: Tensor, scales: Tensor, book: Codebook) -> Tensor:
     """The inverse of `pack`, up to the distance of two levels."""
-    shares = _LEVELS[kind].to(codes.device)[codes.flatten().int()]
-    shares = F.pad(shares, (0, -codes.numel() % BLOCK)).view(-1, BLOCK)
+    shares = _blocks(book.levels[codes.flatten().int()])
     return (shares * scales[:, None]).flatten()[: codes.numel()].view(codes.shape)
+
+
+def _blocks(values: Tensor) -> Tensor:
+    """`[blocks, 256]`, the last one filled up with zeros."""
+    missing = -values.numel() % BLOCK
+    flat = F.pad(values.flatten(), (0, missing)) if missing else values.flatten()
+    return flat.view(-1, BLOCK)
+
+
+def _cells(between: Tensor) -> Tensor:
+    bits = torch.arange(_CELLS) << _LOWER
+    signed = torch.where(bits < 2**31, bits, bits - 2**32).to(torch.int32)
+    near, far = (edge.view(torch.float32).nan_to_num() for edge in (signed, signed + (1 << _LOWER)))
+    # below zero numbers grow away from it: the lowest of a cell is just above its far edge
+    found = torch.where(signed < 0, torch.bucketize(far, between, right=True), torch.bucketize(near, between))
+    return found.to(torch.uint8)
