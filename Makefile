@@ -69,6 +69,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/sample.py --json $(FIGURES)/sample.json
 	$(BIN)/python benchmarks/stream.py --json $(FIGURES)/stream.json
 	$(BIN)/python benchmarks/quant.py --json $(FIGURES)/quant.json
+	$(BIN)/python benchmarks/updates.py --json $(FIGURES)/updates.json
 	$(BIN)/python benchmarks/cache.py --count 16 --json $(FIGURES)/cache.json
 	$(BIN)/python benchmarks/text_cache.py --json $(FIGURES)/text_cache.json
 	$(BIN)/python benchmarks/data.py --count 10000 --json $(FIGURES)/data.json

@@ -53,7 +53,7 @@ ARMS = {
     "1024-eager": Arm(size=1024, compiled=False),
     "1024x4": Arm(size=1024, batch=4, recompute=True),
     "1024-recomputed": Arm(size=1024, recompute=True),
-    "1024-streamed-half": Arm(size=1024, streamed=0.5, recompute=True),
+    "1024-streamed-half": Arm(size=1024, streamed=0.5),
     "1024-streamed": Arm(size=1024, streamed=1.0),
     "1024-fp8": Arm(size=1024, weights="fp8"),
     "1024-fp8-streamed": Arm(size=1024, weights="fp8", streamed=1.0),
@@ -116,10 +116,10 @@ def trainer(
     from velatura.families.flux import FluxFamily
     from velatura.interfaces import Batch, Parts, Prompt
     from velatura.objectives.flow import Flow
-    from velatura.placement.compiling import compile_blocks
+    from velatura.placement.compiling import compile_blocks, compiled_update
     from velatura.placement.place import place
     from velatura.placement.precision.quantised import quantise_blocks
-    from velatura.placement.recompute import recompute
+    from velatura.placement.recompute import recompute, whole
     from velatura.recipe.objectives.flow import FlowObjective
     from velatura.recipe.training.optimizer import Optimizer
     from velatura.training.optimizer import make_optimizer
@@ -138,14 +138,22 @@ def trainer(
             parameter.requires_grad_()
     if arm.compiled:
         compile_blocks(family.blocks(model), sizes=1)
-    recompute(family.blocks(model), arm.recompute, family.feed_forwards(model))  # type: ignore[arg-type]
+    blocks, placed = family.blocks(model), None
     if arm.streamed:
-        place(model, family.blocks(model), family.ahead(model), share=arm.streamed, device=device)
+        again = whole(blocks, arm.recompute)  # type: ignore[arg-type]
+        placed = place(model, blocks, family.ahead(model), share=arm.streamed, device=device, again=again)
+    besides = placed.recomputed if placed else ()
+    recompute(blocks, arm.recompute, family.feed_forwards(model), besides=besides)  # type: ignore[arg-type]
     stepper = Stepper(
         family=family,
         parts=Parts(info=info(), denoiser=model),
         objective=Flow(FlowObjective(), guidance=1.0),
-        optimizer=make_optimizer(Optimizer(learning_rate=1e-5), parameters, seed=0),
+        optimizer=make_optimizer(
+            Optimizer(learning_rate=1e-5),
+            parameters,
+            seed=0,
+            compiled=compiled_update if arm.compiled else None,
+        ),
         parameters=list(parameters.values()),
         clip=1.0,
         device=device,
