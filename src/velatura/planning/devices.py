@@ -45,7 +45,9 @@ class Device:
     host: int | None = None  # bytes of the machine's own memory beside the device's, where they are known
 
     def flops(self, dtype: torch.dtype) -> float:
-        """Effective speed of products in a dtype."""
+        """Effective speed of products in a dtype; int8 tensor cores are at least twice as fast as those of bf16."""
+        if dtype == torch.int8 and self.kind == "cuda":
+            return 2 * self.half
         return self.half if dtype.itemsize <= 2 else self.full
 
     def dtype(self, precision: str) -> torch.dtype:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from velatura.interfaces import Batch, Conditioning, Pieces, Prompt
+from velatura.placement.compiling import decide_updates
 from velatura.placement.recompute import Policy, recompute
 from velatura.planning.assembly import Assembled, weights
 from velatura.planning.devices import Device
@@ -23,6 +25,7 @@ from velatura.planning.replay import CPU, VALUELESS
 from velatura.planning.tracking import Bytes, Tracker, Work
 from velatura.sampling.painter import paint, request_texts
 from velatura.sampling.request import Request
+from velatura.training.optimizers.by_tensor import Move, Rule
 from velatura.training.optimizers.visits import LEAST
 from velatura.training.setup import Setup
 from velatura.training.step import Stepper
@@ -47,11 +50,13 @@ class Training:
         denoiser = assembled.parts.denoiser
         self.blocks = [] if denoiser is None else list(setup.family.blocks(denoiser))
         parameters = assembled.parameters
-        self.optimizer = stepped_optimizer(setup.recipe.optimizer, parameters)
-        held = sum(tensor.nbytes for tensor in self._state())
         trained = sum(parameter.numel() for parameter in parameters.values())
-        self.more = assembled.more.plus({"optimizer": held * assembled.more_trained // max(1, trained)})
         self.trained = trained + assembled.more_trained
+        self._tracker: Tracker | None = None  # which follows the phase at hand
+        compiled = self._in_a_kernel if self._compiles_updates() else None
+        self.optimizer = stepped_optimizer(setup.recipe.optimizer, parameters, compiled)
+        held = sum(tensor.nbytes for tensor in self._state())
+        self.more = assembled.more.plus({"optimizer": held * assembled.more_trained // max(1, trained)})
         self.stepper = Stepper(
             family=setup.family,
             parts=assembled.parts,
@@ -108,6 +113,7 @@ class Training:
                     parameter.grad = torch.zeros_like(parameter)
                 more = more.plus({"gradients": more["trained"]})
             self._know(tracker)
+            self._tracker = tracker
             trained = self.assembled.parameters.values()
             with warnings.catch_warnings(), tracker, marked(tracker, self.blocks, trained):
                 warnings.simplefilter("ignore")  # of kernels of the CPU, which is not what is planned
@@ -154,6 +160,28 @@ class Training:
         work.add(decoding, 1 - request.steps)
         what = f"{request.width}x{request.height}"
         return Phase(name="preview", what=what, peak=done.peak, moments=done.moments, work=work)
+
+    def _compiles_updates(self) -> bool:
+        training = self.setup.recipe.training
+        device = torch.device(self.device.kind)
+        return decide_updates(training.compile, values=self.trained, steps=training.steps, device=device)
+
+    def _in_a_kernel(self, move: Move) -> Move:
+        def followed(
+            rule: Rule,
+            weight: Tensor,
+            gradient: Tensor,
+            state: Mapping[str, Tensor],
+            noise: Tensor | None,
+            *numbers: Any,
+        ) -> None:
+            if self._tracker is None:
+                move(rule, weight, gradient, state, noise, *numbers)
+                return
+            with self._tracker.kernel(weight, gradient, *state.values(), noise):
+                move(rule, weight, gradient, state, noise, *numbers)
+
+        return followed
 
     def _know(self, tracker: Tracker) -> None:
         for kind, tensors in weights(self.assembled.parts).items():

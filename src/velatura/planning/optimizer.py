@@ -11,6 +11,7 @@ from velatura.planning.replay import VALUELESS
 from velatura.recipe.training.optimizer import Optimizer
 from velatura.training.optimizer import make_optimizer
 from velatura.training.optimizers.by_path import bytes_per_value
+from velatura.training.optimizers.by_tensor import Move
 
 
 class StandIn(torch.optim.Optimizer):
@@ -28,11 +29,20 @@ class StandIn(torch.optim.Optimizer):
                 self.state[parameter]["held"] = torch.empty(size, dtype=torch.uint8)
 
 
-def stepped_optimizer(section: Optimizer, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
-    """The recipe's optimizer over parameters without values, after a step. Raises RecipeError."""
+def stepped_optimizer(
+    section: Optimizer, parameters: Mapping[str, nn.Parameter], compiled: Callable[[Move], Move] | None = None
+) -> torch.optim.Optimizer:
+    """The recipe's optimizer over parameters without values, after a step; `compiled`: see `make_optimizer`.
+
+    Raises RecipeError.
+    """
     held = bytes_per_value(section) if section.by_path else None
     with VALUELESS:
-        optimizer = make_optimizer(section, parameters) if held is None else StandIn(parameters, held)
+        optimizer = (
+            make_optimizer(section, parameters, compiled=compiled)
+            if held is None
+            else StandIn(parameters, held)
+        )
         for parameter in parameters.values():
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()

@@ -7,7 +7,8 @@ may be cut into segments by `mark`, so that a part that repeats need be followed
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from velatura.placement.precision.int8_product import as_on_cuda
 from velatura.planning.devices import Device
 from velatura.planning.replay import perform
 from velatura.planning.workspace import workspace_on_cpu
@@ -86,6 +88,7 @@ class Tracker(TorchDispatchMode):
         self._live = Bytes()
         self._total = 0
         self._kinds: dict[int, Kind] = {}  # by storage
+        self._in_kernel = False
         self._highest = 0
         self._begin(("start", 0))
 
@@ -99,13 +102,32 @@ class Tracker(TorchDispatchMode):
         self._live[kind] += size
         self._total += size
 
+    @contextmanager
+    def kernel(self, *tensors: Tensor | None) -> Iterator[None]:
+        """What is done within is one compiled kernel: it reads and writes these tensors, and holds nothing besides."""
+        self._in_kernel = True
+        try:
+            yield
+        finally:
+            self._in_kernel = False
+        seconds = 2 * sum(_size(tensor) for tensor in tensors if tensor is not None) / self._device.bandwidth
+        self._now.add(Work(seconds=seconds + self._device.launch))
+
     def mark(self, label: Label) -> None:
         """End the segment at hand and begin another."""
         self._finish()
         self._begin(label)
 
+    def __enter__(self) -> Tracker:
+        self._as_there: AbstractContextManager[None] = (
+            as_on_cuda() if self._device.kind == "cuda" else nullcontext()
+        )
+        self._as_there.__enter__()
+        return super().__enter__()  # type: ignore[no-any-return, no-untyped-call]
+
     def __exit__(self, *exception: object) -> None:
         super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        self._as_there.__exit__(None, None, None)
         self._finish()
 
     def __torch_dispatch__(
@@ -113,7 +135,7 @@ class Tracker(TorchDispatchMode):
     ) -> Any:
         """Run one operation, and take note of the storages that it read and made."""
         kwargs = kwargs or {}
-        if func.namespace == "prim":  # asks for a device or a layout
+        if func.namespace == "prim" or self._in_kernel:  # asks for a device or a layout
             return func(*args, **kwargs)
         read = _tensors(args)
         for tensor in read:
@@ -208,7 +230,11 @@ def _value(tensor: Tensor) -> bool | int | float:
 def _flops(func: Any) -> Callable[..., int] | None:
     """How many operations one of torch's functions takes; None where they do not matter."""
     packet = func._overloadpacket
-    return flop_registry.get(packet) or _ON_CPU.get(packet)
+    return flop_registry.get(packet) or _MORE.get(packet)
+
+
+def _product(a: Tensor, b: Tensor, **kwargs: Any) -> int:
+    return 2 * a.shape[0] * a.shape[1] * b.shape[1]
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, out_val: Any, **kwargs: Any) -> int:
@@ -223,7 +249,8 @@ def _attention_backward(gradient: Tensor, *args: Any, **kwargs: Any) -> int:
 
 
 _FREE = (torch.ops.aten._unsafe_view.default, torch.ops.aten.detach.default)  # nothing is read or written
-_ON_CPU: dict[Any, Callable[..., int]] = {
+_MORE: dict[Any, Callable[..., int]] = {
+    torch.ops.aten._int_mm: _product,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }

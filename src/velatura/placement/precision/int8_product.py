@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,13 +14,27 @@ STEP = 8  # on CUDA, sizes are multiples of this
 LEAST_ROWS = 32  # on CUDA there are more than 16 rows
 
 
+_planned = False
+
+
+@contextmanager
+def as_on_cuda() -> Iterator[None]:
+    """Products are made as on CUDA, wherever the tensors say that they are: for plans of what is not here."""
+    global _planned
+    before, _planned = _planned, True
+    try:
+        yield
+    finally:
+        _planned = before
+
+
 def int8_product(a: Tensor, b: Tensor) -> Tensor:
     """`[m, k]` times `[k, n]`, both int8 -> `[m, n]` float32, the sums exact up to the last rounding.
 
     On CUDA it is an int8 product with int32 sums. Elsewhere torch's is missing or slower by far than a float32
     product, which is exact for integers as long as sums stay below 2^24: longer ones are put together from such.
     """
-    if a.device.type == "cuda":
+    if a.device.type == "cuda" or _planned:
         return _on_tensor_cores(a, b)
     if a.shape[1] <= EXACT:
         return a.float() @ b.float()
