@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensor
 
+from velatura.planning.replay import VALUELESS
 from velatura.training.optimizers.eight_bits import (
     BLOCK,
     SIGNED,
@@ -82,3 +84,13 @@ def test_codes_are_those_of_a_search(kind: Kind) -> None:
     codes, scales = pack(rows, book)
     assert scales.eq(1).all()
     assert torch.equal(codes.long(), torch.bucketize(rows, between))
+
+
+def test_a_plan_leaves_tables_with_values() -> None:
+    """Runs are planned and trained in one process, on the same device."""
+    with VALUELESS:
+        codes, scales = pack(torch.ones(BLOCK), codebook(SIGNED, CPU))
+    assert isinstance(codes, FakeTensor)
+    assert not any(isinstance(table, FakeTensor) for table in codebook(SIGNED, CPU))
+    codes, scales = pack(torch.full((BLOCK,), 3.0), codebook(SIGNED, CPU))
+    assert torch.equal(unpack(codes, scales, codebook(SIGNED, CPU)), torch.full((BLOCK,), 3.0))

@@ -46,16 +46,10 @@ class Codebook(NamedTuple):
 
 
 def codebook(kind: Kind, device: torch.device) -> Codebook:
-    """That of a kind, made once for a device."""
+    """That of a kind, once for each device."""
     if (kind, device) not in _BOOKS:
-        found = levels(kind)
-        between = (found[1:] + found[:-1]) / 2
-        book = Codebook(found, F.pad(between, (0, 1), value=torch.inf), _cells(between))
-        _BOOKS[kind, device] = Codebook(*(tensor.to(device) for tensor in book))
+        _BOOKS[kind, device] = Codebook(*(tensor.to(device) for tensor in _BOOKS[kind, _CPU]))
     return _BOOKS[kind, device]
-
-
-_BOOKS: dict[tuple[Kind, torch.device], Codebook] = {}
 
 
 def pack(values: Tensor, book: Codebook) -> tuple[Tensor, Tensor]:
@@ -88,3 +82,15 @@ def _cells(between: Tensor) -> Tensor:
     # below zero numbers grow away from it: the lowest of a cell is just above its far edge
     found = torch.where(signed < 0, torch.bucketize(far, between, right=True), torch.bucketize(near, between))
     return found.to(torch.uint8)
+
+
+def _made(kind: Kind) -> Codebook:
+    found = levels(kind)
+    between = (found[1:] + found[:-1]) / 2
+    return Codebook(found, F.pad(between, (0, 1), value=torch.inf), _cells(between))
+
+
+_CPU = torch.device("cpu")
+_BOOKS = {
+    (kind, _CPU): _made(kind) for kind in (SIGNED, UNSIGNED)
+}  # not when first asked for: a plan has no values
