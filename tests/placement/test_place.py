@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -99,6 +100,26 @@ def test_recomputed_with_adapters_that_share_a_projection(tiny_model: Path, poli
     recompute(other.blocks(recomputed), policy, other.feed_forwards(recomputed))
     wanted, found = gradients(family, parts, expected), gradients(other, again, ours)
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_in_a_denoiser_that_is_trained_all_streamed_blocks_are_run_again(tiny_model: Path) -> None:
+    """Also those without a trained weight: autocast's copies of theirs would be kept."""
+    family, parts, denoiser = tiny_flux(tiny_model)
+    blocks, calls = family.blocks(denoiser), [0]
+    denoiser.requires_grad_(False)
+    denoiser.x_embedder.requires_grad_(True)  # type: ignore[union-attr]
+    for block in blocks:
+
+        def counted(*args: Any, run: Any = block.forward, **kwargs: Any) -> Any:
+            calls[0] += 1
+            return run(*args, **kwargs)
+
+        block.forward = counted  # type: ignore[assignment]
+    placed = place(denoiser, blocks, family.ahead(denoiser), share=1.0, device=CPU, trained=True)
+    assert placed.trained == ()
+    assert placed.recomputed == tuple(blocks)
+    predicted(family, parts).sum().backward()
+    assert calls[0] == 2 * len(blocks)
 
 
 def size_of(module: nn.Module) -> int:

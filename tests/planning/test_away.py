@@ -99,16 +99,17 @@ def test_another_moment_is_the_highest_once_something_is_away() -> None:
     assert (left["gradients"], left["activations"], left["trained"]) == (0, 600, 300)
 
 
-def test_inputs_that_are_away_take_nothing_from_an_update() -> None:
+def test_inputs_that_are_away_take_nothing_from_a_start_or_an_update() -> None:
     whole = made(
         80,
+        ("start", {"activations": 70}),
         ("forward", {"activations": 80}),
         ("backward", {"activations": 100}),
-        ("update", {"activations": 10, "gradients": 85}),
+        ("update", {"activations": 50, "gradients": 85}),
     )
     found = without_inputs(whole, 60)
     assert (found.kept, found.away) == (20, 60)
-    assert [one.held["activations"] for one in found.moments] == [20, 40, 10]
+    assert [one.held["activations"] for one in found.moments] == [70, 20, 40, 50]
     assert found.peak["gradients"] == 85
 
 

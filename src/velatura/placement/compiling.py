@@ -70,9 +70,19 @@ def compile_blocks(
 def compiled_update(
     update: Callable[..., None], tell: Callable[[str], None] = warnings.warn
 ) -> Callable[..., None]:
-    """An update of a tensor, in a graph that serves all sizes; it is given tensors only, of which it changes some."""
+    """An update of a tensor, in a graph that serves all sizes; numbers come in tuples.
+
+    They become tensors, which stay where they are: of a number a graph is a constant.
+    """
     _keep_what_is_compiled()
-    return _Compiler(tell).or_plain(torch.compile(update, dynamic=True), update)
+    run = _Compiler(tell).or_plain(torch.compile(update, dynamic=True), update)
+    return lambda *args: run(
+        *(tuple(map(_as_tensor, one)) if isinstance(one, tuple) else one for one in args)
+    )
+
+
+def _as_tensor(one: Any) -> Any:
+    return torch.tensor(one) if isinstance(one, float) else one
 
 
 def _keep_what_is_compiled() -> None:

@@ -81,6 +81,7 @@ def place(
 
     packed: list[PackedBlock] = []
     rings: list[Ring] = []
+    again = blocks if trained else again
     for modules, places in ((ahead, of_ahead), (blocks, of_blocks)):
         if not places:
             continue
@@ -96,7 +97,8 @@ def place(
                 device,
                 link,
                 slots,
-                again=again,
+                again=modules if trained else again,
+                in_parts=modules is blocks,
                 updated_in_backward=updated_in_backward,
                 activations=kept,
             )
@@ -113,7 +115,7 @@ def place(
         slots=sum(ring.size for ring in rings),
         host=sum(box.size for box in packed),
         rings=tuple(rings),
-        recomputed=tuple(blocks[index] for index in of_blocks if trained or blocks[index] in again),
+        recomputed=tuple(blocks[index] for index in of_blocks if blocks[index] in again),
         trained=tuple(parameter for box in packed for parameter in box.trained),
     )
 

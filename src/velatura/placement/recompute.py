@@ -79,7 +79,7 @@ def recompute(
 ) -> None:
     """Make blocks recompute themselves in the backward pass.
 
-    True: every block keeps its inputs alone, for about a third more time; an integer k: every k-th one does so.
+    True: every block keeps its inputs alone, for a quarter to two fifths more time; an integer k: every k-th one.
     "mlp": of every block `feed_forwards` do so, which keep the widest activations (see `Family.feed_forwards`).
     `besides`: blocks that are run again already (see `stream`). `activations`: where the inputs of blocks wait, if not
     on the device.

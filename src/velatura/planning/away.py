@@ -17,6 +17,7 @@ from velatura.planning.tracking import Bytes, Kind, Work
 from velatura.recipe.recipe import Recipe
 
 SHOWING = ("preview", "export")  # phases with averages in the place of the values
+PASSES = ("forward", "head", "backward")  # moments in which inputs of blocks wait
 VISITING = 2  # tensors or blocks whose averages or inputs are on the device: the one at hand, and the next
 
 
@@ -38,6 +39,7 @@ class Away:
     averages: int = 0
     kept_aside: int = 0  # see `Training.kept_aside`
     per_pass: int = 0  # bytes that cross the link in a forward or backward pass
+    once: int = 0  # of these, those that the backward pass does not want
     per_update: int = 0  # and to the device in an update
 
     @property
@@ -65,7 +67,7 @@ def away(training: Training, recipe: Recipe) -> Away:
 def _streamed(training: Training, recipe: Recipe) -> Away:
     assembled = training.assembled
     share, fused = recipe.memory.streamed, recipe.optimizer.fused_backward
-    trained = recipe.full is not None and "denoiser" in recipe.full.parts
+    trained = recipe.trains_denoiser
     gone = streamed_away(assembled, share, both_ways=trained and fused)
     if not share or not trained or recipe.full is None:
         return gone
@@ -74,6 +76,7 @@ def _streamed(training: Training, recipe: Recipe) -> Away:
     return replace(
         gone,
         kind="trained",
+        once=0,
         gradients=0 if fused else host,
         at_hand=0 if fused else assembled.largest * (2 if recipe.training.accumulate > 1 else 1),
         averages=host // each * 4 if training.averages else 0,
@@ -99,6 +102,7 @@ def streamed_away(assembled: Assembled, share: float, *, both_ways: bool = False
         ),
         of_blocks=len(of_blocks) / max(1, len(blocks)),
         per_pass=host,
+        once=sum(chosen[0]),  # frozen layers ahead of the blocks: no gradient goes through them
     )
 
 
@@ -133,10 +137,14 @@ def without_inputs(phase: Phase, inputs: int) -> Phase:
     """A step in which so many bytes of inputs of recomputed blocks wait elsewhere."""
     at_hand = _at_hand(phase)
 
-    def left(held: Bytes) -> Bytes:
-        return held.plus({"activations": -min(inputs, max(0, held["activations"] - at_hand))})
+    def left(moment: Moment) -> Moment:
+        if moment.kind not in PASSES:
+            return moment
+        waiting = max(0, moment.held["activations"] - at_hand)
+        return replace(moment, held=moment.held.plus({"activations": -min(inputs, waiting)}))
 
-    return replace(phase.holding(left), kept=phase.kept - inputs, away=inputs)
+    moments = tuple(map(left, phase.moments))
+    return replace(phase, moments=moments, peak=highest(moments), kept=phase.kept - inputs, away=inputs)
 
 
 def between(own: Phase, recomputed: Phase, share: float) -> Phase:

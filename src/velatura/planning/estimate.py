@@ -38,6 +38,7 @@ class Estimate:
     sizes: Sizes
     away: Away
     streamable: int  # bytes of the denoiser's blocks
+    ahead: int  # of these, those of layers that run ahead of their block
 
     @property
     def recipe(self) -> Recipe:
@@ -96,13 +97,13 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """Of one optimizer step at the largest size, without compiling."""
+        """Of one optimizer step at the largest size, without compiled blocks."""
         return max(self.step.work.seconds, self.copying) * self.recipe.training.accumulate
 
     @property
     def copying(self) -> float:
         """Seconds that it takes to bring to the device what is elsewhere, forward, backward and in the update."""
-        passes = 2 * self.away.per_pass + self.step.away
+        passes = 2 * self.away.per_pass - self.away.once + self.step.away
         return (passes + self.away.per_update / self.recipe.training.accumulate) / self.device.link
 
     def occupied(self, phase: Phase) -> int:
@@ -184,6 +185,7 @@ class Estimator:
             ),
             away=gone,
             streamable=sum(training.assembled.ahead_sizes) + sum(training.assembled.block_sizes),
+            ahead=sum(training.assembled.ahead_sizes),
         )
 
     def may_fit(self, recipe: Recipe, budget: int) -> bool:

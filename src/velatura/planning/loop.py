@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +24,7 @@ from velatura.planning.replay import CPU, VALUELESS
 from velatura.planning.tracking import Bytes, Tracker, Work
 from velatura.sampling.painter import paint, request_texts
 from velatura.sampling.request import Request
-from velatura.training.optimizers.by_tensor import Move, Rule
+from velatura.training.optimizers.by_tensor import Given, Move, Rule
 from velatura.training.optimizers.visits import LEAST
 from velatura.training.setup import Setup
 from velatura.training.step import Stepper
@@ -173,13 +172,13 @@ class Training:
             gradient: Tensor,
             state: Mapping[str, Tensor],
             noise: Tensor | None,
-            *numbers: Any,
+            numbers: Given,
         ) -> None:
             if self._tracker is None:
-                move(rule, weight, gradient, state, noise, *numbers)
+                move(rule, weight, gradient, state, noise, numbers)
                 return
-            with self._tracker.kernel(weight, gradient, *state.values(), noise):
-                move(rule, weight, gradient, state, noise, *numbers)
+            with self._tracker.kernel(read=(gradient, noise), written=(weight, *state.values())):
+                move(rule, weight, gradient, state, noise, numbers)
 
         return followed
 

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from velatura.placement.precision.quantised import BYTES
 from velatura.planning.devices import Device
 from velatura.planning.estimate import Estimate
+from velatura.planning.levers import RECOMPUTED_IN_FULL
 from velatura.recipe.recipe import Recipe
 
-STORED = {
-    "fp8": 1.0,
-    "int8": 1.0,
-    "nf4": 0.56,
-}  # bytes of a frozen weight; else those of the computation's dtype
 AVERAGES = {"adamw": 8.0, "adamw8bit": 2.0, "muon": 4.0}  # bytes for a trained value that can be offloaded
 
 
@@ -27,35 +24,56 @@ class Pace:
     device: Device
     computing: float  # seconds of a whole optimizer step without anything that makes it slower
     blocks: int  # values of the weights that may be streamed
+    ahead: int  # of these, those of layers that run ahead of their block
     trained: int  # values
 
     @staticmethod
     def of(estimate: Estimate, slower: float) -> Pace:
         """From the needs of the recipe as it is written, whose options make it so much `slower` already."""
         recipe, device = estimate.recipe, estimate.device
+        slower *= _recomputed_too(recipe)
+        each = _each(recipe, device)
         return Pace(
             device=device,
             computing=estimate.step.work.seconds * recipe.training.accumulate / slower,
-            blocks=int(estimate.streamable / _each(recipe, device)),
+            blocks=int(estimate.streamable / each),
+            ahead=int(estimate.ahead / each),
             trained=estimate.trained,
         )
 
     def seconds(self, recipe: Recipe, slower: float) -> float:
         """Of a step of a variant of the recipe, which its options make so much `slower`."""
+        slower *= _recomputed_too(recipe)
         return max(self.computing * slower, self._crossing(recipe) / self.device.link)
 
     def _crossing(self, recipe: Recipe) -> float:
         """Bytes that come over the link: streamed weights forwards, backwards and in an update, averages in that."""
-        streamed = recipe.memory.streamed * self.blocks * _each(recipe, self.device)
+        streamed = recipe.memory.streamed * self.blocks  # those of layers ahead of their blocks first
         passes = 2.0 * recipe.training.accumulate
-        if recipe.full is not None and not recipe.optimizer.fused_backward:
-            passes += 1
+        values = passes * streamed
+        if not recipe.trains_denoiser:  # then no gradient goes through layers ahead of their blocks
+            values -= recipe.training.accumulate * min(streamed, self.ahead)
+        elif not recipe.optimizer.fused_backward:
+            values += streamed
         held = AVERAGES.get(recipe.optimizer.kind, 0.0) if recipe.optimizer.offload else 0.0
-        return passes * streamed + held * self.trained
+        return values * _each(recipe, self.device) + held * self.trained
 
 
 def _each(recipe: Recipe, device: Device) -> float:
     """Bytes of a weight of the denoiser's blocks."""
-    if recipe.full is not None and "denoiser" in recipe.full.parts:
+    if recipe.full is not None and recipe.trains_denoiser:
         return 2.0 if recipe.full.weights == "bf16" else 4.0
-    return STORED.get(recipe.memory.weights, device.dtype(recipe.training.precision).itemsize)
+    return BYTES.get(recipe.memory.weights, device.dtype(recipe.training.precision).itemsize)
+
+
+def _recomputed_too(recipe: Recipe) -> float:
+    """What it costs beside `checkpoint_blocks` that trained blocks are recomputed where they are streamed."""
+    if not recipe.trains_denoiser:
+        return 1.0
+    costs = dict(RECOMPUTED_IN_FULL)
+    policy = recipe.training.checkpoint_blocks
+    own = next(
+        (cost for value, cost in RECOMPUTED_IN_FULL if (type(value), value) == (type(policy), policy)),
+        costs[2],
+    )
+    return max(own, 1 + recipe.memory.streamed * (costs[True] - 1)) / own

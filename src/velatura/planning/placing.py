@@ -18,7 +18,7 @@ from velatura.errors import BudgetError, RecipeError
 from velatura.events import Events
 from velatura.interfaces import PARTS
 from velatura.planning.devices import device_here
-from velatura.planning.levers import SHARES, STREAMED
+from velatura.planning.levers import SHARES
 from velatura.planning.painting import Painting
 from velatura.planning.sizes import occupied, planned_line
 from velatura.recipe.byte_sizes import size_in_bytes
@@ -28,6 +28,7 @@ from velatura.sampling.request import Request
 
 Ladder = Sequence[tuple[Any, float]]  # values and their factors of time
 
+STREAMED = 0.25  # more time, at most, for weights that come over the link
 TILED = 1.5  # a picture that differs a little: rather than all that only takes time
 NARROWED = 10.0  # the same, for weights that lose their exactness: the last
 SHOWN = {

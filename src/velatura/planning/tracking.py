@@ -103,14 +103,18 @@ class Tracker(TorchDispatchMode):
         self._total += size
 
     @contextmanager
-    def kernel(self, *tensors: Tensor | None) -> Iterator[None]:
-        """What is done within is one compiled kernel: it reads and writes these tensors, and holds nothing besides."""
+    def kernel(self, read: Iterable[Tensor | None], written: Iterable[Tensor]) -> Iterator[None]:
+        """What is done within is one compiled kernel: it reads and writes these tensors, and holds nothing besides.
+
+        What is written is read as well.
+        """
         self._in_kernel = True
         try:
             yield
         finally:
             self._in_kernel = False
-        seconds = 2 * sum(_size(tensor) for tensor in tensors if tensor is not None) / self._device.bandwidth
+        traffic = sum(_size(one) for one in read if one is not None) + 2 * sum(map(_size, written))
+        seconds = traffic / self._device.bandwidth
         self._now.add(Work(seconds=seconds + self._device.launch))
 
     def mark(self, label: Label) -> None:

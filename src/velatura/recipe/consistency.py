@@ -122,8 +122,8 @@ def _offloaded_activations(recipe: Recipe) -> Iterator[Problem]:
     memory, policy = recipe.memory, recipe.training.checkpoint_blocks
     if not memory.offload_activations or recipe.objective.kind == "autoencoder":
         return
-    streamed = memory.streamed and recipe.full and "denoiser" in recipe.full.parts  # recomputed then
-    if policy in (False, "mlp") and not streamed:
+    recomputed = memory.streamed and recipe.trains_denoiser
+    if policy in (False, "mlp") and not recomputed:
         what = "received true, and no block is recomputed: none keeps its inputs alone"
         hint = "write training.checkpoint_blocks = true"
         yield Problem(path=("memory", "offload_activations"), what=what, hint=hint)

@@ -65,6 +65,11 @@ class Recipe(Section):
     previews: Previews = Previews()
     output: Output = Output()
 
+    @property
+    def trains_denoiser(self) -> bool:
+        """Whether weights of the denoiser itself are trained, not those of an adapter on it."""
+        return self.full is not None and "denoiser" in self.full.parts
+
     @field_validator("data", mode="before")
     @classmethod
     def _data_has_kinds(cls, data: Any) -> Any:

@@ -38,8 +38,8 @@ def make_optimizer(
     """Over named parameters, in float32 or bf16. Biases, norms and other vectors get no weight decay.
 
     `seed`: of the roundings of bf16 weights. `visits`: for what lives in the machine's memory between updates.
-    `compiled`: the compiler of updates that have no kernel in torch (see `has_kernel`). Raises RecipeError for a class
-    by import path that cannot be used.
+    `compiled`: the compiler of updates that have no kernel in torch (see `updated_by_tensor`). Raises RecipeError for a
+    class by import path that cannot be used.
     """
     device = next(iter(parameters.values())).device if visits is None else visits.device
     fast = None if compiled is None else compiled(move)
@@ -64,9 +64,9 @@ def optimizer_name(section: Optimizer) -> str:
     return f"{made.__module__}.{made.__name__}({settings})"
 
 
-def has_kernel(section: Optimizer, parameters: Mapping[str, nn.Parameter]) -> bool:
-    """Whether an update is not ours to compile: torch has a kernel for it, or it is in another package."""
-    return section.by_path or section.kind == "muon" or _rule(section, parameters) is None
+def updated_by_tensor(section: Optimizer, parameters: Mapping[str, nn.Parameter]) -> bool:
+    """Whether updates are made by `ByTensor`, and can be compiled: not those that torch has a kernel for."""
+    return not section.by_path and section.kind != "muon" and _rule(section, parameters) is not None
 
 
 def _make(

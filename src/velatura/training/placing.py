@@ -24,7 +24,7 @@ from velatura.placement.streamed.activations import NO_USE as NO_USE_OF_OFFLOADI
 from velatura.placement.streamed.activations import Activations
 from velatura.placement.streamed.links import Link, link_to
 from velatura.plural import counted
-from velatura.training.optimizer import has_kernel
+from velatura.training.optimizer import updated_by_tensor
 from velatura.training.optimizers.by_tensor import Move
 from velatura.training.optimizers.visits import Visits
 from velatura.training.setup import Setup
@@ -78,12 +78,11 @@ def visits_for(setup: Setup, placed: Placed | None) -> Visits | None:
 def compiler_of_updates(
     setup: Setup, parameters: Mapping[str, nn.Parameter], events: Events
 ) -> Callable[[Move], Move] | None:
-    """What compiles the updates of the recipe's optimizer; None where torch has a kernel, or where it does not pay."""
+    """What compiles the updates of the recipe's optimizer; None where there is none of ours, or it does not pay."""
     training, optimizer = setup.recipe.training, setup.recipe.optimizer
     values = sum(parameter.numel() for parameter in parameters.values())
-    if has_kernel(optimizer, parameters) or not decide_updates(
-        training.compile, values=values, steps=training.steps, device=setup.device
-    ):
+    pays = decide_updates(training.compile, values=values, steps=training.steps, device=setup.device)
+    if not (pays and updated_by_tensor(optimizer, parameters)):
         return None
     events.notice(f"compiling the updates of {optimizer.kind}; the first step takes longer")
     return partial(compiled_update, tell=events.warn)
@@ -105,7 +104,7 @@ def _stream(
         device=setup.device,
         link=link,
         again=whole(blocks, setup.recipe.training.checkpoint_blocks),
-        trained=setup.recipe.full is not None,
+        trained=setup.recipe.trains_denoiser,
         updated_in_backward=setup.recipe.optimizer.fused_backward,
         activations=activations,
     )

@@ -180,7 +180,7 @@ def test_weights_are_kept_as_places() -> None:
     blocks = list(stack(fp8=True))
     link = SimulatedLink(1e6)
     ring = Ring([PackedBlock(block, link) for block in blocks], torch.device("cpu"), link)
-    hooks = fetched_again(ring, 1)
+    hooks = fetched_again(ring, 1, in_parts=True)
     ring.bring(1)
     base = blocks[1].layer.base  # type: ignore[union-attr]
     views = base.values, base.values.t(), base.values[2:5, ::2], base.scale, base.bias  # type: ignore[union-attr]

@@ -11,7 +11,7 @@ from torch import nn
 
 from velatura.placement.compiling import compiled_update
 from velatura.recipe.training.optimizer import Optimizer
-from velatura.training.optimizer import has_kernel, make_optimizer
+from velatura.training.optimizer import make_optimizer, updated_by_tensor
 from velatura.training.optimizers.in_backward import in_backward
 
 KINDS = ["adamw", "adamw8bit", "adafactor"]
@@ -173,8 +173,8 @@ def test_compiled_updates_are_the_same_up_to_rounding(kind: str, dtype: torch.dt
 
 def test_what_torch_has_a_kernel_for_is_not_compiled() -> None:
     wide, narrow = ({"w": start(dtype=dtype)} for dtype in (torch.float32, torch.bfloat16))
-    assert has_kernel(Optimizer(), wide)
-    assert not has_kernel(Optimizer(), narrow)
-    assert not has_kernel(Optimizer(kind="adamw8bit"), wide)
-    assert has_kernel(Optimizer(kind="muon"), wide)
-    assert has_kernel(Optimizer(kind="torch.optim.SGD"), wide)
+    assert not updated_by_tensor(Optimizer(), wide)
+    assert updated_by_tensor(Optimizer(), narrow)
+    assert updated_by_tensor(Optimizer(kind="adamw8bit"), wide)
+    assert not updated_by_tensor(Optimizer(kind="muon"), wide)
+    assert not updated_by_tensor(Optimizer(kind="torch.optim.SGD"), wide)

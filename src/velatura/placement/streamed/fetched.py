@@ -1,6 +1,6 @@
 """What autograd keeps of a streamed block: of its weights, where they lie in the block's buffer, and not the slot.
 
-The slot holds another block by the time of the backward pass. Whatever that asks for first brings the block back.
+The slot holds another block by the time of the backward pass, and what is asked for first brings this one back.
 """
 
 from __future__ import annotations
@@ -24,8 +24,12 @@ class _Weight:
     offset: int
 
 
-def fetched_again(ring: Ring, index: int) -> saved_tensors_hooks:
-    """Around the forward pass of block `index`: its weights are fetched for its backward pass, and not kept."""
+def fetched_again(ring: Ring, index: int, *, in_parts: bool) -> saved_tensors_hooks:
+    """Around the forward pass of block `index`: its weights are fetched for its backward pass, and not kept.
+
+    `in_parts`: parts of the block may be run again in the backward pass. Their inputs are kept here, so that not only
+    weights, but whatever is asked for brings the block.
+    """
 
     def keep(tensor: Tensor) -> Tensor | _Weight:
         if not ring.holds(tensor):
@@ -33,10 +37,10 @@ def fetched_again(ring: Ring, index: int) -> saved_tensors_hooks:
         return _Weight(tensor.dtype, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
 
     def back(kept: Tensor | _Weight) -> Tensor:
-        # for what is no weight too: parts of the block may be about to be run again
-        slot = ring.reach(index)
         if isinstance(kept, Tensor):
+            if in_parts:
+                ring.reach(index)
             return kept
-        return slot.view(kept.dtype).as_strided(kept.shape, kept.stride, kept.offset)
+        return ring.reach(index).view(kept.dtype).as_strided(kept.shape, kept.stride, kept.offset)
 
     return saved_tensors_hooks(keep, back)

@@ -30,13 +30,21 @@ class _Streamed:
     """A block's forward, brought to the device first; for its backward it is run `again`, or fetched again."""
 
     def __init__(
-        self, block: nn.Module, ring: Ring, index: int, activations: Activations | None, *, again: bool
+        self,
+        block: nn.Module,
+        ring: Ring,
+        index: int,
+        activations: Activations | None,
+        *,
+        again: bool,
+        in_parts: bool,
     ) -> None:
         self.forward = block.forward
         self._ring = ring
         self._index = index
         self._activations = activations
         self._again = again
+        self._in_parts = in_parts
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         out = self._visited(*args, **kwargs)
@@ -51,7 +59,7 @@ class _Streamed:
             return self._run(*args, **kwargs)
         if self._again:
             return run_again(self._run, args, kwargs, self._activations)
-        with fetched_again(self._ring, self._index):
+        with fetched_again(self._ring, self._index, in_parts=self._in_parts):
             return self._run(*args, **kwargs)
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
@@ -86,20 +94,21 @@ def stream(
     slots: int = SLOTS,
     *,
     again: Container[nn.Module] = (),
+    in_parts: bool = True,
     updated_in_backward: bool = False,
     activations: Activations | None = None,
 ) -> Ring:
     """Let the blocks, which are run in this order, visit the device one after the other.
 
     `slots`: of the ring, at least 2. `again`: blocks that are run again in the backward pass; where any are trained,
-    all are. `updated_in_backward`: what is trained in the packed blocks gets its update as soon as its gradient is
-    there. `activations`: where the inputs of blocks that are run again wait, if not on the device. A block's forward is
-    compiled before, not after.
+    all are. `in_parts`: parts of the others may be. `updated_in_backward`: what is trained in the packed blocks gets
+    its update as soon as its gradient is there. `activations`: where the inputs of blocks that are run again wait, if
+    not on the device. A block's forward is compiled before, not after.
     """
     ring = Ring(packed, device, link, slots)
     any_trained = any(box.trained for box in packed)
     streamed = [
-        _Streamed(block, ring, index, activations, again=any_trained or block in again)
+        _Streamed(block, ring, index, activations, again=any_trained or block in again, in_parts=in_parts)
         for index, block in enumerate(blocks)
     ]
     if not any_trained:

@@ -48,7 +48,8 @@ class Training(Section):
     checkpoint_blocks: StrictBool | Literal["mlp"] | Annotated[StrictInt, Field(ge=2)] = Field(
         False,
         description="Recompute blocks in the backward pass instead of keeping what they computed: true all of them (a "
-        "third more time), 2 every second one (3 every third, ...), 'mlp' their feed-forward parts alone.",
+        "quarter more time with [full], two fifths with [adapter]), 2 every second one (3 every third, ...), 'mlp' "
+        "their feed-forward parts alone.",
     )
     skip_nonfinite: int = Field(
         0,

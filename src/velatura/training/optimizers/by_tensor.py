@@ -96,9 +96,7 @@ class ByTensor(torch.optim.Optimizer):
             alike(gradient),
             {name: alike(value) for name, value in held.items()},
             None if noise is None else alike(noise),
-            tuple(
-                torch.tensor(one) if isinstance(one, float) else one for one in numbers
-            ),  # else a graph for each
+            numbers,
         )
 
     def _any_shape(self, *tensors: Tensor) -> bool:

@@ -14,12 +14,17 @@ _AT_ONCE = 4  # draws in one of 64 bits
 
 
 def noise_for(like: Tensor, seed: int, draw: str) -> Tensor:
-    """16 random bits for each value of a bf16 weight, int16: of what this process holds of the weight.
+    """16 random bits for each value of a bf16 weight, the lower ones of an integer: of what this process holds of it.
 
     `draw` names the random numbers. They are those of the whole weight: results do not depend on how it is shared out.
     """
     generator = generator_for(seed, draw, like.device)
     count = like.numel()
+    if like.device.type == "mps":  # which draws no whole 64 bits
+        spans = torch.randint(
+            0, 1 << _DROPPED, like.shape, dtype=torch.int32, device=like.device, generator=generator
+        )
+        return local(spread(spans, like))
     many = torch.empty(-(-count // _AT_ONCE), dtype=torch.int64, device=like.device)
     bits = many.random_(-(2**63), None, generator=generator).view(torch.int16)
     return local(spread(bits[:count].view(like.shape), like))
