@@ -81,7 +81,7 @@ def place(
 
     packed: list[PackedBlock] = []
     rings: list[Ring] = []
-    again = blocks if trained else again
+    again = (*ahead, *blocks) if trained else again
     for modules, places in ((ahead, of_ahead), (blocks, of_blocks)):
         if not places:
             continue
@@ -97,7 +97,7 @@ def place(
                 device,
                 link,
                 slots,
-                again=modules if trained else again,
+                again=again,
                 in_parts=modules is blocks,
                 updated_in_backward=updated_in_backward,
                 activations=kept,

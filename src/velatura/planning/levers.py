@@ -18,9 +18,8 @@ from velatura.recipe.recipe import Recipe
 # of computation, as plans of FLUX.1-dev say; under an adapter the backward pass is short, so that more is added to less
 RECOMPUTED = ((False, 1.0), ("mlp", 1.14), (2, 1.21), (True, 1.41))
 RECOMPUTED_IN_FULL = ((False, 1.0), ("mlp", 1.04), (2, 1.12), (True, 1.25))
-STREAMED = (
-    0.15  # more, at most: waiting for a large block behind a small one; what the link cannot do is `Pace`'s
-)
+# at most, for waiting for a large block behind a small one; what the link cannot do is `Pace`'s
+STREAMED = 0.15
 SHARES = (0.25, 0.5, 0.75, 1.0)
 ENCODERS = (("auto", 1.0), ("cpu", 1.01))
 OFFLOADED = 1.03  # copies beside the computation

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from velatura.planning.replay import CPU, VALUELESS
 from velatura.planning.tracking import Bytes, Tracker, Work
 from velatura.sampling.painter import paint, request_texts
 from velatura.sampling.request import Request
-from velatura.training.optimizers.by_tensor import Given, Move, Rule
+from velatura.training.optimizers.by_tensor import Move
 from velatura.training.optimizers.visits import LEAST
 from velatura.training.setup import Setup
 from velatura.training.step import Stepper
@@ -166,19 +167,13 @@ class Training:
         return decide_updates(training.compile, values=self.trained, steps=training.steps, device=device)
 
     def _in_a_kernel(self, move: Move) -> Move:
-        def followed(
-            rule: Rule,
-            weight: Tensor,
-            gradient: Tensor,
-            state: Mapping[str, Tensor],
-            noise: Tensor | None,
-            numbers: Given,
-        ) -> None:
-            if self._tracker is None:
-                move(rule, weight, gradient, state, noise, numbers)
-                return
-            with self._tracker.kernel(read=(gradient, noise), written=(weight, *state.values())):
-                move(rule, weight, gradient, state, noise, numbers)
+        def followed(*update: Any) -> None:
+            _, weight, gradient, state, noise, _ = update
+            kernel: AbstractContextManager[None] = nullcontext()
+            if self._tracker is not None:
+                kernel = self._tracker.kernel(read=(gradient, noise), written=(weight, *state.values()))
+            with kernel:
+                move(*update)
 
         return followed
 

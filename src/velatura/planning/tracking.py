@@ -139,7 +139,8 @@ class Tracker(TorchDispatchMode):
     ) -> Any:
         """Run one operation, and take note of the storages that it read and made."""
         kwargs = kwargs or {}
-        if func.namespace == "prim" or self._in_kernel:  # asks for a device or a layout
+        asks = func.namespace == "prim"  # for a device or a layout
+        if asks or self._in_kernel:
             return func(*args, **kwargs)
         read = _tensors(args)
         for tensor in read:

@@ -57,9 +57,7 @@ class Ring:
         self._changed = False  # whether the current block's weights did
         self._step = 1  # the direction in which the blocks are run
         self._trained = any(block.trained for block in blocks)
-        self.returns = (
-            True  # whether a backward pass follows: not where nothing that was computed wants a gradient
-        )
+        self.returns = True  # whether a backward pass follows: not where nothing computed wants a gradient
         self.traffic = Traffic()
 
     @property

@@ -91,6 +91,5 @@ def _made(kind: Kind) -> Codebook:
 
 
 _CPU = torch.device("cpu")
-_BOOKS = {
-    (kind, _CPU): _made(kind) for kind in (SIGNED, UNSIGNED)
-}  # not when first asked for: a plan has no values
+# not when first asked for, which may be by a plan, whose tensors have no values
+_BOOKS = {(kind, _CPU): _made(kind) for kind in (SIGNED, UNSIGNED)}

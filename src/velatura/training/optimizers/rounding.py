@@ -32,8 +32,7 @@ def noise_for(like: Tensor, seed: int, draw: str) -> Tensor:
 
 def rounded(values: Tensor, noise: Tensor) -> Tensor:
     """Float32 values as bf16, up or down with probabilities that make the mean exact; what is not finite stays so."""
-    bits = values.view(torch.int32) + (
-        noise.int() & _MASK
-    )  # carries into the kept bits, as often as it should
+    # carries into the kept bits, as often as it should
+    bits = values.view(torch.int32) + (noise.int() & _MASK)
     kept = (bits >> _DROPPED << _DROPPED).view(torch.float32)
     return torch.where(values.isfinite(), kept, values).to(torch.bfloat16)
