@@ -119,7 +119,6 @@ def trainer(
     from velatura.placement.compiling import compile_blocks, compiled_update
     from velatura.placement.place import place
     from velatura.placement.precision.quantised import quantise_blocks
-    from velatura.placement.recompute import recompute, whole
     from velatura.recipe.objectives.flow import FlowObjective
     from velatura.recipe.training.optimizer import Optimizer
     from velatura.training.optimizer import make_optimizer
@@ -138,12 +137,15 @@ def trainer(
             parameter.requires_grad_()
     if arm.compiled:
         compile_blocks(family.blocks(model), sizes=1)
-    blocks, placed = family.blocks(model), None
-    if arm.streamed:
-        again = whole(blocks, arm.recompute)  # type: ignore[arg-type]
-        placed = place(model, blocks, family.ahead(model), share=arm.streamed, device=device, again=again)
-    besides = placed.recomputed if placed else ()
-    recompute(blocks, arm.recompute, family.feed_forwards(model), besides=besides)  # type: ignore[arg-type]
+    place(
+        model,
+        family.blocks(model),
+        family.ahead(model),
+        share=arm.streamed,
+        device=device,
+        policy=arm.recompute,  # type: ignore[arg-type]
+        feed_forwards=family.feed_forwards(model),
+    )
     stepper = Stepper(
         family=family,
         parts=Parts(info=info(), denoiser=model),

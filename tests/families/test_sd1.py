@@ -14,7 +14,7 @@ from velatura.families.sd1 import Sd1Family
 from velatura.interfaces import PARTS, Batch, ModelFiles, Parts, Prompt
 from velatura.objectives.diffusion import Diffusion
 from velatura.placement.place import place
-from velatura.placement.recompute import Policy, recompute, whole
+from velatura.placement.recompute import Policy, recompute
 from velatura.recipe.objectives.diffusion import DiffusionObjective
 
 from .models import unet
@@ -101,11 +101,16 @@ def test_streamed_is_resident_bit_for_bit(sd1_folder: Path, policy: Policy) -> N
         assert parts.denoiser is not None
         chosen = [t for t in family.targets(parts.denoiser) if t.group in ("attention", "mlp")]
         adapter = put_on_fresh(parts.denoiser, chosen, rank=2, alpha=2, seed=0)
-        blocks = family.blocks(parts.denoiser)
-        again = whole(blocks, policy)
-        link = SimulatedLink(1e9)
-        placed = place(parts.denoiser, blocks, (), share=share, device=CPU, link=link, again=again)
-        recompute(blocks, policy, family.feed_forwards(parts.denoiser), besides=placed.recomputed)
+        placed = place(
+            parts.denoiser,
+            family.blocks(parts.denoiser),
+            (),
+            share=share,
+            device=CPU,
+            link=SimulatedLink(1e9),
+            policy=policy,
+            feed_forwards=family.feed_forwards(parts.denoiser),
+        )
         assert bool(placed.host) == bool(share)
         objective = Diffusion(DiffusionObjective(kind="diffusion"))
         for step in range(2):

@@ -13,7 +13,7 @@ from velatura.adapters.attach import put_on_fresh
 from velatura.interfaces import Conditioning, Family, Parts
 from velatura.placement.place import Placed, place
 from velatura.placement.precision.quantised import quantise_blocks
-from velatura.placement.recompute import Policy, recompute, whole
+from velatura.placement.recompute import Policy, recompute
 
 GROUPS = ("attention", "mlp", "modulation")
 CPU = torch.device("cpu")
@@ -61,13 +61,16 @@ def gradients(family: Family, parts: Parts, trained: dict[str, nn.Parameter]) ->
 
 
 def streamed_by(family: Family, denoiser: nn.Module, share: float, policy: Policy) -> Placed:
-    """As `training.placing` does it."""
-    blocks = family.blocks(denoiser)
-    again = whole(blocks, policy)
-    link = SimulatedLink(1e9)
-    placed = place(denoiser, blocks, family.ahead(denoiser), share=share, device=CPU, link=link, again=again)
-    recompute(blocks, policy, family.feed_forwards(denoiser), besides=placed.recomputed)
-    return placed
+    return place(
+        denoiser,
+        family.blocks(denoiser),
+        family.ahead(denoiser),
+        share=share,
+        device=CPU,
+        link=SimulatedLink(1e9),
+        policy=policy,
+        feed_forwards=family.feed_forwards(denoiser),
+    )
 
 
 @pytest.mark.parametrize("policy", [False, "mlp", 2, True])
@@ -117,7 +120,6 @@ def test_in_a_denoiser_that_is_trained_all_streamed_blocks_are_run_again(tiny_mo
         block.forward = counted  # type: ignore[assignment]
     placed = place(denoiser, blocks, family.ahead(denoiser), share=1.0, device=CPU, trained=True)
     assert placed.trained == ()
-    assert placed.recomputed == tuple(blocks)
     predicted(family, parts).sum().backward()
     assert calls[0] == 2 * len(blocks)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from velatura.planning.away import away, between, inputs_away, without, without_inputs
-from velatura.planning.phases import Moment, Phase, highest
+from velatura.planning.phases import Moment, Phase, at_once
 from velatura.planning.tracking import Bytes, Work
 from velatura.recipe.recipe import Recipe
 from velatura.recipe.toml import parse_recipe
@@ -32,7 +32,7 @@ def trained(recipe: Recipe) -> Any:
 
 
 def step(**peak: int) -> Phase:
-    return Phase(name="step", what="", peak=Bytes(peak), work=Work())  # type: ignore[arg-type]
+    return Phase(name="step", what="", moments=at_once(Bytes(peak)), work=Work())  # type: ignore[arg-type]
 
 
 def test_frozen_blocks_pass_through_two_slots() -> None:
@@ -68,7 +68,7 @@ def test_of_averages_those_of_two_weights_stay() -> None:
 
 def test_inputs_of_all_recomputed_blocks_but_two_are_away() -> None:
     """7 + 3 and 9 + 3 blocks."""
-    recomputed = Phase(name="step", what="", peak=Bytes(), work=Work(), inputs=(LEAST, 2 * LEAST))
+    recomputed = Phase(name="step", what="", moments=(), work=Work(), inputs=(LEAST, 2 * LEAST))
     all_of_them = 10 * LEAST + 12 * 2 * LEAST
     assert inputs_away(recomputed, ASSEMBLED, 1.0) == all_of_them - 2 * 2 * LEAST  # type: ignore[arg-type]
     assert inputs_away(recomputed, ASSEMBLED, 0.5) == all_of_them // 2 - 2 * 2 * LEAST  # type: ignore[arg-type]
@@ -80,7 +80,7 @@ def moments(*held: tuple[str, dict[Any, int]]) -> tuple[Moment, ...]:
 
 def made(kept: int, *held: tuple[str, dict[Any, int]]) -> Phase:
     found = moments(*held)
-    return Phase(name="step", what="", peak=highest(found), work=Work(), moments=found, kept=kept)
+    return Phase(name="step", what="", moments=found, work=Work(), kept=kept)
 
 
 def test_another_moment_is_the_highest_once_something_is_away() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from velatura.planning.phases import highest
 from velatura.planning.repeats import UPDATE, Run, prune, runs_of, whole
 from velatura.planning.tracking import Bytes, Label, Segment, Work
 
@@ -48,8 +49,9 @@ def test_a_block_is_repeated_forwards_and_backwards() -> None:
         segment(UPDATE, 0, 0, 0),
     ]
     done = whole(segments, {1: 3}, Bytes(denoiser=100), values=4)
-    assert done.peak == Bytes(denoiser=100, activations=55) | {
-        kind: 0 for kind in done.peak if kind not in ("denoiser", "activations")
+    peak = highest(done.moments)
+    assert peak == Bytes(denoiser=100, activations=55) | {
+        kind: 0 for kind in peak if kind not in ("denoiser", "activations")
     }
     assert done.turn["activations"] == 50
     assert done.work.flops == 1 + 1 + 4 + 4 + 1 + 4
@@ -62,4 +64,4 @@ def test_gradients_of_layers_that_ran_ahead_come_at_the_end() -> None:
         segment(UPDATE, 0, 0, 0),
     ]
     done = whole(segments, {}, Bytes(trained=40))
-    assert done.peak["gradients"] == 40
+    assert highest(done.moments)["gradients"] == 40

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
+from velatura.placement.recompute import Part, Policy, recompute, whole
 from velatura.placement.streamed.activations import Activations
 from velatura.placement.streamed.links import Link, link_to
 from velatura.placement.streamed.packed import PackedBlock, block_tensors
@@ -25,15 +26,13 @@ NO_USE = (
 class Placed:
     """What a placement came to, in bytes: on the device for good, on the device as slots, on the host.
 
-    `recomputed`: the blocks that visit the device and are run again in the backward pass; `trained`: the parameters in
-    streamed blocks, and in layers ahead of them, that are trained.
+    `trained`: the parameters in streamed blocks, and in layers ahead of them, that are trained.
     """
 
     resident: int
     slots: int
     host: int
     rings: tuple[Ring, ...] = ()
-    recomputed: tuple[nn.Module, ...] = ()
     trained: tuple[nn.Parameter, ...] = ()
 
     def report(self) -> str:
@@ -58,17 +57,19 @@ def place(
     share: float,
     device: torch.device,
     link: Link | None = None,
-    again: Container[nn.Module] = (),
+    policy: Policy = False,
+    feed_forwards: Sequence[Part] = (),
     trained: bool = False,
     updated_in_backward: bool = False,
     activations: Activations | None = None,
 ) -> Placed:
-    """Stream `share` (0 to 1) of the blocks' bytes from the host, and move all else to the device.
+    """Stream `share` (0 to 1) of the blocks' bytes from the host, move all else to the device, recompute by `policy`.
 
     `blocks` are in order of execution; `ahead` are layers in them that are run ahead of them (see `Family.ahead`).
     Those are streamed first: where they are frozen they are needed once per step, and blocks twice. The denoiser is on
-    the host with all its adapters. Frozen bytes are streamed, and with `trained` also those that are trained (see
-    `stream` for `again`, `updated_in_backward` and `activations`). Raises MemoryShortage.
+    the host with all its adapters. `policy` and `feed_forwards` are those of `recompute`. Frozen bytes are streamed,
+    and with `trained` also those that are trained (see `stream` for `updated_in_backward` and `activations`): then
+    streamed blocks are run again whatever the policy. Raises MemoryShortage.
     """
     link = link or link_to(device)
     ahead_slots, block_slots = slots_for(both_ways=trained and updated_in_backward)
@@ -81,7 +82,7 @@ def place(
 
     packed: list[PackedBlock] = []
     rings: list[Ring] = []
-    again = (*ahead, *blocks) if trained else again
+    again = (*ahead, *blocks) if trained else whole(blocks, policy)
     for modules, places in ((ahead, of_ahead), (blocks, of_blocks)):
         if not places:
             continue
@@ -110,12 +111,13 @@ def place(
         if id(tensor) not in away:
             tensor.data = tensor.data.to(device)
             resident += tensor.nbytes
+    besides = [blocks[index] for index in of_blocks if blocks[index] in again]
+    recompute(blocks, policy, feed_forwards, besides=besides, activations=activations)
     return Placed(
         resident=resident,
         slots=sum(ring.size for ring in rings),
         host=sum(box.size for box in packed),
         rings=tuple(rings),
-        recomputed=tuple(blocks[index] for index in of_blocks if blocks[index] in again),
         trained=tuple(parameter for box in packed for parameter in box.trained),
     )
 

@@ -11,7 +11,7 @@ from velatura.placement.place import streamed_places
 from velatura.placement.streamed.ring import slots_for
 from velatura.planning.assembly import Assembled
 from velatura.planning.loop import Training
-from velatura.planning.phases import Moment, Phase, highest
+from velatura.planning.phases import Moment, Phase
 from velatura.planning.repeats import KEPT
 from velatura.planning.tracking import Bytes, Kind, Work
 from velatura.recipe.recipe import Recipe
@@ -144,7 +144,7 @@ def without_inputs(phase: Phase, inputs: int) -> Phase:
         return replace(moment, held=moment.held.plus({"activations": -min(inputs, waiting)}))
 
     moments = tuple(map(left, phase.moments))
-    return replace(phase, moments=moments, peak=highest(moments), kept=phase.kept - inputs, away=inputs)
+    return replace(phase, moments=moments, kept=phase.kept - inputs, away=inputs)
 
 
 def between(own: Phase, recomputed: Phase, share: float) -> Phase:
@@ -169,7 +169,7 @@ def between(own: Phase, recomputed: Phase, share: float) -> Phase:
     work.add(own.work, 1 - share)
     work.add(recomputed.work, share)
     kept = int(mixed(own.kept, recomputed.kept))
-    return replace(own, peak=highest(moments), moments=moments, kept=kept, work=work)
+    return replace(own, moments=moments, kept=kept, work=work)
 
 
 def _at_hand(step: Phase) -> int:

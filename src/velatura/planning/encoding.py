@@ -13,7 +13,7 @@ from velatura.interfaces import Conditioning, Family, Parts, Pieces, Prompt
 from velatura.planning.assembly import blank_tokenizers, give, latent, load_part, weights, with_storage
 from velatura.planning.devices import Device
 from velatura.planning.marks import marked
-from velatura.planning.phases import Phase, Shape
+from velatura.planning.phases import Phase, Shape, at_once
 from velatura.planning.repeats import Whole, prune, runs_of, stacked, whole
 from velatura.planning.replay import VALUELESS
 from velatura.planning.tracking import Bytes, Tracker
@@ -32,7 +32,7 @@ def encode_texts(
     parts.tokenizers = blank_tokenizers(latent(setup), found)
     done, conditioning = encode_with(setup.family, parts, device, count)
     return Phase(
-        name="captions", what=f"{count} at once", peak=done.peak, work=done.work
+        name="captions", what=f"{count} at once", moments=done.moments, work=done.work
     ), conditioning.select([0])
 
 
@@ -58,7 +58,7 @@ def encode_images(setup: Setup, found: Outline, device: Device, shape: Shape, pi
         else:
             setup.family.posterior(parts, images)
     segment = tracker.segments[-1]
-    return Phase(name="latents", what=str(shape), peak=segment.peak, work=segment.work)
+    return Phase(name="latents", what=str(shape), moments=at_once(segment.peak), work=segment.work)
 
 
 def _pruned(modules: Sequence[nn.Module]) -> tuple[list[nn.Module], dict[int, int]]:

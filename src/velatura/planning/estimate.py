@@ -16,7 +16,7 @@ from velatura.planning.away import Away, away, between, inputs_away, without, wi
 from velatura.planning.devices import Device
 from velatura.planning.encoding import IMAGES, encode_images, encode_texts
 from velatura.planning.loop import Training
-from velatura.planning.phases import Phase, Shape
+from velatura.planning.phases import Phase, Shape, at_once
 from velatura.planning.sizes import Sizes, occupied, sizes_of
 from velatura.planning.tracking import Bytes, Work
 from velatura.planning.workload import Workload, workload
@@ -195,7 +195,8 @@ class Estimator:
         gone = away(training, recipe)
         resident = training.resident
         gradients = 0 if recipe.optimizer.fused_backward else resident["trained"]
-        held = Phase(name="held", what="", peak=resident.plus({"gradients": gradients}), work=Work())
+        moments = at_once(resident.plus({"gradients": gradients}))
+        held = Phase(name="held", what="", moments=moments, work=Work())
         if self.device.occupied(without(held, gone).peak.total) > budget:
             return False
         return self.device.occupied(without(self._stepped(work, gone), gone).peak.total) <= budget
@@ -255,4 +256,4 @@ class Estimator:
 def _narrowing(training: Training) -> Phase:
     """Weights in few bits are loaded in full first, in the machine's memory."""
     peak = Bytes({**training.resident, "trained": 0, "optimizer": 0, "denoiser": training.assembled.loaded})
-    return Phase(name="loading", what="denoiser", peak=peak, work=Work())
+    return Phase(name="loading", what="denoiser", moments=at_once(peak), work=Work())

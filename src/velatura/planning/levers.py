@@ -176,6 +176,9 @@ LEVERS: tuple[Lever, ...] = (
 
 def _ladder(key: str, own: Any, ladder: Sequence[tuple[Any, float]]) -> list[Option]:
     """The options from the recipe's own value on."""
-    # by type too: True equals 1
-    place = next(i for i, (value, _) in enumerate(ladder) if (type(value), value) == (type(own), own))
-    return [Option(sets={key: value}, slower=slower) for value, slower in ladder[place:]]
+    return [Option(sets={key: value}, slower=slower) for value, slower in ladder[rung(ladder, own) :]]
+
+
+def rung(ladder: Sequence[tuple[Any, float]], own: Any) -> int:
+    """Where a value stands in a ladder, told by its type too: True equals 1. Raises ValueError."""
+    return [(type(value), value) for value, _ in ladder].index((type(own), own))

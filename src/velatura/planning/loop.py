@@ -19,7 +19,7 @@ from velatura.planning.assembly import Assembled, weights
 from velatura.planning.devices import Device
 from velatura.planning.marks import inputs_noted, marked
 from velatura.planning.optimizer import stepped_optimizer
-from velatura.planning.phases import Phase, Shape
+from velatura.planning.phases import Phase, Shape, at_once
 from velatura.planning.repeats import whole
 from velatura.planning.replay import CPU, VALUELESS
 from velatura.planning.tracking import Bytes, Tracker, Work
@@ -84,7 +84,7 @@ class Training:
     def showing(self) -> Phase:
         """Averages in the place of the values, as when they are validated or written."""
         peak = self.resident.plus({"averages": self.kept_aside})
-        return Phase(name="export", what="averages", peak=peak, work=Work())
+        return Phase(name="export", what="averages", moments=at_once(peak), work=Work())
 
     @cached_property
     def resident(self) -> Bytes:
@@ -125,7 +125,6 @@ class Training:
         return Phase(
             name="step",
             what=str(shape),
-            peak=done.peak,
             moments=done.moments,
             work=done.work,
             kept=done.turn["activations"],
@@ -159,7 +158,7 @@ class Training:
         work.add(done.work, request.steps)
         work.add(decoding, 1 - request.steps)
         what = f"{request.width}x{request.height}"
-        return Phase(name="preview", what=what, peak=done.peak, moments=done.moments, work=work)
+        return Phase(name="preview", what=what, moments=done.moments, work=work)
 
     def _compiles_updates(self) -> bool:
         training = self.setup.recipe.training

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from velatura.placement.precision.quantised import BYTES
 from velatura.planning.devices import Device
 from velatura.planning.estimate import Estimate
-from velatura.planning.levers import RECOMPUTED_IN_FULL
+from velatura.planning.levers import RECOMPUTED_IN_FULL, rung
 from velatura.recipe.recipe import Recipe
 
 AVERAGES = {"adamw": 8.0, "adamw8bit": 2.0, "muon": 4.0}  # bytes for a trained value that can be offloaded
@@ -70,10 +70,10 @@ def _recomputed_too(recipe: Recipe) -> float:
     """What it costs beside `checkpoint_blocks` that trained blocks are recomputed where they are streamed."""
     if not recipe.trains_denoiser:
         return 1.0
-    costs = dict(RECOMPUTED_IN_FULL)
-    policy = recipe.training.checkpoint_blocks
-    own = next(
-        (cost for value, cost in RECOMPUTED_IN_FULL if (type(value), value) == (type(policy), policy)),
-        costs[2],
+    policy, every_second = recipe.training.checkpoint_blocks, 2
+    fewer = not isinstance(policy, (bool, str))
+    own, whole = (
+        RECOMPUTED_IN_FULL[rung(RECOMPUTED_IN_FULL, value)][1]
+        for value in (every_second if fewer else policy, True)
     )
-    return max(own, 1 + recipe.memory.streamed * (costs[True] - 1)) / own
+    return max(own, 1 + recipe.memory.streamed * (whole - 1)) / own

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cache, cached_property, reduce
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from velatura.planning.away import streamed_away, without
 from velatura.planning.devices import Device
 from velatura.planning.encoding import encode_with, followed
 from velatura.planning.marks import marked
-from velatura.planning.phases import Phase
+from velatura.planning.phases import Phase, at_once
 from velatura.planning.repeats import whole
 from velatura.planning.replay import CPU, VALUELESS
 from velatura.planning.sizes import PROGRAM_WITH_CUDA, occupied
@@ -106,12 +106,12 @@ class Painting:
         done, conditioning = encode_with(self.family, parts, self.device, count)
         with VALUELESS:
             conditioning = conditioning.to(CPU, self.job.held.dtype)
-        return Phase(name="prompt", what="", peak=done.peak, work=done.work), conditioning
+        return Phase(name="prompt", what="", moments=done.moments, work=done.work), conditioning
 
     def _loading(self, weights: Weights) -> Phase:
         """Weights in few bits are loaded in full first, in the machine's memory."""
         peak = Bytes(denoiser=self._denoiser(weights).loaded)
-        return Phase(name="loading", what="denoiser", peak=peak, work=self._text[0].work)
+        return Phase(name="loading", what="denoiser", moments=at_once(peak), work=self._text[0].work)
 
     def _painted_of(self, weights: Weights) -> Phase:
         """One step, and what all steps wait with."""
@@ -122,8 +122,8 @@ class Painting:
         with followed(parts, self.device) as tracker, marked(tracker, blocks):
             paint(self.family, parts, replace(request, steps=1), conditioning, device=CPU)
         done = whole(tracker.segments, assembled.left_out, assembled.more)
-        peak = done.peak.plus({"activations": self._steered})
-        return Phase(name="painting", what=self._size, peak=peak, work=done.work)
+        painted = Phase(name="painting", what=self._size, moments=done.moments, work=done.work)
+        return painted.holding(lambda held: held.plus({"activations": self._steered}))
 
     @cached_property
     def _steered(self) -> int:
@@ -187,15 +187,13 @@ class Painting:
 def _phase(name: str, what: str, tracker: Tracker) -> Phase:
     """Of one that is followed in one go."""
     (segment,) = tracker.segments
-    return Phase(name=name, what=what, peak=segment.peak, work=segment.work)
+    return Phase(name=name, what=what, moments=at_once(segment.peak), work=segment.work)
 
 
 def _beside(phase: Phase, *others: Bytes) -> Phase:
     """A phase with what else is loaded."""
-    peak = phase.peak
-    for other in others:
-        peak = peak.plus(other)
-    return replace(phase, peak=peak)
+    more = reduce(Bytes.plus, others)
+    return phase.holding(lambda held: held.plus(more))
 
 
 def _storages(found: Sequence[Conditioning]) -> dict[int, int]:

@@ -18,25 +18,28 @@ class Moment:
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One phase of a run: bytes at its peak by what they are for, and its work.
+    """One phase of a run: what it holds at its moments, at least one, and its work.
 
-    `moments`, where they are known: which of them is the highest depends on what is not on the device.
+    Which moment is the highest depends on what is not on the device.
     """
 
     name: str
     what: str  # "1024x1024 x 1"
-    peak: Bytes
+    moments: tuple[Moment, ...]
     work: Work
-    moments: tuple[Moment, ...] = ()
     kept: int = 0  # bytes that wait for the backward pass when it begins
     away: int = 0  # bytes that wait for it in the machine's memory
     per_block: tuple[int, ...] = ()  # of them, those of each kind of block
     inputs: tuple[int, ...] = ()  # of each kind of block, which `memory.offload_activations` takes away
 
+    @property
+    def peak(self) -> Bytes:
+        """What is held at the highest of the moments."""
+        return highest(self.moments)
+
     def holding(self, held: Callable[[Bytes], Bytes]) -> Phase:
-        """The phase where other bytes are held at each moment; the peak is the highest of them then."""
-        moments = tuple(replace(moment, held=held(moment.held)) for moment in self.moments)
-        return replace(self, moments=moments, peak=highest(moments) if moments else held(self.peak))
+        """The phase where other bytes are held at each moment."""
+        return replace(self, moments=tuple(replace(one, held=held(one.held)) for one in self.moments))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,11 @@ class Shape:
 
     def __str__(self) -> str:
         return f"{self.width}x{self.height} x {self.count}"
+
+
+def at_once(peak: Bytes) -> tuple[Moment, ...]:
+    """The moments of a phase that is known by its peak alone."""
+    return (Moment(kind="peak", held=peak),)
 
 
 def highest(moments: tuple[Moment, ...]) -> Bytes:

@@ -77,11 +77,6 @@ class Whole:
     turn: Bytes
     work: Work
 
-    @property
-    def peak(self) -> Bytes:
-        """The most that is held."""
-        return highest(self.moments)
-
 
 def whole(
     segments: Sequence[Segment],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from torch import nn
@@ -19,10 +19,10 @@ from velatura.placement.compiling import (
     training_flops,
 )
 from velatura.placement.place import NO_USE, Placed, place
-from velatura.placement.recompute import recompute, whole
+from velatura.placement.recompute import recompute
 from velatura.placement.streamed.activations import NO_USE as NO_USE_OF_OFFLOADING
 from velatura.placement.streamed.activations import Activations
-from velatura.placement.streamed.links import Link, link_to
+from velatura.placement.streamed.links import link_to
 from velatura.plural import counted
 from velatura.training.optimizer import updated_by_tensor
 from velatura.training.optimizers.by_tensor import Move
@@ -49,14 +49,25 @@ def place_blocks(setup: Setup, parts: Parts, events: Events) -> Placed | None:
         compile_blocks(blocks, len(sizes), events.warn)
     link = link_to(setup.device)
     activations = Activations(link) if memory.offload_activations else None
-    placed = _stream(setup, parts.denoiser, blocks, link, activations, events) if memory.streamed else None
-    recompute(
-        blocks,
-        training.checkpoint_blocks,
-        setup.family.feed_forwards(parts.denoiser),
-        besides=placed.recomputed if placed else (),
-        activations=activations,
-    )
+    feed_forwards = setup.family.feed_forwards(parts.denoiser)
+    placed = None
+    if memory.streamed:
+        placed = place(
+            parts.denoiser,
+            blocks,
+            setup.family.ahead(parts.denoiser),
+            share=memory.streamed,
+            device=setup.device,
+            link=link,
+            policy=training.checkpoint_blocks,
+            feed_forwards=feed_forwards,
+            trained=setup.recipe.trains_denoiser,
+            updated_in_backward=setup.recipe.optimizer.fused_backward,
+            activations=activations,
+        )
+        events.notice(placed.report())
+    else:
+        recompute(blocks, training.checkpoint_blocks, feed_forwards, activations=activations)
     if setup.device.type == "cpu":
         for key, why in (("streamed", NO_USE), ("offload_activations", NO_USE_OF_OFFLOADING)):
             if getattr(memory, key):
@@ -86,27 +97,3 @@ def compiler_of_updates(
         return None
     events.notice(f"compiling the updates of {optimizer.kind}; the first step takes longer")
     return partial(compiled_update, tell=events.warn)
-
-
-def _stream(
-    setup: Setup,
-    denoiser: nn.Module,
-    blocks: Sequence[nn.Module],
-    link: Link,
-    activations: Activations | None,
-    events: Events,
-) -> Placed:
-    placed = place(
-        denoiser,
-        blocks,
-        setup.family.ahead(denoiser),
-        share=setup.recipe.memory.streamed,
-        device=setup.device,
-        link=link,
-        again=whole(blocks, setup.recipe.training.checkpoint_blocks),
-        trained=setup.recipe.trains_denoiser,
-        updated_in_backward=setup.recipe.optimizer.fused_backward,
-        activations=activations,
-    )
-    events.notice(placed.report())
-    return placed
