@@ -76,6 +76,18 @@ def test_a_step_of_flux_within_5_percent(
     assert of_step(wanted, tmp_path) == pytest.approx(measure(wanted, tmp_path).peak, rel=0.05)
 
 
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_what_is_streamed_and_trained_keeps_no_casts(
+    tmp_path: Path, photos: Path, flux: Path, share: float
+) -> None:
+    """Autocast's copies of its weights: of blocks, and of layers that run ahead of them."""
+    changes = {"full": {}, "memory": {"streamed": share}, **precise(precision="bf16")}
+    wanted = recipe(tmp_path, flux, **sections(**changes))
+    gone = estimated(wanted, tmp_path).away
+    planned = of_step(wanted, tmp_path) + gone.host + gone.gradients
+    assert planned == pytest.approx(measure(wanted, tmp_path).peak, rel=0.025)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [precise(), precise(checkpoint_blocks=True, batch_size=2), {"full": {}}], ids=str

@@ -25,12 +25,14 @@ VISITING = 2  # tensors or blocks whose averages or inputs are on the device: th
 class Away:
     """Bytes on the host, by what they are; bytes of the slots that streamed weights pass through.
 
-    `of_blocks`: the share of the blocks that is streamed. `kind`: what is streamed is trained, or frozen.
+    `of_blocks`, `of_ahead`: the shares of the blocks, and of layers ahead of them, that are streamed. `kind`: what is
+    streamed is trained, or frozen.
     """
 
     host: int = 0
     slots: int = 0
     of_blocks: float = 0.0
+    of_ahead: float = 0.0
     kind: Kind = "denoiser"
     gradients: int = 0  # of streamed weights
     at_hand: int = 0  # of these gradients, on the device
@@ -43,9 +45,12 @@ class Away:
     per_update: int = 0  # and to the device in an update
 
     @property
-    def recomputed(self) -> float:
-        """The share of the blocks that is run again since it is streamed: frozen weights are fetched again instead."""
-        return self.of_blocks if self.kind == "trained" else 0.0
+    def recomputed(self) -> tuple[float, float]:
+        """The shares of the blocks and of layers ahead that are run again since they are streamed.
+
+        Frozen weights are fetched again instead.
+        """
+        return (self.of_blocks, self.of_ahead) if self.kind == "trained" else (0.0, 0.0)
 
     @property
     def saved(self) -> int:
@@ -101,6 +106,7 @@ def streamed_away(assembled: Assembled, share: float, *, both_ways: bool = False
             if sizes
         ),
         of_blocks=len(of_blocks) / max(1, len(blocks)),
+        of_ahead=len(of_ahead) / max(1, len(ahead)),
         per_pass=host,
         once=sum(chosen[0]),  # frozen layers ahead of the blocks: no gradient goes through them
     )

@@ -202,29 +202,36 @@ class Estimator:
         return self.device.occupied(without(self._stepped(work, gone), gone).peak.total) <= budget
 
     def _stepped(self, work: Workload, gone: Away) -> Phase:
-        """The step; streamed blocks that are trained are recomputed, whatever is said of the others."""
+        """The step; what is streamed and trained is recomputed, whatever is said of other blocks."""
         setup, section = work.setup, work.setup.recipe.training
         pieces = "auto" if setup.caches_latents else setup.recipe.memory.autoencoder
         which = _Variant.of(setup), work.largest, section.accumulate > 1, pieces
-        policy, share = section.checkpoint_blocks, gone.recomputed
+        assembled = self._training(which[0]).assembled
+        policy, (share, ahead) = section.checkpoint_blocks, gone.recomputed
+
+        def step(policy: Policy) -> Phase:
+            own = self._step(*which, policy, False)
+            if not (ahead and assembled.autocast):  # beside its casts such a layer keeps next to nothing
+                return own
+            return between(own, self._step(*which, policy, True), ahead)
+
         if policy == "mlp" or isinstance(policy, bool):
-            own = self._step(*which, policy)
+            own = step(policy)
         else:  # every k-th block: the first, and so on
-            count = len(self._training(_Variant.of(setup)).assembled.block_sizes)
-            own, share = self._step(*which, False), max(share, -(-count // policy) / count)
+            count = len(assembled.block_sizes)
+            own, share = step(False), max(share, -(-count // policy) / count)
         if policy is True:
             share = 1.0
-        mixed = own if policy is True or not share else between(own, self._step(*which, True), share)
+        mixed = own if policy is True or not share else between(own, step(True), share)
         if not setup.recipe.memory.offload_activations:
             return mixed
-        recomputed = self._step(*which, True)
-        return without_inputs(mixed, inputs_away(recomputed, self._training(which[0]).assembled, share))
+        return without_inputs(mixed, inputs_away(step(True), assembled, share))
 
     def _step_of(
-        self, variant: _Variant, shape: Shape, accumulated: bool, pieces: Pieces, policy: Policy
+        self, variant: _Variant, shape: Shape, accumulated: bool, pieces: Pieces, policy: Policy, ahead: bool
     ) -> Phase:
         training = self._training(variant)
-        return training.step(shape, accumulated=accumulated, recomputed=policy, pieces=pieces)
+        return training.step(shape, accumulated=accumulated, recomputed=policy, ahead=ahead, pieces=pieces)
 
     def _varied(self, recipe: Recipe) -> Workload:
         own = self.work.setup.recipe

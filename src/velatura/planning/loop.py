@@ -101,8 +101,19 @@ class Training:
         large = sum(tensor.nbytes for tensor in self._state() if tensor.nbytes >= LEAST)
         return self.resident["optimizer"] * large // max(1, held)
 
-    def step(self, shape: Shape, *, accumulated: bool, recomputed: Policy, pieces: Pieces = "auto") -> Phase:
-        """One optimizer step; where it has several forward passes, the last, beside the gradients of earlier ones."""
+    def step(
+        self,
+        shape: Shape,
+        *,
+        accumulated: bool,
+        recomputed: Policy,
+        ahead: bool = False,
+        pieces: Pieces = "auto",
+    ) -> Phase:
+        """One optimizer step; where it has several forward passes, the last, beside the gradients of earlier ones.
+
+        `ahead`: layers that run ahead of their blocks are recomputed too.
+        """
         more = self.more
         self.assembled.parts.pieces = pieces
         with VALUELESS:
@@ -117,7 +128,7 @@ class Training:
             trained = self.assembled.parameters.values()
             with warnings.catch_warnings(), tracker, marked(tracker, self.blocks, trained):
                 warnings.simplefilter("ignore")  # of kernels of the CPU, which is not what is planned
-                with self._recomputing(recomputed), inputs_noted(self.blocks) as inputs:
+                with self._recomputing(recomputed, ahead), inputs_noted(self.blocks) as inputs:
                     self.stepper([batch], 0, 0)
         kept = self.trained - self.assembled.more_trained
         freed = self.setup.recipe.optimizer.fused_backward
@@ -190,12 +201,14 @@ class Training:
             yield from (value for value in state.values() if isinstance(value, Tensor))
 
     @contextmanager
-    def _recomputing(self, policy: Policy) -> Iterator[None]:
-        denoiser = self.assembled.parts.denoiser
-        feed_forwards = [] if denoiser is None else self.setup.family.feed_forwards(denoiser)
-        methods = [*((block, "forward") for block in self.blocks), *feed_forwards]
+    def _recomputing(self, policy: Policy, ahead: bool) -> Iterator[None]:
+        denoiser, family = self.assembled.parts.denoiser, self.setup.family
+        feed_forwards = [] if denoiser is None else family.feed_forwards(denoiser)
+        layers = family.ahead(denoiser) if denoiser is not None and ahead else []
+        methods = [*((module, "forward") for module in (*self.blocks, *layers)), *feed_forwards]
         own = [(module, method, getattr(module, method)) for module, method in methods]
         recompute(self.blocks, policy, feed_forwards)
+        recompute(layers)
         try:
             yield
         finally:
