@@ -23,7 +23,7 @@ from velatura.training.health.item_losses import ItemLoss, item_losses, named, n
 from velatura.training.health.splitting import Splitter
 from velatura.training.optimizers.apart import apart
 from velatura.training.optimizers.in_backward import GradientNotFinite, in_backward
-from velatura.training.step_result import StepResult, StepSums
+from velatura.training.step_result import Computed, StepResult, StepSums
 
 LEAST_SCALE = torch.finfo(torch.float16).tiny  # of the loss: 30 steps in a row overflowed to get there
 WIDER = {  # precisions that hold larger numbers, or more exact ones
@@ -127,16 +127,18 @@ class Stepper:
         )
 
     def _passes(self, batches: Sequence[Batch], seed: int, step: int, total: float) -> StepSums:
-        sums = StepSums()
+        sums, computed = StepSums(), list[Computed]()
         for batch in batches:
             self.in_hand = batch
             draw = Draw(seed=seed, step=step, slots=batch.slots)
-            self._backward(batch.to(self.device, self.dtype), draw, total, sums)
+            self._backward(batch.to(self.device, self.dtype), draw, total, computed)
             sums.images += 0 if batch.idle else len(batch.names)
         self.in_hand = None
+        for one in computed:  # read at the end, so that the device does not wait for what it is told next
+            sums.add(float(one.mean), one.items(), one.terms)
         return sums
 
-    def _backward(self, batch: Batch, draw: Draw, total: float, sums: StepSums) -> None:
+    def _backward(self, batch: Batch, draw: Draw, total: float, done: list[Computed]) -> None:
         with self.precision():
             losses = self.objective.losses(self.family, self.parts, batch, draw)
         while True:
@@ -145,24 +147,21 @@ class Stepper:
             if part is None:
                 return
             mean = (part.per_item * part.weight).sum() / total
-            items = item_losses(batch.names, part.per_item, part.t)
+            computed = Computed.of(batch.names, mean, part)
             if self.in_backward is None:
                 self.scaler.scale(mean).backward()
+            elif done:
+                raise RecipeError(
+                    f"optimizer.fused_backward = true: {type(self.objective).__name__} has several losses in a step, "
+                    "and weights would be updated between them. Leave it out."
+                )
             else:
-                self._update_in_backward(mean, items, sums, draw.step)
-            if batch.idle:
-                continue
-            sums.add(float(mean.detach()), items, part.terms)
+                self._update_in_backward(mean, computed.items(), draw.step)
+            if not batch.idle:
+                done.append(computed)
 
-    def _update_in_backward(
-        self, mean: torch.Tensor, items: Sequence[ItemLoss], sums: StepSums, step: int
-    ) -> None:
+    def _update_in_backward(self, mean: torch.Tensor, items: Sequence[ItemLoss], step: int) -> None:
         """A backward pass that also makes the updates, of the only loss of a step."""
-        if sums.items:
-            raise RecipeError(
-                f"optimizer.fused_backward = true: {type(self.objective).__name__} has several losses in a step, and "
-                "weights would be updated between them. Leave it out."
-            )
         self._require_finite_loss(items, float(mean.detach()), step)
         try:
             mean.backward()

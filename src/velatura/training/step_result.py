@@ -6,7 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from velatura.training.health.item_losses import ItemLoss
+from torch import Tensor
+
+from velatura.interfaces import Loss
+from velatura.training.health.item_losses import ItemLoss, item_losses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +22,30 @@ class StepResult:
     terms: dict[str, float]
     items: Sequence[ItemLoss]
     images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computed:
+    """A loss of a step, whose values may still be on their way: to read them is to wait for the device.
+
+    `mean`: its share of the step's loss, 0-dim; the others are as in `Loss`.
+    """
+
+    names: Sequence[str]
+    mean: Tensor
+    per_item: Tensor
+    t: Tensor | None
+    terms: Mapping[str, float]
+
+    @classmethod
+    def of(cls, names: Sequence[str], mean: Tensor, loss: Loss) -> Computed:
+        """Without what a backward pass wants."""
+        per_item = loss.per_item.detach()
+        return cls(names=names, mean=mean.detach(), per_item=per_item, t=loss.t, terms=loss.terms)
+
+    def items(self) -> list[ItemLoss]:
+        """Of each item."""
+        return item_losses(self.names, self.per_item, self.t)
 
 
 @dataclass(kw_only=True)
