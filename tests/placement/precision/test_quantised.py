@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from velatura.adapters.lora import Down, LoraLinear
+from velatura.placement.compiling import compile_blocks
 from velatura.placement.precision import nf4
 from velatura.placement.precision.quantised import (
     LINEARS,
@@ -224,6 +225,30 @@ def test_bf16_stays_bf16_both_ways(kind: type[QuantisedLinear]) -> None:
     out.sum().backward()
     assert x.grad is not None
     assert out.dtype == x.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LINEARS)
+def test_compiled_keeps_no_wide_weight(kind: str) -> None:
+    """Two layers, as a compiler that sees both passes of a block at once could keep theirs."""
+    torch.manual_seed(6)
+    block = nn.Sequential(nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 64)).requires_grad_(False)
+    quantise_blocks([block], kind)  # type: ignore[arg-type]
+    compile_blocks([block], 1)
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    x = torch.randn(4, 64, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = block(x)
+    assert kept
+    assert max(tensor.nbytes for tensor in kept) <= 64 * 256  # a byte each: narrow
+    (found,) = torch.autograd.grad(out.square().sum(), x)
+    (expected,) = torch.autograd.grad(block.__class__.forward(block, x).square().sum(), x)
+    assert torch.allclose(found, expected, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -24,7 +24,6 @@ Weights = Literal["full", "fp8", "int8", "nf4"]  # how the linear layers of a de
 LARGEST_FP8 = 448.0  # of float8_e4m3fn
 LARGEST_INT8 = 127.0
 _Context = torch.autograd.function.FunctionCtx
-_Widen = Callable[..., Tensor]  # of stored tensors and a dtype
 
 
 class QuantisedLinear(nn.Module):
@@ -83,7 +82,7 @@ class Fp8Linear(QuantisedLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """In the dtype of x."""
-        out: Tensor = _WideProduct.apply(x, self.bias, widened, self.values, self.scale)  # type: ignore[no-untyped-call]
+        out: Tensor = _WideProduct.apply(x, self.bias, "fp8", self.values, self.scale)  # type: ignore[no-untyped-call]
         return out
 
 
@@ -109,7 +108,7 @@ class Nf4Linear(QuantisedLinear):
     def forward(self, x: Tensor) -> Tensor:
         """In the dtype of x."""
         stored = self.values, self.scale, self.table
-        out: Tensor = _WideProduct.apply(x, self.bias, nf4.widened, *stored)  # type: ignore[no-untyped-call]
+        out: Tensor = _WideProduct.apply(x, self.bias, "nf4", *stored)  # type: ignore[no-untyped-call]
         return out
 
 
@@ -131,18 +130,21 @@ class _WideProduct(torch.autograd.Function):
     """x W^T + bias with W widened from what is stored; gradients flow to x alone."""
 
     @staticmethod
-    def forward(ctx: _Context, x: Tensor, bias: Tensor | None, widen: _Widen, *stored: Tensor) -> Tensor:
+    def forward(ctx: _Context, x: Tensor, bias: Tensor | None, kind: str, *stored: Tensor) -> Tensor:
         """`[..., in]` -> `[..., out]`."""
         ctx.save_for_backward(*stored)
-        ctx.widen = widen  # type: ignore[attr-defined]
-        return F.linear(x, widen(*stored, x.dtype), None if bias is None else bias.to(x.dtype))
+        ctx.kind = kind  # type: ignore[attr-defined]
+        return F.linear(x, _WIDENED[kind](*stored, x.dtype), None if bias is None else bias.to(x.dtype))
 
     @staticmethod
     def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient of x: the weight is widened again, not kept."""
-        stored = ctx.saved_tensors  # type: ignore[attr-defined]
-        back = gradient @ ctx.widen(*stored, gradient.dtype)  # type: ignore[attr-defined]
-        return back, None, None, *(None for _ in stored)
+        stored, kind = ctx.saved_tensors, ctx.kind  # type: ignore[attr-defined]
+        if torch.compiler.is_compiling():
+            weight = _widened_again(stored, gradient.dtype, kind)
+        else:
+            weight = _WIDENED[kind](*stored, gradient.dtype)
+        return gradient @ weight, None, None, *(None for _ in stored)
 
 
 class _NarrowProduct(torch.autograd.Function):
@@ -189,6 +191,21 @@ def _row_scale(x: Tensor, largest: float) -> Tensor:
 def widened(values: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """The weight `[out, in]` in a dtype that can be computed with; products are made in float32 and rounded once."""
     return values.to(dtype).mul_(scale)
+
+
+_WIDENED: Mapping[str, Callable[..., Tensor]] = {"fp8": widened, "nf4": nf4.widened}
+
+
+# an operation of its own, which the compiler does not look into: else it sees that the forward pass makes the same
+# weight, and keeps that for the backward pass
+@torch.library.custom_op("velatura::widened_again", mutates_args=())
+def _widened_again(stored: Sequence[Tensor], dtype: torch.dtype, kind: str) -> Tensor:
+    return _WIDENED[kind](*stored, dtype)
+
+
+@_widened_again.register_fake
+def _(stored: Sequence[Tensor], dtype: torch.dtype, kind: str) -> Tensor:
+    return _WIDENED[kind](*stored, dtype)
 
 
 BYTES: Mapping[str, float] = {
