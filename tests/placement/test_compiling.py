@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch._dynamo.exc import BackendCompilerFailed, TorchDynamoException
 from torch._dynamo.testing import CompileCounter
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 
-from velatura.placement.compiling import compile_blocks
+from velatura.placement.compiling import CompilerFailed, compile_blocks, decide
 
 X = torch.arange(6.0).view(2, 3)
 
@@ -128,3 +129,48 @@ def test_a_folder_that_the_user_chose_stays(
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "elsewhere")
     compile_blocks([Block()], 1)
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "elsewhere"
+
+
+def test_a_folder_that_cannot_be_made_costs_no_run(
+    compilations: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VELATURA_CACHE", str(tmp_path / "file"))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    block, told = Block(), []
+    compile_blocks([block], 1, told.append)
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ or "file" not in os.environ["TORCHINDUCTOR_CACHE_DIR"]
+    assert "cannot be kept" in told[0]
+    assert str(tmp_path / "file") in told[0]
+    assert torch.equal(block(X), 2 * X + 100)
+
+
+def test_where_some_ran_compiled_what_was_begun_is_begun_again(compilations: list[dict[str, Any]]) -> None:
+    """A recomputed block would be run in another way than it was run before."""
+    blocks, told = [Block(), Block()], []
+    compile_blocks(blocks, 1, told.append)
+    compilations[1]["fails"] = failure()
+    blocks[0](X)
+    with pytest.raises(CompilerFailed):
+        blocks[1](X)
+    assert [torch.equal(block(X), 2 * X) for block in blocks] == [True, True]
+    assert len(told) == 1
+
+
+def test_the_message_has_what_the_compiler_for_cpp_said(compilations: list[dict[str, Any]]) -> None:
+    block, told = Block(), []
+    compile_blocks([block], 1, told.append)
+    text = "C++ compile error\n\nCommand:\ng++ main.cpp -o main.so\n\nOutput:\ng++: fatal error: Killed\nterminated"
+    compilations[0]["fails"] = BackendCompilerFailed(nn.Identity(), RuntimeError(text), None)  # type: ignore[arg-type]
+    block(X)
+    assert "g++: fatal error: Killed" in told[0]
+    assert "main.so" not in told[0]
+    assert told[0].endswith("or set training.compile = false.")
+
+
+@pytest.mark.parametrize(("named", "there"), [("nowhere/g++", False), (sys.executable, True)])
+def test_the_compiler_is_the_one_that_the_environment_names(
+    monkeypatch: pytest.MonkeyPatch, named: str, there: bool
+) -> None:
+    monkeypatch.setenv("CXX", named)
+    assert decide("auto", flops=1e30, device=torch.device("cpu")) == there

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch._dynamo.exc import BackendCompilerFailed
 
 from .conftest import Train, equal
 
@@ -49,3 +52,28 @@ def test_graphs_do_not_grow_with_the_sizes(run: Train) -> None:
     counters.clear()
     run(training={"steps": 5, "batch_size": 2, "compile": True}, previews={"prompts": ["a cube"], "every": 5})
     assert 3 <= counters["stats"]["unique_graphs"] <= 3 * 2
+
+
+@pytest.mark.parametrize("fails_at", [0, 4])
+def test_a_compiler_that_fails_costs_no_step(
+    run: Train, monkeypatch: pytest.MonkeyPatch, fails_at: int
+) -> None:
+    """Not even where blocks of this step were run compiled: a recomputed one must be run as it was before."""
+    training = {"steps": 3, "checkpoint_blocks": True}
+    eager = run(into="eager", training=training)
+    calls = itertools.count()
+
+    def compiled(function: Any, **options: Any) -> Any:
+        def fast(*args: Any, **kwargs: Any) -> Any:
+            if next(calls) == fails_at:
+                raise BackendCompilerFailed(nn.Identity(), RuntimeError("ptxas died"), None)  # type: ignore[arg-type]
+            out = function(*args, **kwargs)
+            return tuple(map(torch.clone, out)) if isinstance(out, tuple) else out.clone()
+
+        return fast
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    failing = run(into="failing", training={**training, "compile": True})
+    assert failing.losses == eager.losses
+    assert equal(failing.state(), eager.state())
+    assert failing.log.texts.count("ptxas died") == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
@@ -28,6 +29,13 @@ _UPDATE_SAVES = {"cpu": 1e-8, "cuda": 1e-10}  # seconds a value, at least
 _UPDATE_COST_SECONDS = {"cpu": 20.0, "cuda": 20.0}
 
 
+class CompilerFailed(RuntimeError):
+    """The compiler failed after blocks had been run compiled: what was begun is to be begun again, without it.
+
+    A recomputed block has to be run in the backward pass as it was run forwards.
+    """
+
+
 def decide(wanted: Literal["auto"] | bool, *, flops: float, device: torch.device) -> bool:
     """'auto' compiles when the run's `flops` (forward and backward, all steps) are worth the compiler's minute."""
     if wanted != "auto":
@@ -45,8 +53,8 @@ def decide_updates(wanted: Literal["auto"] | bool, *, values: int, steps: int, d
 
 
 def _has_compiler(kind: str) -> bool:
-    by_hand = shutil.which("g++") is not None or shutil.which("clang++") is not None
-    return kind in _SPEED and (kind != "cpu" or by_hand)
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
+    return kind in _SPEED and (kind != "cpu" or any(map(shutil.which, names)))
 
 
 def compile_blocks(
@@ -56,12 +64,15 @@ def compile_blocks(
 
     Blocks of a kind share their graphs: one where there is one size, and with more one for all of them, in which the
     number of items and the length of the sequence are open (a batch of one has its own). Without gradients, as for
-    previews of any size, blocks are run as they are. `tell` is told why, should the compiler fail: the run then goes on
-    without it. Before the blocks are recomputed or streamed: both go round the compiled forward. What was compiled is
-    kept for later runs, in TORCHINDUCTOR_CACHE_DIR where that is set.
+    previews of any size, blocks are run as they are. `tell` is told why, should the compiler fail: all are run as they
+    are from then on, and the call raises CompilerFailed where some had been run compiled. Before the blocks are
+    recomputed or streamed: both go round the compiled forward. What was compiled is kept for later runs, in
+    TORCHINDUCTOR_CACHE_DIR where that is set.
     """
-    _keep_what_is_compiled()
+    _keep_what_is_compiled(tell)
     torch._dynamo.config.recompile_limit = GRAPHS
+    # both passes at once: what fails in the backward pass cannot be made good there
+    torch._functorch.config.force_non_lazy_backward_lowering = True
     compiler = _Compiler(tell)
     for block in blocks:
         block.forward = compiler.compiled(block.forward, dynamic=sizes > 1)
@@ -74,8 +85,8 @@ def compiled_update(
 
     They become tensors, which stay where they are: of a number a graph is a constant.
     """
-    _keep_what_is_compiled()
-    run = _Compiler(tell).or_plain(torch.compile(update, dynamic=True), update)
+    _keep_what_is_compiled(tell)
+    run = _Compiler(tell).or_plain(update, dynamic=True)
     return lambda *args: run(
         *(tuple(map(_as_tensor, one)) if isinstance(one, tuple) else one for one in args)
     )
@@ -85,13 +96,25 @@ def _as_tensor(one: Any) -> Any:
     return torch.tensor(one) if isinstance(one, float) else one
 
 
-def _keep_what_is_compiled() -> None:
+def _keep_what_is_compiled(tell: Callable[[str], None]) -> None:
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     # torch enters its own folder, a temporary one, as soon as some part of it is imported
     temporary = Path(default_cache_dir()).absolute()
-    if Path(os.environ.get(CACHE, temporary)).absolute() == temporary:
-        os.environ[CACHE] = str(default_cache_folder() / "compiled")
+    if Path(os.environ.get(CACHE, temporary)).absolute() != temporary:
+        return
+    folder = default_cache_folder() / "compiled"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        tell(
+            f"what is compiled cannot be kept for later runs: {folder}: {error.strerror or error}. Set {CACHE} to a "
+            "folder that can be written to."
+        )
+        return
+    os.environ[CACHE] = str(folder)
 
 
 class _Compiler:
@@ -100,38 +123,52 @@ class _Compiler:
     def __init__(self, tell: Callable[[str], None]) -> None:
         self.tell = tell
         self.works = True
+        self.ran = False  # whether a block has been run compiled
 
     def compiled(self, run: Callable[..., Any], *, dynamic: bool) -> Callable[..., Any]:
         """A block's forward in training, and as it is without gradients."""
-        either = self.or_plain(torch.compile(run, dynamic=None if dynamic else False), run)
+        either = self.or_plain(run, dynamic=None if dynamic else False)
 
         def in_training(*args: Any, **kwargs: Any) -> Any:
             if not torch.is_grad_enabled():
                 return run(*args, **kwargs)
             if dynamic:
                 _mark_sizes(chain(args, kwargs.values()))
-            return either(*args, **kwargs)
+            before = self.works
+            out = either(*args, **kwargs)
+            if before and not self.works and self.ran:
+                raise CompilerFailed("the compiler failed within a step; make the step again, without it")
+            self.ran = self.works
+            return out
 
         return in_training
 
-    def or_plain(self, fast: Callable[..., Any], run: Callable[..., Any]) -> Callable[..., Any]:
+    def or_plain(self, run: Callable[..., Any], *, dynamic: bool | None) -> Callable[..., Any]:
         """What is compiled, as long as the compiler works."""
         # seconds of imports, for those who compile
         from torch._dynamo.exc import TorchDynamoException
         from torch._inductor.exc import InductorError
+
+        try:
+            fast = torch.compile(run, dynamic=dynamic)
+        except OSError as error:  # torch makes its folder for what is compiled
+            self._give_up(error)
+            return run
 
         def either(*args: Any, **kwargs: Any) -> Any:
             if self.works:
                 try:
                     return fast(*args, **kwargs)
                 except (TorchDynamoException, InductorError) as error:
-                    self.works = False
-                    self.tell(
-                        f"the compiler failed, and the run goes on without it, slower: {_reason(error)}"
-                    )
+                    self._give_up(error)
             return run(*args, **kwargs)
 
         return either
+
+    def _give_up(self, error: Exception) -> None:
+        if self.works:
+            self.tell(f"the compiler failed, and the run goes on without it, slower: {_reason(error)}")
+        self.works = False
 
 
 def _mark_sizes(given: Iterable[Any]) -> None:
@@ -150,9 +187,17 @@ def _mark_sizes(given: Iterable[Any]) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The lines of a compiler's long message that say who failed, and of what."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2]) or type(error).__name__
+    """The lines of a compiler's long message that say who failed, and of what; and what to do."""
+    text = str(error) or type(error).__name__
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    output = lines.index("Output:") + 1 if "Output:" in lines else len(lines)  # of the compiler for C++
+    said = " ".join([*lines[:2], *lines[output : output + 2]])
+    remedy = "Set training.compile = false to do without it"
+    if "ImportError" in said:  # of what was compiled
+        remedy = f"If {os.environ.get(CACHE)} is damaged, remove it"
+    elif "C++ compile error" in text or "Cxx" in text:
+        remedy = "Let CXX be a compiler for C++ that works, or set training.compile = false"
+    return f"{said.rstrip('.')}. {remedy}."
 
 
 def training_flops(blocks: Sequence[nn.Module], tokens: int, images: int) -> float:

@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from velatura.draws import Draw
 from velatura.errors import NumericError, RecipeError
 from velatura.interfaces import Batch, Family, Objective, Parts
+from velatura.placement.compiling import CompilerFailed
 from velatura.placement.shortage import is_shortage
 from velatura.plural import counted
 from velatura.training.distribution.sharding import clip_sharded
@@ -110,6 +111,8 @@ class Stepper:
             parts = batches if self.splitter is None else self.splitter.fitted(batches)
             try:
                 return self._passes(parts, seed, step, total)
+            except CompilerFailed:
+                pass  # from now on blocks are run as they are
             except (MemoryError, RuntimeError) as error:
                 if not is_shortage(error) or not self._shrink(step):
                     raise
