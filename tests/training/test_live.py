@@ -164,6 +164,24 @@ def test_what_cannot_be_taken_over_is_told_once_and_changes_nothing(start: Start
     assert "these keys of the recipe changed and are not read again: adapter.rank, seed" in log.texts
 
 
+def test_what_does_not_go_with_what_stays_is_not_taken_over(
+    start: Start, file: Path, tiny_model: Path
+) -> None:
+    """The file is right as it is, with another key, which is not read again."""
+
+    def write(**optimizer: Any) -> None:
+        sections = {**SECTIONS, "full": {}, "optimizer": {**SECTIONS["optimizer"], **optimizer}}
+        file.write_text(dump_recipe(recipe(file.parent, tiny_model, **sections)))
+
+    write(fused_backward=True, clip=0.0)
+    outcome, log = start("a", at={1: lambda: write(clip=1.0)})
+    assert outcome.exit_code == 0
+    assert outcome.folder is not None
+    assert "optimizer.clip: not taken over, what was in force stays so" in log.texts
+    assert "optimizer.clip was" not in log.texts
+    read_recipe(outcome.folder / "recipe.toml")
+
+
 def test_fewer_steps_than_are_made_end_the_run(start: Start, file: Path) -> None:
     outcome, log = start("a", at={5: lambda: edit(file, "steps = 8", "steps = 4")})
     assert (outcome.exit_code, outcome.step) == (0, 6)

@@ -9,7 +9,9 @@ from typing import Any
 from velatura.data.batching.order import BatchPlan
 from velatura.errors import RecipeError
 from velatura.events import Events, SettingChanged
+from velatura.recipe.consistency import require_consistent
 from velatura.recipe.plain_toml import toml_value
+from velatura.recipe.problems import Inconsistent
 from velatura.recipe.recipe import Recipe
 from velatura.recipe.values import flat, value_at, with_values
 from velatura.training.distribution.team import Team
@@ -55,10 +57,16 @@ class Live:
         if STEPS in taken and taken[STEPS] < step:
             self._warn(f"training.steps = {taken[STEPS]}: {step} are made already, and they stay")
             taken[STEPS] = step
+        merged = with_values(recipe, taken) if taken else recipe
+        try:
+            require_consistent(merged)
+        except Inconsistent as error:
+            self._warn(f"{', '.join(taken)}: not taken over, what was in force stays so: {error}")
+            return recipe
         for key, value in taken.items():
             self.events(SettingChanged(step=step, key=key, old=now[key], new=value, how="live"))
             self.events.notice(f"from step {step + 1} on: {key} was {_shown(now[key])}, is {_shown(value)}")
-        return with_values(recipe, taken) if taken else recipe
+        return merged
 
     def _read(self) -> dict[str, Any] | None:
         try:
