@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mmap
 import weakref
+from collections import deque
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -11,6 +13,10 @@ from torch import Tensor
 
 from velatura.errors import MemoryShortage
 from velatura.plural import counted
+
+LEAVING = (
+    2  # tensors on their way to the host that stay on the device, so that no computation waits for the newest
+)
 
 
 class Link(Protocol):
@@ -66,6 +72,25 @@ class PlainLink:
         """Everything is done already."""
 
 
+class Leaving:
+    """What is on its way to the host: it stays on the device until the computation waits for its copy.
+
+    Then the memory can be used again at once, in the computation's own order. Were it given away when the copy is seen
+    to be done, all that the program enqueues ahead of the device would be held at once.
+    """
+
+    def __init__(self, wait: Callable[[Any], None]) -> None:
+        self._wait = wait
+        self._held: deque[tuple[Tensor, Any]] = deque()
+
+    def add(self, source: Tensor, moment: Any) -> None:
+        """One more; of those before, the last few stay."""
+        self._held.append((source, moment))
+        while len(self._held) > LEAVING:
+            _, earlier = self._held.popleft()
+            self._wait(earlier)
+
+
 class CudaLink:
     """A stream for the copies of each direction, which do not slow each other; events keep them in order."""
 
@@ -73,6 +98,8 @@ class CudaLink:
         self.device = device
         self.up = torch.cuda.Stream(device)
         self.down = torch.cuda.Stream(device)
+        self._leaving = Leaving(self.wait)
+        self._coming: dict[int, tuple[torch.cuda.Event, Tensor]] = {}  # kept while a copy may write to them
 
     def host(self, size: int) -> Tensor:
         """Page-locked memory of this size (torch's own pinned allocator takes the next power of two).
@@ -95,16 +122,23 @@ class CudaLink:
 
     def send(self, source: Tensor, slot: Tensor, *after: torch.cuda.Event | None) -> torch.cuda.Event:
         """Enqueue the copy on the stream of this direction."""
-        return self._copy(source, slot, self.up, slot, after)
+        for key in [key for key, (moment, _) in self._coming.items() if moment.query()]:
+            del self._coming[key]  # of a pass that was broken off: nobody waited
+        done = self._copy(source, slot, self.up, after)
+        self._coming[id(done)] = done, slot
+        return done
 
     def take(self, source: Tensor, home: Tensor) -> torch.cuda.Event:
         """Enqueue the copy on the stream of this direction."""
-        return self._copy(source, home, self.down, source, (self.mark(),))
+        done = self._copy(source, home, self.down, (self.mark(),))
+        self._leaving.add(source, done)
+        return done
 
     def wait(self, moment: torch.cuda.Event | None) -> None:
         """Make the current stream wait."""
         if moment is not None:
             torch.cuda.current_stream(self.device).wait_event(moment)
+            self._coming.pop(id(moment), None)
 
     def meet(self, moment: torch.cuda.Event | None) -> None:
         """Make this thread wait."""
@@ -122,7 +156,6 @@ class CudaLink:
         source: Tensor,
         target: Tensor,
         stream: torch.cuda.Stream,
-        on_device: Tensor,
         after: tuple[torch.cuda.Event | None, ...],
     ) -> torch.cuda.Event:
         for moment in after:
@@ -130,7 +163,6 @@ class CudaLink:
                 stream.wait_event(moment)
         with torch.cuda.stream(stream):
             target.copy_(source, non_blocking=True)
-        on_device.record_stream(stream)  # its memory is not given away before
         done = torch.cuda.Event()
         done.record(stream)
         return done
