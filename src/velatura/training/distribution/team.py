@@ -17,6 +17,7 @@ from velatura.training.distribution.launch import Launch
 from velatura.training.distribution.watch import Watch
 
 T = TypeVar("T")
+PIECE = 2**26  # values of gradients that are added up in one go: 256 MiB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +86,7 @@ class Team:
         return values
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Add up the gradients of all processes, flat and in one go; those of sharded weights are added up already.
+        """Add up the gradients of all processes, in flat pieces; those of sharded weights are added up already.
 
         All run the same network, so the same parameters have gradients everywhere.
         """
@@ -96,10 +97,21 @@ class Team:
             for parameter in parameters
             if parameter.grad is not None and not isinstance(parameter, DTensor)
         ]
-        if not gradients:
-            return
-        flat = torch.cat([gradient.flatten().float() for gradient in gradients])
-        dist.all_reduce(flat)
-        parts = flat.split([gradient.numel() for gradient in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
+        for some in _pieces(gradients):
+            flat = torch.cat([gradient.flatten().float() for gradient in some])
+            dist.all_reduce(flat)
+            parts = flat.split([gradient.numel() for gradient in some])
+            for gradient, part in zip(some, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+
+def _pieces(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Neighbours of about `PIECE` values together, and larger ones alone."""
+    piece: list[Tensor] = []
+    for gradient in gradients:
+        if piece and sum(one.numel() for one in piece) + gradient.numel() > PIECE:
+            yield piece
+            piece = []
+        piece.append(gradient)
+    if piece:
+        yield piece
