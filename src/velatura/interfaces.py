@@ -48,8 +48,8 @@ class Conditioning:
         return self.map(lambda t: t.to(device, dtype if t.is_floating_point() else None))
 
     def select(self, positions: Sequence[int]) -> Conditioning:
-        """The items at `positions`."""
-        return self.map(lambda t: t[list(positions)])
+        """The items at `positions`; no tensor of indices has to go to a device, which would wait for it."""
+        return self.map(lambda t: torch.cat([t[position : position + 1] for position in positions]))
 
     @staticmethod
     def join(parts: Sequence[Conditioning]) -> Conditioning:
