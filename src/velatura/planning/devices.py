@@ -67,7 +67,7 @@ class Device:
 
 
 def _gpu(name: str, memory: float, bf16: float, fp32: float, bandwidth: float, *, pcie: int = 4) -> Device:
-    """`memory` in GiB, speeds in TFLOP/s, `bandwidth` in GB/s: peaks of the data sheet."""
+    """`memory` in GiB, as torch reports it; speeds in TFLOP/s, `bandwidth` in GB/s: peaks of the data sheet."""
     return Device(
         name=name,
         kind="cuda",
@@ -84,20 +84,20 @@ def _gpu(name: str, memory: float, bf16: float, fp32: float, bandwidth: float, *
 KNOWN = {
     device.name: device
     for device in (
-        _gpu("h200", 140, 989, 67, 4800, pcie=5),
-        _gpu("h100", 80, 989, 67, 3350, pcie=5),
-        _gpu("a100-80", 80, 312, 19.5, 2039),
-        _gpu("a100-40", 40, 312, 19.5, 1555),
-        _gpu("l40s", 48, 362, 91.6, 864),
-        _gpu("a6000", 48, 155, 38.7, 768),
-        _gpu("5090", 32, 209.5, 104.8, 1792, pcie=5),
-        _gpu("4090", 24, 165.2, 82.6, 1008),
-        _gpu("3090", 24, 71, 35.6, 936),
-        _gpu("l4", 24, 121, 30.3, 300),
-        _gpu("4080", 16, 97.5, 48.7, 717),
-        _gpu("4060-ti-16", 16, 44, 22, 288),
-        _gpu("3060-12", 12, 25.5, 12.7, 360),
-        _gpu("4060", 8, 30, 15, 272),
+        _gpu("h200", 139.8, 989, 67, 4800, pcie=5),
+        _gpu("h100", 79.1, 989, 67, 3350, pcie=5),
+        _gpu("a100-80", 79.1, 312, 19.5, 2039),
+        _gpu("a100-40", 39.4, 312, 19.5, 1555),
+        _gpu("l40s", 44.4, 362, 91.6, 864),
+        _gpu("a6000", 47.4, 155, 38.7, 768),
+        _gpu("5090", 31.4, 209.5, 104.8, 1792, pcie=5),
+        _gpu("4090", 23.6, 165.2, 82.6, 1008),
+        _gpu("3090", 23.6, 71, 35.6, 936),
+        _gpu("l4", 22.0, 121, 30.3, 300),
+        _gpu("4080", 15.7, 97.5, 48.7, 717),
+        _gpu("4060-ti-16", 15.6, 44, 22, 288),
+        _gpu("3060-12", 11.7, 25.5, 12.7, 360),
+        _gpu("4060", 7.6, 30, 15, 272),
     )
 }
 
@@ -139,9 +139,12 @@ def device_here(device: torch.device) -> Device:
     half, full = (_products(device, dtype) for dtype in (torch.bfloat16, torch.float32))
     machine = machine_memory()
     memory, free, host = machine.total, machine.free, None
-    name = str(device)
+    name, bandwidth, link = str(device), _copying(device), LINKS[4]
     if device.type == "cuda":
+        link = _uploading(device)
+        torch.cuda.empty_cache()
         free, memory = torch.cuda.mem_get_info(device)
+        free = min(memory, free + CONTEXT)  # there is one by now, and what is planned counts it
         host = machine.total
         name = torch.cuda.get_device_name(device)
     from velatura.placement.device import has_bf16
@@ -153,9 +156,9 @@ def device_here(device: torch.device) -> Device:
         free=free,
         half=half,
         full=full,
-        bandwidth=_copying(device),
+        bandwidth=bandwidth,
         launch=LAUNCH,
-        link=LINKS[4],
+        link=link,
         efficiency=1.0,
         bf16=has_bf16(device),
         here=True,
@@ -174,6 +177,18 @@ def _copying(device: torch.device) -> float:
     """Bytes per second that are read and written in a copy."""
     a = torch.ones((256 if device.type == "cuda" else 16) * 2**20, device=device, dtype=torch.uint8)
     return 2 * a.nbytes / _best(lambda: a.clone()[0].item())
+
+
+def _uploading(device: torch.device) -> float:
+    """Bytes per second from the machine's memory, locked, to a GPU."""
+    source = torch.empty(2**27, dtype=torch.uint8, pin_memory=True)
+    target = torch.empty_like(source, device=device)
+
+    def upload() -> None:
+        target.copy_(source, non_blocking=True)
+        torch.cuda.synchronize(device)
+
+    return source.nbytes / _best(upload)
 
 
 def _best(run: Callable[[], object]) -> float:
