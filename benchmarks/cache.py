@@ -13,7 +13,6 @@ rounds.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import shutil
@@ -22,6 +21,7 @@ from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 
+import arguments
 import torch
 from cache_case import ENCODERS, Case, photos
 from cache_peer import NEEDED, sd_scripts
@@ -86,18 +86,15 @@ def contest(case: Case, peers: Path | None, *, rounds: int, threads: int) -> dic
 
 def main() -> None:
     """Run a contest for each case and print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--peers", type=Path)
-    parser.add_argument("--photos", nargs="+", default=["1536x1024", "4000x3000"])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024])
+    parser = arguments.parser(__doc__)
+    parser.add_argument("--peers", type=arguments.folder)
+    parser.add_argument("--photos", type=arguments.size, nargs="+", default=[(1536, 1024), (4000, 3000)])
+    parser.add_argument("--sizes", type=arguments.at_least(64), nargs="+", default=[512, 1024])
     parser.add_argument("--autoencoder", default="none", choices=list(ENCODERS))
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--count", type=int, default=48)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--batch", type=arguments.count, nargs="+", default=[1, 4])
+    parser.add_argument("--count", type=arguments.count, default=48)
+    parser.add_argument("--threads", type=arguments.count, default=2)
+    parser.add_argument("--rounds", type=arguments.count, default=5)
     options = parser.parse_args()
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if options.peers and missing:
@@ -106,19 +103,17 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         for photo, size, batch in product(options.photos, options.sizes, options.batch):
-            width, height = (int(edge) for edge in photo.split("x"))
-            folder = Path(name) / photo
+            shown = f"{photo[0]}x{photo[1]}"
+            folder = Path(name) / shown
             if not folder.exists():
-                photos(folder, (width, height), options.count)
-            case = Case(
-                folder=folder, photo=(width, height), size=size, autoencoder=options.autoencoder, batch=batch
-            )
+                photos(folder, photo, options.count)
+            case = Case(folder=folder, photo=photo, size=size, autoencoder=options.autoencoder, batch=batch)
             results = contest(case, options.peers, rounds=options.rounds, threads=options.threads)
             for who, result in results.items():
                 rate, share = options.count / result.median, 1 / ratio(result, results[OURS])
-                line = f"{photo:12}{size:6}{batch:7}  {who:12}{rate:9.1f}{share:9.2f}{result.peak:10.2f}"
+                line = f"{shown:12}{size:6}{batch:7}  {who:12}{rate:9.1f}{share:9.2f}{result.peak:10.2f}"
                 print(line, flush=True)
-                rows.append({"photo": photo, "size": size, "batch": batch, "who": who, **asdict(result)})
+                rows.append({"photo": shown, "size": size, "batch": batch, "who": who, **asdict(result)})
     if options.json:
         options.json.write_text(json.dumps({"autoencoder": options.autoencoder, "rows": rows}, indent=2))
 

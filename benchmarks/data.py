@@ -10,7 +10,6 @@ a cold scan (header, end marker, hash), with a warm one, with one of 100 new fil
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import multiprocessing
@@ -20,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import arguments
 import numpy as np
 import psutil
 from PIL import Image
@@ -180,12 +180,9 @@ def _peak() -> int:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--count", type=int, default=100_000)
-    parser.add_argument("--folder", type=Path, help="keep the files here")
-    parser.add_argument("--json", type=Path)
+    parser = arguments.parser(__doc__)
+    parser.add_argument("--count", type=arguments.count, default=100_000)
+    parser.add_argument("--folder", type=arguments.new_folder, help="keep the files here")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         files = (options.folder or Path(name)) / f"{options.count} files"

@@ -1,30 +1,38 @@
 """Training steps of FLUX.1 at its true size, with random weights: seconds, share of the matmul peak, memory.
 
-    python benchmarks/gpu.py [--arms NAME,…] [--steps 10] [--toy] [--json FILE]
+    python benchmarks/gpu.py [--arms NAME,…] [--steps 10] [--peak 989] [--toy] [--no-compile] [--json FILE]
 
 Each arm runs in a process of its own, through the trainer's own parts. Latents and text are random, as if cached; text
 has 512 tokens. MFU counts the arithmetic that a step needs without recomputing (docs/guides/planning.md); the peak is
-989 TFLOP/s unless --peak says otherwise. --toy takes a tiny FLUX, to see that the script runs.
+that of bf16 products in TFLOP/s.
+
+"512-full" trains all weights as `[full]` does by default, in float32 under autocast. With AdamW's averages they take
+some 180 GiB, more than an H200 has, so this arm has `optimizer.kind = "adamw8bit"`: about 115 GiB by velatura's own
+plan. "512-full-bf16-weights" has `full.weights = "bf16"` and adamw, the default kind: about 138 GiB.
+
+--toy takes a tiny FLUX and a sixteenth of the pixels, on the CPU as well, to see that every arm runs: its figures say
+nothing of the true size. An arm that fails has a row with its error, and the script ends with exit code 1.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
-import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import arguments
 import torch
 from step_shape import info
 
 if TYPE_CHECKING:
     from velatura.interfaces import Conditioning
+    from velatura.recipe.recipe import Recipe
 
 TEXT, RANK, WARM = 512, 16, 3
 TOY = {
@@ -43,7 +51,8 @@ class Arm:
     streamed: float = 0.0
     recompute: bool | str | int = False
     compiled: bool = True
-    full: bool = False  # all weights of the denoiser instead of a LoRA
+    full: Literal["fp32", "bf16"] | None = None  # type of the denoiser's weights, all trained; None: a LoRA
+    optimizer: str = "adamw"
 
 
 ARMS = {
@@ -58,8 +67,18 @@ ARMS = {
     "1024-fp8": Arm(size=1024, weights="fp8"),
     "1024-fp8-streamed": Arm(size=1024, weights="fp8", streamed=1.0),
     "1024-int8": Arm(size=1024, weights="int8"),
-    "512-full": Arm(size=512, full=True, recompute=True),
+    "512-full": Arm(size=512, full="fp32", recompute=True, optimizer="adamw8bit"),
+    "512-full-bf16-weights": Arm(size=512, full="bf16", recompute=True),
 }
+RECIPE = """
+name = "gpu"
+model = {{ model = "pocket/flux" }}
+data = [{{ folder = "." }}]
+{trained}
+optimizer = {{ kind = "{kind}", learning_rate = 1e-5 }}
+training = {{ precision = "{precision}" }}
+"""
+PRECISIONS = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +89,9 @@ class Figures:
     first: float  # of the first step, which compiles
     memory: float  # GiB, the allocator's peak on the device; 0 on the CPU
     mfu: float
+
+
+Found = TypeVar("Found")
 
 
 def step_flops(config: dict[str, Any], tokens: int, batch: int, *, full: bool) -> float:
@@ -107,12 +129,18 @@ def conditioning(config: dict[str, Any], batch: int) -> Conditioning:
     return Conditioning(tensors={"text": text, "pooled": torch.randn(batch, config["pooled_projection_dim"])})
 
 
+def recipe_of(arm: Arm, dtype: torch.dtype) -> Recipe:
+    """What is trained, and how, as `velatura train` is told; its model and data are not read."""
+    from velatura.recipe.toml import parse_recipe
+
+    trained = f'full = {{ weights = "{arm.full}" }}' if arm.full else f"adapter = {{ rank = {RANK} }}"
+    return parse_recipe(RECIPE.format(trained=trained, kind=arm.optimizer, precision=PRECISIONS[dtype]))
+
+
 def trainer(
     arm: Arm, config: dict[str, Any], device: torch.device, dtype: torch.dtype
 ) -> Callable[[], object]:
     """A step of velatura's own trainer, which returns when the device has finished."""
-    from velatura.adapters.attach import put_on_fresh
-    from velatura.adapters.targets import choose
     from velatura.families.flux import FluxFamily
     from velatura.interfaces import Batch, Parts, Prompt
     from velatura.objectives.flow import Flow
@@ -120,21 +148,16 @@ def trainer(
     from velatura.placement.place import place
     from velatura.placement.precision.quantised import quantise_blocks
     from velatura.recipe.objectives.flow import FlowObjective
-    from velatura.recipe.training.optimizer import Optimizer
     from velatura.training.optimizer import make_optimizer
     from velatura.training.step import Stepper
+    from velatura.training.trainables import make_trainables
 
-    family = FluxFamily()
+    recipe, family = recipe_of(arm, dtype), FluxFamily()
     model = denoiser(config, dtype, torch.device("cpu") if arm.streamed else device)
     if arm.weights != "full":
         quantise_blocks(family.blocks(model), arm.weights)  # type: ignore[arg-type]
-    if arm.full:
-        parameters = dict(model.requires_grad_().named_parameters())
-    else:
-        targets = choose(family.targets(model), ["attention", "mlp"]).targets
-        parameters = put_on_fresh(model, targets, rank=RANK, alpha=RANK, seed=0).parameters()
-        for parameter in parameters.values():
-            parameter.requires_grad_()
+    parts = Parts(info=info(), denoiser=model)
+    trainables = make_trainables(recipe, family, parts)
     if arm.compiled:
         compile_blocks(family.blocks(model), sizes=1)
     place(
@@ -148,19 +171,19 @@ def trainer(
     )
     stepper = Stepper(
         family=family,
-        parts=Parts(info=info(), denoiser=model),
+        parts=parts,
         objective=Flow(FlowObjective(), guidance=1.0),
         optimizer=make_optimizer(
-            Optimizer(learning_rate=1e-5),
-            parameters,
-            seed=0,
+            recipe.optimizer,
+            trainables.parameters,
+            seed=recipe.seed,
             compiled=compiled_update if arm.compiled else None,
         ),
-        parameters=list(parameters.values()),
-        clip=1.0,
+        parameters=list(trainables.parameters.values()),
+        clip=recipe.optimizer.clip,
         device=device,
         dtype=dtype,
-        autocast=False,
+        autocast=trainables.autocast,
     )
     edge = arm.size // 8
     batch = Batch(
@@ -187,7 +210,8 @@ def measure(arm: Arm, config: dict[str, Any], steps: int, peak: float) -> Figure
     from velatura.placement.device import choose_device, choose_dtype
 
     device = choose_device("auto")
-    step = trainer(arm, config, device, choose_dtype("auto", device))
+    dtype = choose_dtype("bf16" if arm.full == "bf16" else "auto", device)  # a recipe wants both alike
+    step = trainer(arm, config, device, dtype)
     seconds = []
     for _ in range(WARM + steps):
         started = time.perf_counter()
@@ -199,42 +223,66 @@ def measure(arm: Arm, config: dict[str, Any], steps: int, peak: float) -> Figure
         seconds=median,
         first=seconds[0],
         memory=torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0,
-        mfu=step_flops(config, tokens, arm.batch, full=arm.full) / median / peak,
+        mfu=step_flops(config, tokens, arm.batch, full=arm.full is not None) / median / peak,
     )
+
+
+def apart(work: Callable[..., Found], *given: object) -> Found:
+    """What `work` returns, in a process of its own. Raises as it does, and BrokenProcessPool where that is killed."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(work, *given).result()
+
+
+def row_of(name: str, arm: Arm, config: dict[str, Any], steps: int, peak: float) -> dict[str, Any]:
+    """An arm with its figures, or with its error; told as a line of the table."""
+    from velatura.errors import reason
+
+    try:
+        found = apart(measure, arm, config, steps, peak)
+    except Exception as error:  # the other arms are still measured
+        print(f"{name:22}  {reason(error).splitlines()[0][:80]}", flush=True)
+        return {"name": name, **asdict(arm), "error": reason(error)}
+    print(f"{name:22}{found.seconds:9.3f}{found.first:9.1f}{found.mfu:8.1%}{found.memory:9.2f}", flush=True)
+    return {"name": name, **asdict(arm), **asdict(found)}
 
 
 def main() -> None:
     """Run the arms one after the other and print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = arguments.parser(__doc__)
+    parser.add_argument(
+        "--arms", type=arguments.names(ARMS), default=list(ARMS), help=f"of {', '.join(ARMS)}"
     )
-    parser.add_argument("--arms", default=",".join(ARMS), help=f"of {', '.join(ARMS)}")
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--peak", type=float, default=989.0, help="TFLOP/s of the device")
+    parser.add_argument("--steps", type=arguments.count, default=10)
+    parser.add_argument("--peak", type=arguments.positive, default=989.0, help="TFLOP/s of the device")
     parser.add_argument("--toy", action="store_true")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--no-compile", action="store_true", help="run all arms eagerly")
     options = parser.parse_args()
     from velatura.checkpoints.published import load_config
+    from velatura.placement.device import choose_device
 
+    device = choose_device("auto")
+    if device.type == "cpu" and not options.toy:
+        parser.error(
+            "without a GPU this script is for --toy alone: FLUX.1 at its true size takes one of 140 GB"
+        )
     config: dict[str, Any] = {**load_config("flux-dev-transformer"), "guidance_embeds": True}
     if options.toy:
         config = {**config, **TOY}
+        print(f"a tiny FLUX on {device}: that the arms run, and no figures of the true size")
     rows = []
     print(f"{'':22}{'s/step':>9}{'first':>9}{'MFU':>8}{'GiB':>9}")
-    for name in options.arms.split(","):
+    for name in options.arms:
         arm = ARMS[name]
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            try:
-                found = pool.apply(measure, (arm, config, options.steps, options.peak * 1e12))
-            except (RuntimeError, MemoryError) as error:
-                print(f"{name:22}  {str(error).splitlines()[0][:80]}")
-                continue
-        rows.append({"name": name, **asdict(arm), **asdict(found)})
-        print(
-            f"{name:22}{found.seconds:9.3f}{found.first:9.1f}{found.mfu:8.1%}{found.memory:9.2f}", flush=True
+        arm = replace(
+            arm,
+            size=arm.size // 4 if options.toy else arm.size,
+            compiled=arm.compiled and not options.no_compile,
         )
+        rows.append(row_of(name, arm, config, options.steps, options.peak * 1e12))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2))
+    if failed := [row["name"] for row in rows if "error" in row]:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

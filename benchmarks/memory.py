@@ -8,7 +8,6 @@ CPU allocator through the second one. `ratio` is planned / measured; within 0.95
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
@@ -18,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import arguments
 from PIL import Image
 
 from velatura.families.locate import POCKET
@@ -82,11 +82,10 @@ def rows(base: Path, model: Path) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     """Compare all rows for both models and print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = arguments.parser(__doc__)
+    parser.add_argument(
+        "--blocks", nargs=2, type=arguments.count, default=(3, 12), metavar=("DOUBLE", "SINGLE")
     )
-    parser.add_argument("--blocks", nargs=2, type=int, default=(3, 12), metavar=("DOUBLE", "SINGLE"))
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     found = []

@@ -13,14 +13,13 @@ difference from full weights and the standard error of that.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import statistics
 import time
-from pathlib import Path
 from typing import get_args
 
+import arguments
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -125,6 +124,11 @@ def scores(count: int, steps: int, device: str) -> list[dict[str, object]]:
     return rows
 
 
+def pictures(text: str) -> int:
+    """How many are scored: the error of a mean needs two."""
+    return 0 if text == "0" else arguments.at_least(2)(text)
+
+
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -132,27 +136,26 @@ def _wait(device: torch.device) -> None:
 
 def main() -> None:
     """Measure, print, and write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--width", type=int, default=1024)
-    parser.add_argument("--tokens", type=int, default=512)
-    parser.add_argument("--repeats", type=int, default=20)
+    parser = arguments.parser(__doc__)
     parser.add_argument(
-        "--pictures", type=int, default=0, help="How many are scored; 0: none, else at least 2."
+        "--device", type=arguments.device, default="cuda" if torch.cuda.is_available() else "cpu"
     )
-    parser.add_argument("--steps", type=int, default=12, help="Sampling steps of a picture.")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--width", type=arguments.at_least(2, step=2), default=1024)
+    parser.add_argument("--tokens", type=arguments.count, default=512)
+    parser.add_argument("--repeats", type=arguments.count, default=20)
+    parser.add_argument(
+        "--pictures", type=pictures, default=0, help="How many are scored; 0: none, else at least 2."
+    )
+    parser.add_argument("--steps", type=arguments.count, default=12, help="Sampling steps of a picture.")
     given = parser.parse_args()
     rows = errors(given.width, given.tokens)
     print(f"{'weights':<10}{'inputs':<10}{'output':>10}{'gradient':>10}")
     for row in rows:
         print(f"{row['weights']:<10}{row['inputs']:<10}{row['output']:>10.4f}{row['gradient']:>10.4f}")
-    times = seconds(given.width, given.tokens, torch.device(given.device), given.repeats)
+    times = seconds(given.width, given.tokens, given.device, given.repeats)
     for name, found in times.items():
         print(f"{name:<10}{1e3 * found:>10.2f} ms {found / times['full']:>8.2f} x full")
-    scored = scores(given.pictures, given.steps, given.device) if given.pictures else []
+    scored = scores(given.pictures, given.steps, str(given.device)) if given.pictures else []
     for row in scored:
         print(
             f"{row['weights']:<10}{row['right']:>7.1f} % of {row['score']} right"

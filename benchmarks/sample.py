@@ -11,15 +11,14 @@ faster. --toy takes two blocks and few tokens, to see that the script runs.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import arguments
 import torch
 from contest import Contestants, Result, ratio, run
 from step_shape import SHAPE, SIZES, Tokens, info
@@ -150,24 +149,20 @@ def contest(case: Case, *, rounds: int, threads: int, compiled: bool) -> dict[st
 
 def main() -> None:
     """Run a contest for each case and print a table."""
-    from velatura.placement.device import choose_device, choose_dtype
+    from velatura.placement.device import choose_dtype
 
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments.parser(__doc__)
     parser.add_argument("--dtype", default="auto", choices=["auto", "bf16", "fp32"])
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--device", type=arguments.device, default="auto")
     parser.add_argument("--tokens", default="1024+256", choices=SIZES)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=4, help="sampling steps of a picture")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--threads", type=arguments.count, default=2)
+    parser.add_argument("--rounds", type=arguments.count, default=5)
+    parser.add_argument("--steps", type=arguments.count, default=4, help="sampling steps of a picture")
+    parser.add_argument("--batch", type=arguments.count, nargs="+", default=[1, 4])
     parser.add_argument("--no-compile", action="store_true", help="leave diffusers with compiled blocks out")
     parser.add_argument("--toy", action="store_true")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    device = choose_device(options.device)
-    dtype = choose_dtype(options.dtype, device)
+    device, dtype = options.device, choose_dtype(options.dtype, options.device)
     print(
         f"{dtype} on {device}, {options.threads} threads, {options.tokens} tokens, seconds per sampling step"
     )

@@ -8,7 +8,6 @@ its first step. The first run, which fills the cache, is not counted.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -17,6 +16,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import arguments
 
 RECIPE = """
 name = "startup-{number}"
@@ -58,11 +59,8 @@ def first_step(folder: Path, number: int) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path)
+    parser = arguments.parser(__doc__)
+    parser.add_argument("--repeats", type=arguments.count, default=3)
     options = parser.parse_args()
     from velatura.pocket.dataset import concept_dataset
 

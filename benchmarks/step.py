@@ -12,7 +12,6 @@ median over rounds; below 1 ours is faster.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from contextlib import ExitStack
@@ -20,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import arguments
 import torch
 from contest import Contestants, Result, Step, ratio, run
 from step_peers import peers
@@ -169,23 +169,21 @@ def show(
 
 def main() -> None:
     """Run the contest and print a table for each size."""
-    from velatura.placement.device import choose_device, choose_dtype
+    from velatura.placement.device import choose_dtype
 
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments.parser(__doc__)
     parser.add_argument("--tokens", default="both", choices=[*SIZES, "both"], help="image + text")
-    parser.add_argument("--peers", type=Path, help="folder with clones of sd-scripts and DiffSynth-Studio")
+    parser.add_argument(
+        "--peers", type=arguments.folder, help="folder with clones of sd-scripts and DiffSynth-Studio"
+    )
     parser.add_argument("--dtype", default="auto", choices=["auto", "bf16", "fp32"])
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", type=arguments.device, default="auto")
+    parser.add_argument("--threads", type=arguments.count, default=2)
+    parser.add_argument("--rounds", type=arguments.count, default=7)
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled steps out")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    device = choose_device(options.device)
-    dtype = choose_dtype(options.dtype, device)
+    device, dtype = options.device, choose_dtype(options.dtype, options.device)
     peak = matmul_peak(dtype, device)
     print(f"{dtype} on {device}, {options.threads} threads, matmul peak {peak / 1e9:.0f} GFLOP/s")
     if options.peers is None:

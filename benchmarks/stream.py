@@ -20,9 +20,9 @@ import argparse
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import arguments
 import torch
 from clock import ClockLink, clocked
 from contest import Contestants, Result, ratio, run
@@ -208,23 +208,22 @@ def dev() -> dict[str, Any]:
 
 def main() -> None:
     """Measure, predict, and print two tables."""
-    from velatura.placement.device import choose_device
-
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.25, 0.5, 1.0])
+    parser = arguments.parser(__doc__)
+    parser.add_argument("--device", type=arguments.device, default="auto")
+    parser.add_argument("--shares", type=arguments.share, nargs="+", default=[0.25, 0.5, 1.0])
     parser.add_argument(
-        "--size", type=int, help="pixels, edge of what is measured; default: 256 on the CPU, else 1024"
+        "--size",
+        type=arguments.at_least(16, step=16),
+        help="pixels, edge of what is measured; default: 256 on the CPU, else 1024",
     )
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--predict", nargs="*", default=["4090", "h200"], metavar="NAME")
+    parser.add_argument("--threads", type=arguments.count, default=2)
+    parser.add_argument("--rounds", type=arguments.count, default=5)
+    parser.add_argument(
+        "--predict", type=arguments.planned_device, nargs="*", default=["4090", "h200"], metavar="NAME"
+    )
     parser.add_argument("--toy", action="store_true", help="a tiny network, to see that the script runs")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    device = choose_device(options.device)
+    device = options.device
     print(f"measured on {device}, with real copies\n{'':34}{'s/step':>9}{'to resident':>13}")
     found = []
     for row in measurements(options, device):

@@ -11,7 +11,6 @@ the files are removed.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -21,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import arguments
 import torch
 from step_shape import info
 
@@ -121,13 +121,10 @@ def load(cache: CachedText, texts: list[str], batch_size: int) -> tuple[float, f
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--items", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--folder", type=Path)
-    parser.add_argument("--json", type=Path)
+    parser = arguments.parser(__doc__)
+    parser.add_argument("--items", type=arguments.count, default=256)
+    parser.add_argument("--rounds", type=arguments.count, default=8)
+    parser.add_argument("--folder", type=arguments.folder)
     options = parser.parse_args()
     texts = [f"caption {number}" for number in range(options.items)]
     with tempfile.TemporaryDirectory(dir=options.folder) as name:

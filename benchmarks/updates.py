@@ -2,22 +2,21 @@
 
     python benchmarks/updates.py [--device auto|cpu|cuda] [--values 8e6] [--threads 2] [--rounds 7] [--json FILE]
 
-The weights are matrices 1024 wide. "torch" is torch.optim.AdamW over float32 weights, fused: what a trainer without
-8-bit averages or bf16 weights has. Contestants take turns, in a process each.
+The weights are four matrices 1024 wide, of --values or a little less. "torch" is torch.optim.AdamW over float32
+weights, fused: what a trainer without 8-bit averages or bf16 weights has. Contestants take turns, in a process each.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable
-from pathlib import Path
 
+import arguments
 import torch
 from contest import Contestants, ratio, run
 from torch import nn
 
-WIDTH = 1024
+WIDTH, TENSORS = 1024, 4
 PLAIN = "torch, adamw, float32"
 KINDS = [
     ("adamw", torch.bfloat16),
@@ -28,17 +27,16 @@ KINDS = [
 ]
 
 
-def updater(kind: str, dtype: torch.dtype, compiled: bool, values: int, device: str) -> Callable[[], object]:
+def updater(kind: str, dtype: torch.dtype, compiled: bool, rows: int, device: str) -> Callable[[], object]:
     """An update of all weights."""
     from velatura.placement.compiling import compiled_update
     from velatura.recipe.training.optimizer import Optimizer
     from velatura.training.optimizer import make_optimizer
 
     generator = torch.Generator().manual_seed(0)
-    rows = max(1, values // WIDTH // 4)
     weights = {
         str(number): nn.Parameter(torch.randn(rows, WIDTH, generator=generator).to(device, dtype))
-        for number in range(4)
+        for number in range(TENSORS)
     }
     for weight in weights.values():
         weight.grad = torch.randn_like(weight)
@@ -55,23 +53,19 @@ def updater(kind: str, dtype: torch.dtype, compiled: bool, values: int, device: 
 
 def main() -> None:
     """Measure, and print a table."""
-    from velatura.placement.device import choose_device
-
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--values", type=float, default=8e6)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path)
+    parser = arguments.parser(__doc__)
+    parser.add_argument("--device", type=arguments.device, default="auto")
+    parser.add_argument("--values", type=arguments.at_least(TENSORS * WIDTH), default="8e6")
+    parser.add_argument("--threads", type=arguments.count, default=2)
+    parser.add_argument("--rounds", type=arguments.count, default=7)
     options = parser.parse_args()
-    device, values = choose_device(options.device).type, int(options.values)
-    contestants: Contestants = {PLAIN: (updater, ("adamw", torch.float32, False, values, device))}
+    device, rows_each = options.device.type, options.values // (TENSORS * WIDTH)
+    values = TENSORS * WIDTH * rows_each
+    contestants: Contestants = {PLAIN: (updater, ("adamw", torch.float32, False, rows_each, device))}
     for kind, dtype in KINDS:
         for way, compiled in (("plain", False), ("compiled", True)):
             name = f"{kind}, {str(dtype).removeprefix('torch.')}, {way}"
-            contestants[name] = (updater, (kind, dtype, compiled, values, device))
+            contestants[name] = (updater, (kind, dtype, compiled, rows_each, device))
     found = run(contestants, rounds=options.rounds, threads=options.threads)
     print(f"{values:.3g} values on {device}\n{'':32}{'ns/value':>10}{'to torch':>10}")
     rows = []
