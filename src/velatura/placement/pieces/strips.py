@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-STRIP = 16 * 2**20  # bytes of a strip of one tensor, about
+STRIP = 8 * 2**20  # bytes of a strip of one tensor, about
 LEAST = 8  # rows of a strip: more than two kernels reach
 
 
@@ -31,6 +31,21 @@ class Rows:
         """Values of an item."""
         channels, height, width = self.shape
         return channels * height * width
+
+
+@dataclass(frozen=True, kw_only=True)
+class Affine:
+    """What a group norm does once its statistics are known: x * scale + shift, each `[B, C, 1, 1]` float32."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """In float32, and back to the type of x."""
+        return torch.addcmul(self.shift, x.float(), self.scale).to(x.dtype)
+
+
+Found = dict[nn.GroupNorm, Affine]
 
 
 def stored(x: Tensor) -> Rows:
@@ -56,17 +71,23 @@ def convolved(source: Rows, layer: nn.Conv2d, more: tuple[int, int] = (0, 0)) ->
     return Rows(shape=(layer.out_channels, rows, columns), take=take)
 
 
-def normalised(source: Rows, norm: nn.GroupNorm, then: Callable[[Tensor], Tensor]) -> Rows:
-    """A group norm with the statistics of the whole picture, and a function of single values after it."""
+def normalised(
+    source: Rows, norm: nn.GroupNorm, then: Callable[[Tensor], Tensor], found: Found | None = None
+) -> Rows:
+    """A group norm with the statistics of the whole picture, and a function of single values after it.
+
+    `found` takes note of them.
+    """
     mean, variance = _statistics(source, norm.num_groups)
     each = norm.num_channels // norm.num_groups
     scale = (variance + norm.eps).rsqrt().repeat_interleave(each, dim=1) * norm.weight.float()
     shift = norm.bias.float() - mean.repeat_interleave(each, dim=1) * scale
-    scale, shift = scale[:, :, None, None], shift[:, :, None, None]
+    affine = Affine(scale=scale[:, :, None, None], shift=shift[:, :, None, None])
+    if found is not None:
+        found[norm] = affine
 
     def take(a: int, b: int) -> Tensor:
-        x = source.take(a, b)
-        return then(torch.addcmul(shift, x.float(), scale).to(x.dtype))
+        return then(affine(source.take(a, b)))
 
     return Rows(shape=source.shape, take=take)
 
