@@ -52,7 +52,12 @@ def slow(changes: dict[str, Any]) -> Any:
         {"full": {}, **precise(accumulate=2, precision="bf16", checkpoint_blocks=True)},
         slow(precise(batch_size=2, checkpoint_blocks=True)),
         slow({"adapter": {"targets": ["attention"]}, **precise(precision="bf16", checkpoint_blocks="mlp")}),
+        precise(checkpoint_blocks=3),
         slow(precise(accumulate=2, checkpoint_blocks=2)),
+        slow(precise(batch_size=2, checkpoint_blocks=20)),
+        slow({"full": {}, **precise(batch_size=2, checkpoint_blocks=2)}),
+        slow({"full": {}, **precise(batch_size=2, checkpoint_blocks=3)}),
+        slow({"full": {}, **precise(precision="bf16", checkpoint_blocks=20)}),
         slow({"full": {}, **precise(batch_size=2)}),
         slow({"full": {}, "optimizer": {"kind": "muon"}}),
         slow({"full": {}, "optimizer": {"kind": "adamw8bit", "clip": 0, "fused_backward": True}}),
@@ -88,9 +93,18 @@ def test_what_is_streamed_and_trained_keeps_no_casts(
     assert planned == pytest.approx(measure(wanted, tmp_path).peak, rel=0.025)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    "changes", [precise(), precise(checkpoint_blocks=True, batch_size=2), {"full": {}}], ids=str
+    "changes",
+    [
+        precise(checkpoint_blocks=3),
+        slow(precise()),
+        slow(precise(checkpoint_blocks=True, batch_size=2)),
+        slow(precise(checkpoint_blocks=2, batch_size=2)),
+        slow(precise(checkpoint_blocks=20, batch_size=2)),
+        slow({"full": {}}),
+        slow({"full": {}, **precise(checkpoint_blocks=2)}),
+    ],
+    ids=str,
 )
 def test_a_step_of_sd1_within_5_percent(
     tmp_path: Path, photos: Path, sd1: Path, changes: dict[str, Any]

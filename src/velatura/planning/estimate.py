@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -12,10 +13,10 @@ from velatura.events import Events
 from velatura.interfaces import Conditioning, Pieces
 from velatura.placement.recompute import Policy
 from velatura.planning.assembly import assemble
-from velatura.planning.away import Away, away, between, inputs_away, without, without_inputs
+from velatura.planning.away import Away, away, inputs_away, without, without_inputs
 from velatura.planning.devices import Device
 from velatura.planning.encoding import IMAGES, encode_images, encode_texts
-from velatura.planning.loop import Training
+from velatura.planning.loop import Followed, Training
 from velatura.planning.phases import Phase, Shape, at_once
 from velatura.planning.sizes import Sizes, occupied, sizes_of
 from velatura.planning.tracking import Bytes, Work
@@ -137,7 +138,7 @@ class Estimator:
         self._latents = cache(self._latents_in)
         self._training = cache(self._training_of)
         self._preview = cache(self._preview_of)
-        self._step = cache(self._step_of)
+        self._followed = cache(self._followed_of)
 
     @classmethod
     def of_recipe(cls, recipe: Recipe, base: Path, device: Device) -> Estimator:
@@ -206,32 +207,36 @@ class Estimator:
         setup, section = work.setup, work.setup.recipe.training
         pieces = "auto" if setup.caches_latents else setup.recipe.memory.autoencoder
         which = _Variant.of(setup), work.largest, section.accumulate > 1, pieces
-        assembled = self._training(which[0]).assembled
-        policy, (share, ahead) = section.checkpoint_blocks, gone.recomputed
+        training = self._training(which[0])
+        assembled, policy = training.assembled, section.checkpoint_blocks
+        streamed, ahead = gone.recomputed
 
-        def step(policy: Policy) -> Phase:
-            own = self._step(*which, policy, False)
+        def followed(policy: Policy) -> Followed:
+            own = self._followed(*which, policy, False)
             if not (ahead and assembled.autocast):  # beside its casts such a layer keeps next to nothing
                 return own
-            return between(own, self._step(*which, policy, True), ahead)
+            return own.towards(self._followed(*which, policy, True), ahead)
 
-        if policy == "mlp" or isinstance(policy, bool):
-            own = step(policy)
-        else:  # every k-th block: the first, and so on
-            count = len(assembled.block_sizes)
-            own, share = step(False), max(share, -(-count // policy) / count)
-        if policy is True:
-            share = 1.0
-        mixed = own if policy is True or not share else between(own, step(True), share)
+        count = len(assembled.block_sizes)
+        places: Collection[int] = {*streamed, *_recomputed(count, policy)}
+        share = len(places) / max(1, count)
+        if len(places) == count:
+            own, places = followed(True), ()
+        elif assembled.left_out:  # of the blocks that one stands for, some may be recomputed
+            own = followed("mlp" if policy == "mlp" else False)
+        else:
+            own, places = followed(policy), streamed
+        step = training.step(own, followed(True) if places else None, places)
         if not setup.recipe.memory.offload_activations:
-            return mixed
-        return without_inputs(mixed, inputs_away(step(True), assembled, share))
+            return step
+        all_of_them = training.step(followed(True))
+        return without_inputs(step, inputs_away(all_of_them, assembled, share), all_of_them)
 
-    def _step_of(
+    def _followed_of(
         self, variant: _Variant, shape: Shape, accumulated: bool, pieces: Pieces, policy: Policy, ahead: bool
-    ) -> Phase:
+    ) -> Followed:
         training = self._training(variant)
-        return training.step(shape, accumulated=accumulated, recomputed=policy, ahead=ahead, pieces=pieces)
+        return training.follow(shape, accumulated=accumulated, recomputed=policy, ahead=ahead, pieces=pieces)
 
     def _varied(self, recipe: Recipe) -> Workload:
         own = self.work.setup.recipe
@@ -258,6 +263,11 @@ class Estimator:
     def _preview_of(self, variant: _Variant, pieces: Pieces) -> Phase:
         largest = max(self.work.previews, key=lambda one: (one.width or 0) * (one.height or 0))
         return self._training(variant).preview(largest, pieces)
+
+
+def _recomputed(count: int, policy: Policy) -> range:
+    """The places of the blocks that are run again from beginning to end: see `recompute`."""
+    return range(0) if policy is False or policy == "mlp" else range(0, count, int(policy))
 
 
 def _narrowing(training: Training) -> Phase:
