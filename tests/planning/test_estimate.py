@@ -113,6 +113,21 @@ def test_a_step_of_sd1_within_5_percent(
     assert of_step(wanted, tmp_path) == pytest.approx(measure(wanted, tmp_path).peak, rel=0.05)
 
 
+def test_the_batch_that_takes_most_is_planned(tmp_path: Path, photos: Path, flux: Path) -> None:
+    """64 image tokens: 4 small images with 28 text tokens each take more than a large one, which is encoded ahead."""
+
+    def wanted(sizes: list[int]) -> Recipe:
+        training = precise(batch_size=1, batch_tokens=64)
+        output = {"folder": str(tmp_path / f"runs-{len(sizes)}-{sizes[0]}")}
+        return recipe(tmp_path, flux, **sections(data={"resolution": sizes}, output=output, **training))
+
+    phases = {phase.name: phase.what for phase in estimated(wanted([64, 128]), tmp_path).phases}
+    assert (phases["step"], phases["latents"]) == ("64x64 x 4", "128x128 x 4")
+    small, large = (measure(wanted([size]), tmp_path).peak for size in (64, 128))
+    assert small > large
+    assert of_step(wanted([64, 128]), tmp_path) == pytest.approx(small, rel=0.05)
+
+
 @pytest.mark.parametrize("kept", ["mean", "sample"])
 def test_caches_on_disk(tmp_path: Path, own_cache: Path, flux: Path, kept: str) -> None:
     """Latents are float32 whatever the precision; each file has a header of some hundred bytes."""

@@ -26,6 +26,8 @@ from velatura.training.setup import Setup
 
 AHEAD = "latents"  # the phase that can be done ahead, on the CPU; for captions there is memory.text_encoders
 
+SEQUENCE = 3  # dimensions of conditioning that has tokens: [B, T, C]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
@@ -206,7 +208,8 @@ class Estimator:
         """The step; what is streamed and trained is recomputed, whatever is said of other blocks."""
         setup, section = work.setup, work.setup.recipe.training
         pieces = "auto" if setup.caches_latents else setup.recipe.memory.autoencoder
-        which = _Variant.of(setup), work.largest, section.accumulate > 1, pieces
+        batch = work.largest_batch(_tokens(self._captions(setup.dtype)[1]) if setup.conditioned else 0)
+        which = _Variant.of(setup), batch, section.accumulate > 1, pieces
         training = self._training(which[0])
         assembled, policy = training.assembled, section.checkpoint_blocks
         streamed, ahead = gone.recomputed
@@ -252,7 +255,7 @@ class Estimator:
         return encode_texts(self._in(dtype), self.work.found, self.device)
 
     def _latents_in(self, dtype: torch.dtype, pieces: Pieces) -> Phase:
-        shape = replace(self.work.largest, count=min(IMAGES, self.work.images or IMAGES))
+        shape = replace(self.work.largest_image, count=min(IMAGES, self.work.images or IMAGES))
         return encode_images(self._in(dtype), self.work.found, self.device, shape, pieces)
 
     def _training_of(self, variant: _Variant) -> Training:
@@ -263,6 +266,11 @@ class Estimator:
     def _preview_of(self, variant: _Variant, pieces: Pieces) -> Phase:
         largest = max(self.work.previews, key=lambda one: (one.width or 0) * (one.height or 0))
         return self._training(variant).preview(largest, pieces)
+
+
+def _tokens(conditioning: Conditioning) -> int:
+    """Of a text, as the denoiser gets them beside those of its image."""
+    return max((tensor.shape[1] for tensor in conditioning.tensors.values() if tensor.ndim == SEQUENCE), default=0)
 
 
 def _recomputed(count: int, policy: Policy) -> range:

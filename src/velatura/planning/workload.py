@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from velatura.data.batching.order import BatchPlan
-from velatura.data.batching.plan import lay_out
+from velatura.data.batching.plan import lay_out, tokens_of
 from velatura.data.items import Item, Scan, Treatment
 from velatura.data.places import FilePlace
 from velatura.data.text.captions import Caption
@@ -53,10 +53,21 @@ class Workload:
             found[Shape(width=width, height=height, count=entry.batch_size or usual)] += 1
         return found
 
+    def largest_batch(self, text_tokens: int) -> Shape:
+        """The shape with the most tokens in a forward pass: those of the images, and so many of each one's text."""
+        step = self.setup.info.size_step
+
+        def rank(shape: Shape) -> tuple[int, int, int]:
+            image_tokens = tokens_of((shape.width, shape.height), step)
+            return shape.count * (image_tokens + text_tokens), image_tokens, shape.width
+
+        return max(self.shapes, key=rank)
+
     @property
-    def largest(self) -> Shape:
-        """The shape with the most pixels in a forward pass."""
-        return max(self.shapes, key=lambda shape: (shape.width * shape.height * shape.count, shape.width))
+    def largest_image(self) -> Shape:
+        """A single image of the size with the most pixels."""
+        found = max(self.shapes, key=lambda shape: (shape.width * shape.height, shape.width))
+        return replace(found, count=1)
 
     @property
     def previews(self) -> list[Request]:
