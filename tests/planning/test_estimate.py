@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.profiler import ProfilerActivity, profile
 
-from velatura.events import Events
+from velatura.events import Event, Events, PreviewSaved, StepFinished
 from velatura.planning import repeats
 from velatura.planning.devices import KNOWN, device_named
 from velatura.planning.estimate import Estimate, Estimator
-from velatura.planning.measuring import measure
+from velatura.planning.measuring import _highest, live_bytes, measure
 from velatura.recipe.recipe import Recipe
 from velatura.training.run import train
 
@@ -41,7 +42,7 @@ def precise(**training: Any) -> dict[str, Any]:
     return {"training": training}
 
 
-def slow(changes: dict[str, Any]) -> Any:
+def slow(changes: Any) -> Any:
     return pytest.param(changes, marks=pytest.mark.slow)
 
 
@@ -288,3 +289,59 @@ def test_what_stays_loaded_is_counted(tmp_path: Path, photos: Path, flux: Path) 
     assert {phase.name for phase in estimate.phases} == {"step"}
     assert estimate.step.peak["text encoders"] > 0
     assert estimate.step.peak["autoencoder"] > 0
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_the_preview_that_takes_most_is_planned(
+    tmp_path: Path, photos: Path, flux: Path, backwards: bool
+) -> None:
+    """Of those of one size the one with two texts, wherever it stands."""
+    plain, guided = "a cube --w 128 --h 64", "a cube --w 128 --h 64 --l 3"
+
+    def activations(*prompts: str) -> int:
+        sets = sections(previews={"prompts": list(prompts), "steps": 40})
+        found = estimated(recipe(tmp_path, flux, **sets), tmp_path).phases
+        return max(
+            moment.held["activations"]
+            for phase in found
+            if phase.name == "preview"
+            for moment in phase.moments
+            if moment.kind == "forward"
+        )
+
+    both = (plain, guided)[:: -1 if backwards else 1]
+    assert activations(*both) == activations(guided) > activations(plain)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a cube --w 128 --h 128 --s 3",
+        slow("a cube --w 64 --h 64 --s 40 --l 3"),
+    ],
+)
+def test_a_preview_within_5_percent(tmp_path: Path, photos: Path, flux: Path, line: str) -> None:
+    sets = sections(previews={"prompts": [line], "every": 1}, **precise(steps=1))
+    wanted = recipe(tmp_path, flux, **sets)
+    estimate = estimated(wanted, tmp_path)
+    planned = next(phase.peak.total for phase in estimate.phases if phase.name == "preview")
+    meter = PreviewMeter()
+    train(wanted, tmp_path, events=Events(meter))
+    assert planned + estimate.sizes.data == pytest.approx(meter.peak, rel=0.05)
+
+
+class PreviewMeter:
+    """Follows the allocator from the end of step 1 to the preview after it."""
+
+    def __init__(self) -> None:
+        self.others = live_bytes()
+        self.profile = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+        self.peak = 0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, StepFinished):
+            self.peak = live_bytes() - self.others
+            self.profile.start()
+        elif isinstance(event, PreviewSaved) and event.step == 1:
+            self.profile.stop()
+            self.peak += _highest(self.profile)

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from velatura.events import Events
-from velatura.interfaces import Conditioning, Pieces
+from velatura.interfaces import Conditioning, Parts, Pieces
 from velatura.placement.recompute import Policy
-from velatura.planning.assembly import assemble
+from velatura.planning.assembly import assemble, give, load_part, with_storage
 from velatura.planning.away import Away, away, inputs_away, without, without_inputs
 from velatura.planning.devices import Device
 from velatura.planning.encoding import IMAGES, encode_images, encode_texts
@@ -140,6 +140,7 @@ class Estimator:
         self._latents = cache(self._latents_in)
         self._training = cache(self._training_of)
         self._preview = cache(self._preview_of)
+        self._denoiser = cache(self._denoiser_in)
         self._followed = cache(self._followed_of)
 
     @classmethod
@@ -264,13 +265,25 @@ class Estimator:
         return Training(setup, assembled, self._captions(setup.dtype)[1], self.device)
 
     def _preview_of(self, variant: _Variant, pieces: Pieces) -> Phase:
-        largest = max(self.work.previews, key=lambda one: (one.width or 0) * (one.height or 0))
-        return self._training(variant).preview(largest, pieces)
+        """The preview that takes most."""
+        training, denoiser = self._training(variant), self._denoiser(variant.setup.dtype)
+        followed = [training.preview(one, pieces, denoiser=denoiser) for one in self.work.largest_previews]
+        return max(followed, key=lambda phase: phase.peak.total)
+
+    def _denoiser_in(self, dtype: torch.dtype) -> Parts:
+        """The whole denoiser, as it is loaded, without values."""
+        setup = self._in(dtype)
+        parts = Parts(info=setup.info)
+        give(parts, "denoiser", load_part(setup, self.work.found, "denoiser", self.device))
+        with_storage(parts, {})
+        return parts
 
 
 def _tokens(conditioning: Conditioning) -> int:
     """Of a text, as the denoiser gets them beside those of its image."""
-    return max((tensor.shape[1] for tensor in conditioning.tensors.values() if tensor.ndim == SEQUENCE), default=0)
+    return max(
+        (tensor.shape[1] for tensor in conditioning.tensors.values() if tensor.ndim == SEQUENCE), default=0
+    )
 
 
 def _recomputed(count: int, policy: Policy) -> range:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from velatura.interfaces import Batch, Conditioning, Pieces, Prompt
+from velatura.interfaces import Batch, Conditioning, Parts, Pieces, Prompt
 from velatura.placement.compiling import decide_updates
 from velatura.placement.recompute import Policy, recompute
 from velatura.planning.assembly import Assembled, weights
@@ -22,6 +22,7 @@ from velatura.planning.optimizer import stepped_optimizer
 from velatura.planning.phases import Phase, Shape, at_once
 from velatura.planning.repeats import Again, mixed, whole
 from velatura.planning.replay import CPU, VALUELESS
+from velatura.planning.steering import steered
 from velatura.planning.tracking import Bytes, Segment, Tracker, Work
 from velatura.sampling.painter import paint, request_texts
 from velatura.sampling.request import Request
@@ -29,6 +30,8 @@ from velatura.training.optimizers.by_tensor import Move
 from velatura.training.optimizers.visits import LEAST
 from velatura.training.setup import Setup
 from velatura.training.step import Stepper
+
+DECODING = "decode"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,13 +177,18 @@ class Training:
         )
 
     @torch.no_grad()
-    def preview(self, request: Request, pieces: Pieces = "auto") -> Phase:
-        """One preview: a step of its sampling, and its decoding."""
+    def preview(self, request: Request, pieces: Pieces = "auto", *, denoiser: Parts) -> Phase:
+        """One preview: a step of its sampling with what is known of all steps, and its decoding.
+
+        `denoiser`: the whole one, with storage and without values.
+        """
         assert request.steps
         self.assembled.parts.pieces = pieces
-        texts = len(request_texts(request))
-        with VALUELESS:
+        family, texts = self.setup.family, len(request_texts(request))
+        with VALUELESS, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of kernels of the CPU, which is not what is planned
             conditioning = self.conditioning.map(lambda t: t.expand(texts, *t.shape[1:]).clone())
+            known = steered(family, denoiser, request, conditioning)
             tracker = Tracker(self.device)
             self._know(tracker)
             with (
@@ -189,9 +197,9 @@ class Training:
                 self.stepper.precision(),
             ):
                 once = replace(request, steps=1)
-                latents = paint(self.setup.family, self.stepper.parts, once, conditioning, device=CPU)
-                tracker.mark(("decode", 0))
-                self.setup.family.decode_latents(self.stepper.parts, latents[:1])
+                latents = paint(family, self.stepper.parts, once, conditioning, device=CPU)
+                tracker.mark((DECODING, 0))
+                family.decode_latents(self.stepper.parts, latents[:1])
         more = self.more.plus({"averages": self.kept_aside})
         done = whole(tracker.segments, self.assembled.left_out, more)
         decoding = tracker.segments[-1].work
@@ -199,7 +207,11 @@ class Training:
         work.add(done.work, request.steps)
         work.add(decoding, 1 - request.steps)
         what = f"{request.width}x{request.height}"
-        return Phase(name="preview", what=what, moments=done.moments, work=work)
+        moments = tuple(
+            one if one.kind == DECODING else replace(one, held=one.held.plus({"activations": known}))
+            for one in done.moments
+        )
+        return Phase(name="preview", what=what, moments=moments, work=work)
 
     def _compiles_updates(self) -> bool:
         training = self.setup.recipe.training
