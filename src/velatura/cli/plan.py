@@ -75,7 +75,10 @@ def plan(
     target = device_named(device or loaded.recipe.training.device, efficiency=efficiency)
     if beside is not None:
         target = with_host(target, beside)
-    budget = given or (size_in_bytes(own) if (own := loaded.recipe.memory.budget) else target.budget)
+    if given is not None:
+        budget = given
+    else:
+        budget = size_in_bytes(own) if (own := loaded.recipe.memory.budget) else target.budget
     made = make_plan(loaded.recipe, loaded.base, target, budget)
     if as_json:
         echo(json.dumps(document(made), indent=2))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from velatura.data.caches.cache_place import readable
 from velatura.errors import BudgetError
 from velatura.planning.advice import ENCODE_AHEAD, remedies
 from velatura.planning.candidates import Candidate, candidates, changed
@@ -44,7 +45,12 @@ class Plan:
 
 def plan(recipe: Recipe, base: Path, device: Device, budget: int) -> Plan:
     """Plan a recipe and choose settings for a budget in bytes. Raises RecipeError, DataError, ModelError."""
-    return propose(Estimator.of_recipe(recipe, base, device), recipe, budget)
+    estimator = Estimator.of_recipe(recipe, base, device)
+    if device.here and budget > device.memory:
+        estimator.work.remarks.append(
+            f"the budget of {readable(budget)} is more than this machine's {device.name} has: {readable(device.memory)}"
+        )
+    return propose(estimator, recipe, budget)
 
 
 def propose(estimator: Estimator, recipe: Recipe, budget: int) -> Plan:
