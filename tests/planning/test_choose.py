@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from velatura.events import PhaseFinished, PhaseStarted
 from velatura.planning.candidates import candidates
 from velatura.planning.choose import Plan, choose, plan
 from velatura.planning.devices import KNOWN, device_named, with_host
@@ -15,7 +16,7 @@ from velatura.planning.estimate import Estimator
 from velatura.planning.table import lines
 from velatura.recipe.recipe import Recipe
 
-from ..tiny import recipe
+from ..tiny import Log, recipe
 from .conftest import sections
 
 GIB = 2**30
@@ -67,6 +68,16 @@ def test_what_the_machine_has_no_memory_for_is_not_chosen(
         "the machine's memory: 24.7 GiB are needed beside the device, and it has 24.0"
     )
     assert "though in 16.0 GiB of the device" in "\n".join(lines(short))
+
+
+def test_a_search_tells_how_far_it_is(tmp_path: Path, photos: Path, flux: Path) -> None:
+    own, log = recipe(tmp_path, flux, **sections()), Log()
+    made = plan(own, tmp_path, device_named("cpu"), 2**20, log.events)
+    assert not made.fits
+    started = log.of(PhaseStarted)
+    assert {(one.phase, one.unit) for one in started} == {("plan", "settings")}
+    assert all(one.total > 1 for one in started)
+    assert len(log.of(PhaseFinished)) == len(started)
 
 
 def test_a_recipe_that_fits_stays_as_it_is(tmp_path: Path, photos: Path, flux: Path) -> None:

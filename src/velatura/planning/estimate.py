@@ -142,6 +142,7 @@ class Estimator:
         self._preview = cache(self._preview_of)
         self._denoiser = cache(self._denoiser_in)
         self._followed = cache(self._followed_of)
+        self._step = cache(self._step_of)
 
     @classmethod
     def of_recipe(cls, recipe: Recipe, base: Path, device: Device) -> Estimator:
@@ -206,14 +207,25 @@ class Estimator:
         return self.device.occupied(without(self._stepped(work, gone), gone).peak.total) <= budget
 
     def _stepped(self, work: Workload, gone: Away) -> Phase:
-        """The step; what is streamed and trained is recomputed, whatever is said of other blocks."""
         setup, section = work.setup, work.setup.recipe.training
         pieces = "auto" if setup.caches_latents else setup.recipe.memory.autoencoder
         batch = work.largest_batch(_tokens(self._captions(setup.dtype)[1]) if setup.conditioned else 0)
-        which = _Variant.of(setup), batch, section.accumulate > 1, pieces
+        followed = _Variant.of(setup), batch, section.accumulate > 1, pieces
+        return self._step(
+            followed, section.checkpoint_blocks, *gone.recomputed, setup.recipe.memory.offload_activations
+        )
+
+    def _step_of(
+        self,
+        which: tuple[_Variant, Shape, bool, Pieces],
+        policy: Policy,
+        streamed: tuple[int, ...],
+        ahead: float,
+        offloaded: bool,
+    ) -> Phase:
+        """The step; what is streamed and trained is recomputed, whatever is said of other blocks."""
         training = self._training(which[0])
-        assembled, policy = training.assembled, section.checkpoint_blocks
-        streamed, ahead = gone.recomputed
+        assembled = training.assembled
 
         def followed(policy: Policy) -> Followed:
             own = self._followed(*which, policy, False)
@@ -231,7 +243,7 @@ class Estimator:
         else:
             own, places = followed(policy), streamed
         step = training.step(own, followed(True) if places else None, places)
-        if not setup.recipe.memory.offload_activations:
+        if not offloaded:
             return step
         all_of_them = training.step(followed(True))
         return without_inputs(step, inputs_away(all_of_them, assembled, share), all_of_them)
