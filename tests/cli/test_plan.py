@@ -59,6 +59,7 @@ def test_what_cannot_fit_ends_with_3(velatura: Callable[..., Any], flux_file: Pa
     ("words", "said"),
     [
         (("--memory", "much"), "for example 24GiB"),
+        (("--memory", "0.0000001MB"), "less than one byte"),
         (("--device", "abacus"), "received the device 'abacus'"),
         (("--set", "training.stepz=3"), "steps"),
     ],

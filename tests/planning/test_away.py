@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from velatura.planning.away import away, between, inputs_away, without, without_inputs
+from velatura.planning.away import away, inputs_away, without, without_inputs
 from velatura.planning.phases import Moment, Phase, at_once
 from velatura.planning.tracking import Bytes, Work
 from velatura.recipe.recipe import Recipe
@@ -107,16 +107,7 @@ def test_inputs_that_are_away_take_nothing_from_a_start_or_an_update() -> None:
         ("backward", {"activations": 100}),
         ("update", {"activations": 50, "gradients": 85}),
     )
-    found = without_inputs(whole, 60)
+    found = without_inputs(whole, 60, whole)
     assert (found.kept, found.away) == (20, 60)
     assert [one.held["activations"] for one in found.moments] == [70, 20, 40, 50]
     assert found.peak["gradients"] == 85
-
-
-def test_half_of_the_blocks_recomputed_is_half_way_and_a_whole_block_on_top() -> None:
-    own = made(100, ("forward", {"activations": 100}), ("backward", {"activations": 120}), ("update", {}))
-    again = made(40, ("forward", {"activations": 40}), ("backward", {"activations": 90}), ("update", {}))
-    found = between(own, again, 0.5)
-    assert found.kept == 70
-    assert [one.held["activations"] for one in found.moments] == [70, 70 + 50, 0]
-    assert found.peak["activations"] == 120

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from velatura.events import PhaseFinished, PhaseStarted
 from velatura.planning.candidates import candidates
 from velatura.planning.choose import Plan, choose, plan
-from velatura.planning.devices import KNOWN, with_host
+from velatura.planning.devices import KNOWN, device_named, with_host
 from velatura.planning.estimate import Estimator
 from velatura.planning.table import lines
 from velatura.recipe.recipe import Recipe
 
-from ..tiny import recipe
+from ..tiny import Log, recipe
 from .conftest import sections
 
 GIB = 2**30
@@ -68,10 +70,38 @@ def test_what_the_machine_has_no_memory_for_is_not_chosen(
     assert "though in 16.0 GiB of the device" in "\n".join(lines(short))
 
 
+def test_a_search_tells_how_far_it_is(tmp_path: Path, photos: Path, flux: Path) -> None:
+    own, log = recipe(tmp_path, flux, **sections()), Log()
+    made = plan(own, tmp_path, device_named("cpu"), 2**20, log.events)
+    assert not made.fits
+    started = log.of(PhaseStarted)
+    assert {(one.phase, one.unit) for one in started} == {("plan", "settings")}
+    assert all(one.total > 1 for one in started)
+    assert len(log.of(PhaseFinished)) == len(started)
+
+
 def test_a_recipe_that_fits_stays_as_it_is(tmp_path: Path, photos: Path, flux: Path) -> None:
     frugal = recipe(tmp_path, flux, **sections(training={"checkpoint_blocks": True}))
     made = plan(frugal, tmp_path, GPU, 10 * GIB)
     assert (made.fits, made.sets, made.advice) == (True, (), ())
+
+
+@pytest.mark.parametrize(("name", "told"), [("cpu", True), ("4090", False)])
+def test_a_budget_beyond_what_is_here_is_told(
+    tmp_path: Path, photos: Path, flux: Path, name: str, told: bool
+) -> None:
+    made = plan(recipe(tmp_path, flux, **sections()), tmp_path, device_named(name), 2**50)
+    assert made.fits
+    assert ("more than this machine's cpu has" in " ".join(" ".join(lines(made)).split())) is told
+
+
+@pytest.mark.parametrize(("changes", "said"), [({}, "frozen"), ({"full": {}}, "trained")])
+def test_the_plan_says_which_weights_are_streamed(
+    tmp_path: Path, photos: Path, flux: Path, changes: dict[str, Any], said: str
+) -> None:
+    wanted = recipe(tmp_path, flux, **sections(memory={"streamed": 1.0}, **changes))
+    text = " ".join("\n".join(lines(plan(wanted, tmp_path, GPU, 20 * GIB))).split())
+    assert f"100% of {said} weights streamed" in text
 
 
 @pytest.mark.slow

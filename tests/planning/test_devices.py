@@ -35,3 +35,12 @@ def test_an_unknown_device_is_refused_with_all_that_are_known() -> None:
     with pytest.raises(RecipeError, match="received the device '9999'") as refused:
         device_named("9999")
     assert all(name in str(refused.value) for name in KNOWN)
+
+
+def test_names_of_devices_that_are_here_ignore_case_too() -> None:
+    assert device_named("CPU").kind == "cpu"
+
+
+def test_an_efficiency_for_a_device_whose_speed_is_measured_is_refused() -> None:
+    with pytest.raises(RecipeError, match="--efficiency is for devices of the table"):
+        device_named("cpu", efficiency=0.3)

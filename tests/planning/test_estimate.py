@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.profiler import ProfilerActivity, profile
 
-from velatura.events import Events
+from velatura.events import Event, Events, PreviewSaved, StepFinished
 from velatura.planning import repeats
 from velatura.planning.devices import KNOWN, device_named
 from velatura.planning.estimate import Estimate, Estimator
-from velatura.planning.measuring import measure
+from velatura.planning.measuring import _highest, live_bytes, measure
 from velatura.recipe.recipe import Recipe
 from velatura.training.run import train
 
@@ -41,7 +42,7 @@ def precise(**training: Any) -> dict[str, Any]:
     return {"training": training}
 
 
-def slow(changes: dict[str, Any]) -> Any:
+def slow(changes: Any) -> Any:
     return pytest.param(changes, marks=pytest.mark.slow)
 
 
@@ -52,7 +53,12 @@ def slow(changes: dict[str, Any]) -> Any:
         {"full": {}, **precise(accumulate=2, precision="bf16", checkpoint_blocks=True)},
         slow(precise(batch_size=2, checkpoint_blocks=True)),
         slow({"adapter": {"targets": ["attention"]}, **precise(precision="bf16", checkpoint_blocks="mlp")}),
+        precise(checkpoint_blocks=3),
         slow(precise(accumulate=2, checkpoint_blocks=2)),
+        slow(precise(batch_size=2, checkpoint_blocks=20)),
+        slow({"full": {}, **precise(batch_size=2, checkpoint_blocks=2)}),
+        slow({"full": {}, **precise(batch_size=2, checkpoint_blocks=3)}),
+        slow({"full": {}, **precise(precision="bf16", checkpoint_blocks=20)}),
         slow({"full": {}, **precise(batch_size=2)}),
         slow({"full": {}, "optimizer": {"kind": "muon"}}),
         slow({"full": {}, "optimizer": {"kind": "adamw8bit", "clip": 0, "fused_backward": True}}),
@@ -88,15 +94,39 @@ def test_what_is_streamed_and_trained_keeps_no_casts(
     assert planned == pytest.approx(measure(wanted, tmp_path).peak, rel=0.025)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    "changes", [precise(), precise(checkpoint_blocks=True, batch_size=2), {"full": {}}], ids=str
+    "changes",
+    [
+        precise(checkpoint_blocks=3),
+        slow(precise()),
+        slow(precise(checkpoint_blocks=True, batch_size=2)),
+        slow(precise(checkpoint_blocks=2, batch_size=2)),
+        slow(precise(checkpoint_blocks=20, batch_size=2)),
+        slow({"full": {}}),
+        slow({"full": {}, **precise(checkpoint_blocks=2)}),
+    ],
+    ids=str,
 )
 def test_a_step_of_sd1_within_5_percent(
     tmp_path: Path, photos: Path, sd1: Path, changes: dict[str, Any]
 ) -> None:
     wanted = recipe(tmp_path, sd1, **sections(**changes))
     assert of_step(wanted, tmp_path) == pytest.approx(measure(wanted, tmp_path).peak, rel=0.05)
+
+
+def test_the_batch_that_takes_most_is_planned(tmp_path: Path, photos: Path, flux: Path) -> None:
+    """64 image tokens: 4 small images with 28 text tokens each take more than a large one, which is encoded ahead."""
+
+    def wanted(sizes: list[int]) -> Recipe:
+        training = precise(batch_size=1, batch_tokens=64)
+        output = {"folder": str(tmp_path / f"runs-{len(sizes)}-{sizes[0]}")}
+        return recipe(tmp_path, flux, **sections(data={"resolution": sizes}, output=output, **training))
+
+    phases = {phase.name: phase.what for phase in estimated(wanted([64, 128]), tmp_path).phases}
+    assert (phases["step"], phases["latents"]) == ("64x64 x 4", "128x128 x 4")
+    small, large = (measure(wanted([size]), tmp_path).peak for size in (64, 128))
+    assert small > large
+    assert of_step(wanted([64, 128]), tmp_path) == pytest.approx(small, rel=0.05)
 
 
 @pytest.mark.parametrize("kept", ["mean", "sample"])
@@ -259,3 +289,59 @@ def test_what_stays_loaded_is_counted(tmp_path: Path, photos: Path, flux: Path) 
     assert {phase.name for phase in estimate.phases} == {"step"}
     assert estimate.step.peak["text encoders"] > 0
     assert estimate.step.peak["autoencoder"] > 0
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_the_preview_that_takes_most_is_planned(
+    tmp_path: Path, photos: Path, flux: Path, backwards: bool
+) -> None:
+    """Of those of one size the one with two texts, wherever it stands."""
+    plain, guided = "a cube --w 128 --h 64", "a cube --w 128 --h 64 --l 3"
+
+    def activations(*prompts: str) -> int:
+        sets = sections(previews={"prompts": list(prompts), "steps": 40})
+        found = estimated(recipe(tmp_path, flux, **sets), tmp_path).phases
+        return max(
+            moment.held["activations"]
+            for phase in found
+            if phase.name == "preview"
+            for moment in phase.moments
+            if moment.kind == "forward"
+        )
+
+    both = (plain, guided)[:: -1 if backwards else 1]
+    assert activations(*both) == activations(guided) > activations(plain)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a cube --w 128 --h 128 --s 3",
+        slow("a cube --w 64 --h 64 --s 40 --l 3"),
+    ],
+)
+def test_a_preview_within_5_percent(tmp_path: Path, photos: Path, flux: Path, line: str) -> None:
+    sets = sections(previews={"prompts": [line], "every": 1}, **precise(steps=1))
+    wanted = recipe(tmp_path, flux, **sets)
+    estimate = estimated(wanted, tmp_path)
+    planned = next(phase.peak.total for phase in estimate.phases if phase.name == "preview")
+    meter = PreviewMeter()
+    train(wanted, tmp_path, events=Events(meter))
+    assert planned + estimate.sizes.data == pytest.approx(meter.peak, rel=0.05)
+
+
+class PreviewMeter:
+    """Follows the allocator from the end of step 1 to the preview after it."""
+
+    def __init__(self) -> None:
+        self.others = live_bytes()
+        self.profile = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+        self.peak = 0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, StepFinished):
+            self.peak = live_bytes() - self.others
+            self.profile.start()
+        elif isinstance(event, PreviewSaved) and event.step == 1:
+            self.profile.stop()
+            self.peak += _highest(self.profile)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from velatura.planning.phases import highest
-from velatura.planning.repeats import UPDATE, Run, prune, runs_of, whole
+from velatura.planning.repeats import UPDATE, Again, Run, mixed, prune, runs_of, whole
 from velatura.planning.tracking import Bytes, Label, Segment, Work
 
 
@@ -65,3 +65,33 @@ def test_gradients_of_layers_that_ran_ahead_come_at_the_end() -> None:
     ]
     done = whole(segments, {}, Bytes(trained=40))
     assert highest(done.moments)["gradients"] == 40
+
+
+def three_blocks(kept: int, brief: int) -> list[Segment]:
+    """Of five: each keeps so much, and takes so much more in its backward pass."""
+    forward = [segment(("forward", n), n * kept, n * kept + 12, (n + 1) * kept) for n in range(3)]
+    backward = [
+        segment(("backward", n), (n + 1) * kept, (n + 1) * kept + brief, n * kept) for n in reversed(range(3))
+    ]
+    return [segment(("start", 0), 0, 0, 0), *forward, *backward, segment(UPDATE, 0, 0, 0)]
+
+
+def test_a_recomputed_block_comes_on_top_of_what_then_waits() -> None:
+    """The second and the fourth of five: 10 + 2 + 10 wait for the fourth, which takes 2 + 11 itself."""
+    again = Again(segments=three_blocks(2, 11), places=(1, 3))
+    done = whole(three_blocks(10, 3), {1: 2}, Bytes(), again=again)
+    held = [moment.held["activations"] for moment in done.moments if moment.kind == "backward"]
+    assert done.turn["activations"] == 3 * 10 + 2 * 2
+    # the last, the fourth, the third, the second, the first
+    assert held == [34 + 3, 24 + 11, 22 + 3, 12 + 11, 10 + 3]
+
+
+def test_blocks_that_are_all_recomputed_are_as_they_were_followed() -> None:
+    again = three_blocks(2, 11)
+    woven = whole(three_blocks(10, 3), {1: 2}, Bytes(), again=Again(segments=again, places=range(5)))
+    assert woven == whole(again, {1: 2}, Bytes())
+
+
+def test_a_share_of_what_two_ways_hold() -> None:
+    found = mixed(three_blocks(10, 3), three_blocks(2, 11), 0.25)
+    assert [one.end["activations"] for one in found] == [0, 8, 16, 24, 16, 8, 0, 0]

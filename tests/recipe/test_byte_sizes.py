@@ -18,3 +18,9 @@ def test_sizes_as_people_write_them(text: str, size: int) -> None:
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(RecipeError, match="for example 24GiB"):
         size_in_bytes(text)
+
+
+@pytest.mark.parametrize("text", ["0.0000001MB", "0.0000000001"])
+def test_less_than_a_byte_is_refused(text: str) -> None:
+    with pytest.raises(RecipeError, match="less than one byte; allowed"):
+        size_in_bytes(text)

@@ -136,6 +136,11 @@ def test_a_table_that_is_no_table(smallest: str, refusal: Refusal) -> None:
     assert "received the integer 3" in message
 
 
+def test_a_section_that_a_text_may_stand_for_says_so(smallest: str, refusal: Refusal) -> None:
+    message = refusal(f"memory = 24\n{smallest}")
+    assert 'allowed: a section that begins with [memory], or a text such as "24GiB"' in message
+
+
 def test_a_key_of_every_kind_names_the_section_alone(smallest: str, refusal: Refusal) -> None:
     assert "bucket_step belongs in [[data]]\n" in refusal(f"{smallest}[training]\nbucket_step = 64\n") + "\n"
 

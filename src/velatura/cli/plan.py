@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Annotated
 
 import typer
@@ -67,6 +68,8 @@ def plan(
 
     loaded = read_recipe(recipe, sets or [])  # before torch is imported: mistakes are told at once
 
+    from velatura.cli.progress import progress
+    from velatura.events import Events
     from velatura.planning.choose import NO_FIT
     from velatura.planning.choose import plan as make_plan
     from velatura.planning.devices import device_named, with_host
@@ -75,8 +78,12 @@ def plan(
     target = device_named(device or loaded.recipe.training.device, efficiency=efficiency)
     if beside is not None:
         target = with_host(target, beside)
-    budget = given or (size_in_bytes(own) if (own := loaded.recipe.memory.budget) else target.budget)
-    made = make_plan(loaded.recipe, loaded.base, target, budget)
+    if given is not None:
+        budget = given
+    else:
+        budget = size_in_bytes(own) if (own := loaded.recipe.memory.budget) else target.budget
+    with progress(sys.stderr) as listener:
+        made = make_plan(loaded.recipe, loaded.base, target, budget, Events(listener))
     if as_json:
         echo(json.dumps(document(made), indent=2))
     else:

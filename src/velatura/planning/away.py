@@ -13,7 +13,7 @@ from velatura.planning.assembly import Assembled
 from velatura.planning.loop import Training
 from velatura.planning.phases import Moment, Phase
 from velatura.planning.repeats import KEPT
-from velatura.planning.tracking import Bytes, Kind, Work
+from velatura.planning.tracking import Bytes, Kind
 from velatura.recipe.recipe import Recipe
 
 SHOWING = ("preview", "export")  # phases with averages in the place of the values
@@ -25,13 +25,13 @@ VISITING = 2  # tensors or blocks whose averages or inputs are on the device: th
 class Away:
     """Bytes on the host, by what they are; bytes of the slots that streamed weights pass through.
 
-    `of_blocks`, `of_ahead`: the shares of the blocks, and of layers ahead of them, that are streamed. `kind`: what is
-    streamed is trained, or frozen.
+    `of_blocks`: the places of the blocks that are streamed; `of_ahead`: the share of the layers ahead of them. `kind`:
+    what is streamed is trained, or frozen.
     """
 
     host: int = 0
     slots: int = 0
-    of_blocks: float = 0.0
+    of_blocks: tuple[int, ...] = ()
     of_ahead: float = 0.0
     kind: Kind = "denoiser"
     gradients: int = 0  # of streamed weights
@@ -45,12 +45,12 @@ class Away:
     per_update: int = 0  # and to the device in an update
 
     @property
-    def recomputed(self) -> tuple[float, float]:
-        """The shares of the blocks and of layers ahead that are run again since they are streamed.
+    def recomputed(self) -> tuple[tuple[int, ...], float]:
+        """The places of blocks and the share of layers ahead that are run again since they are streamed.
 
         Frozen weights are fetched again instead.
         """
-        return (self.of_blocks, self.of_ahead) if self.kind == "trained" else (0.0, 0.0)
+        return (self.of_blocks, self.of_ahead) if self.kind == "trained" else ((), 0.0)
 
     @property
     def saved(self) -> int:
@@ -105,7 +105,7 @@ def streamed_away(assembled: Assembled, share: float, *, both_ways: bool = False
             for sizes, count in zip(chosen, slots_for(both_ways=both_ways), strict=True)
             if sizes
         ),
-        of_blocks=len(of_blocks) / max(1, len(blocks)),
+        of_blocks=tuple(of_blocks),
         of_ahead=len(of_ahead) / max(1, len(ahead)),
         per_pass=host,
         once=sum(chosen[0]),  # frozen layers ahead of the blocks: no gradient goes through them
@@ -139,9 +139,12 @@ def inputs_away(recomputed: Phase, assembled: Assembled, share: float) -> int:
     return max(0, int(share * all_of_them) - VISITING * max(recomputed.inputs, default=0))
 
 
-def without_inputs(phase: Phase, inputs: int) -> Phase:
-    """A step in which so many bytes of inputs of recomputed blocks wait elsewhere."""
-    at_hand = _at_hand(phase)
+def without_inputs(phase: Phase, inputs: int, recomputed: Phase) -> Phase:
+    """A step in which so many bytes of inputs of recomputed blocks wait elsewhere.
+
+    `recomputed`: the step in which all of them are.
+    """
+    at_hand = max(_at_hand(phase), _at_hand(recomputed))
 
     def left(moment: Moment) -> Moment:
         if moment.kind not in PASSES:
@@ -151,31 +154,6 @@ def without_inputs(phase: Phase, inputs: int) -> Phase:
 
     moments = tuple(map(left, phase.moments))
     return replace(phase, moments=moments, kept=phase.kept - inputs, away=inputs)
-
-
-def between(own: Phase, recomputed: Phase, share: float) -> Phase:
-    """A phase in which a share of the blocks, spread evenly, is recomputed; by the two in which none and all are."""
-
-    def mixed(a: float, b: float) -> float:
-        return a + share * (b - a)
-
-    # in the backward pass one block comes on top of what waits, whole where it is recomputed
-    at_hand = _at_hand(own), _at_hand(recomputed)
-    more = {"backward": int(max(at_hand) - mixed(*at_hand))}
-    moments = tuple(
-        Moment(
-            kind=a.kind,
-            held=Bytes({kind: int(mixed(size, b.held[kind])) for kind, size in a.held.items()}).plus(
-                {"activations": more.get(a.kind, 0)}
-            ),
-        )
-        for a, b in zip(own.moments, recomputed.moments, strict=True)
-    )
-    work = Work()
-    work.add(own.work, 1 - share)
-    work.add(recomputed.work, share)
-    kept = int(mixed(own.kept, recomputed.kept))
-    return replace(own, moments=moments, kept=kept, work=work)
 
 
 def _at_hand(step: Phase) -> int:

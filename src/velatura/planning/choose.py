@@ -9,7 +9,10 @@ from pathlib import Path
 
 import torch
 
+from velatura.data.caches.cache_place import readable
+from velatura.data.progress import phase
 from velatura.errors import BudgetError
+from velatura.events import Events
 from velatura.planning.advice import ENCODE_AHEAD, remedies
 from velatura.planning.candidates import Candidate, candidates, changed
 from velatura.planning.devices import Device
@@ -42,18 +45,32 @@ class Plan:
         return self.chosen.sets
 
 
-def plan(recipe: Recipe, base: Path, device: Device, budget: int) -> Plan:
-    """Plan a recipe and choose settings for a budget in bytes. Raises RecipeError, DataError, ModelError."""
-    return propose(Estimator.of_recipe(recipe, base, device), recipe, budget)
+def plan(recipe: Recipe, base: Path, device: Device, budget: int, events: Events | None = None) -> Plan:
+    """Plan a recipe and choose settings for a budget in bytes; `events` hear how far that is.
+
+    Raises RecipeError, DataError, ModelError.
+    """
+    estimator = Estimator.of_recipe(recipe, base, device)
+    if device.here and budget > device.memory:
+        estimator.work.remarks.append(
+            f"the budget of {readable(budget)} is more than this machine's {device.name} has: {readable(device.memory)}"
+        )
+    return propose(estimator, recipe, budget, events)
 
 
-def propose(estimator: Estimator, recipe: Recipe, budget: int) -> Plan:
+def propose(estimator: Estimator, recipe: Recipe, budget: int, events: Events | None = None) -> Plan:
     """As a run would choose by itself; where that is not enough, also by changing what the recipe states."""
-    made = choose(estimator, recipe, budget, open_keys(recipe))
-    return made if made.fits else choose(estimator, recipe, budget)
+    made = choose(estimator, recipe, budget, open_keys(recipe), events)
+    return made if made.fits else choose(estimator, recipe, budget, events=events)
 
 
-def choose(estimator: Estimator, recipe: Recipe, budget: int, keys: Container[str] | None = None) -> Plan:
+def choose(
+    estimator: Estimator,
+    recipe: Recipe,
+    budget: int,
+    keys: Container[str] | None = None,
+    events: Events | None = None,
+) -> Plan:
     """The same with an estimator of the recipe at hand, which serves several budgets; `keys`: those that may change."""
     own = estimator.of(recipe)
     if own.fits(budget):
@@ -70,12 +87,19 @@ def choose(estimator: Estimator, recipe: Recipe, budget: int, keys: Container[st
     frugal = choices[-1]
     pace = Pace.of(own, choices[0].slower)
     choices.sort(key=lambda choice: choice.loss * pace.seconds(choice.recipe, choice.slower))
-    possible: Iterator[Candidate] = iter(())
-    if estimator.may_fit(frugal.recipe, budget):
-        possible = (choice for choice in choices if estimator.may_fit(choice.recipe, budget))
-    fitting = (choice for choice in possible if of(choice).fits_device(budget))
-    nearest = next(fitting, None)  # enough for the device, perhaps not for the machine
-    best = next((choice for choice in chain([nearest], fitting) if choice and of(choice).fits_host), None)
+    with phase(events or Events(), "plan", len(choices), "settings") as searched:
+
+        def possible() -> Iterator[Candidate]:
+            if not estimator.may_fit(frugal.recipe, budget):
+                return
+            for choice in choices:
+                searched.advance()
+                if estimator.may_fit(choice.recipe, budget):
+                    yield choice
+
+        fitting = (choice for choice in possible() if of(choice).fits_device(budget))
+        nearest = next(fitting, None)  # enough for the device, perhaps not for the machine
+        best = next((choice for choice in chain([nearest], fitting) if choice and of(choice).fits_host), None)
     if best is None:
         least = nearest or frugal
         advice = tuple(remedies(of(least), budget))

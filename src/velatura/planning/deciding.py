@@ -39,9 +39,9 @@ def decide(setup: Setup, keys: Collection[str], events: Events) -> Recipe:
     estimator = Estimator(settled(setup), device)
     for remark in estimator.work.remarks:
         events.notice(remark)
-    made = choose(estimator, recipe, size, keys)
+    made = choose(estimator, recipe, size, keys, events)
     if not made.fits or (made.estimate.encoded_elsewhere(size) and _to_encode(setup)):
-        refusal = _refusal(made, estimator, recipe)
+        refusal = _refusal(made, estimator, recipe, events)
         if budget is not None:
             raise BudgetError(refusal)
         events.warn(refusal)
@@ -56,7 +56,7 @@ def _to_encode(setup: Setup) -> bool:
     return bool(latents_cache(setup, Events(), memory_limit=0).missing(views))
 
 
-def _refusal(made: Plan, estimator: Estimator, recipe: Recipe) -> str:
+def _refusal(made: Plan, estimator: Estimator, recipe: Recipe, events: Events) -> str:
     """Why the run does not fit, and what would: also by changing what the recipe states."""
     size, estimate = readable(made.budget), made.estimate
     left = ", ".join(made.sets)
@@ -64,7 +64,7 @@ def _refusal(made: Plan, estimator: Estimator, recipe: Recipe) -> str:
     if not estimate.too_large(made.budget):
         where = f"this machine's memory, though in {size} of the device"
     first = f"this run does not fit in {where}" + (f", with {left}" if left else "")
-    wider = made if made.fits else choose(estimator, recipe, made.budget)
+    wider = made if made.fits else choose(estimator, recipe, made.budget, events=events)
     changes = "".join(f" --set {line}" for line in wider.sets) if wider.fits and wider is not made else ""
     lines = [f"it would fit with{changes}"] * bool(changes) + list(wider.advice)
     return "\n  ".join([first, *lines])

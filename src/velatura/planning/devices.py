@@ -111,13 +111,18 @@ def device_named(name: str, *, efficiency: float | None = None) -> Device:
     if known is not None:
         return known if efficiency is None else _reaching(known, efficiency)
     try:
-        return device_here(choose_device(name))
+        here = choose_device(name.lower())
     except RecipeError:
         raise RecipeError(
             f"received the device '{name}', which is not here and is no known one; allowed: auto, cpu, cuda, cuda:N, "
             f"mps where they are here, and {', '.join(KNOWN)}. For another card give one that is like it, and its "
             "memory with --memory."
         ) from None
+    if efficiency is not None:
+        raise RecipeError(
+            f"--efficiency is for devices of the table, and '{name}' is here, where speeds are measured: leave it out"
+        )
+    return device_here(here)
 
 
 def with_host(device: Device, memory: int) -> Device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -9,13 +10,13 @@ from pathlib import Path
 import torch
 
 from velatura.events import Events
-from velatura.interfaces import Conditioning, Pieces
+from velatura.interfaces import Conditioning, Parts, Pieces
 from velatura.placement.recompute import Policy
-from velatura.planning.assembly import assemble
-from velatura.planning.away import Away, away, between, inputs_away, without, without_inputs
+from velatura.planning.assembly import assemble, give, load_part, with_storage
+from velatura.planning.away import Away, away, inputs_away, without, without_inputs
 from velatura.planning.devices import Device
 from velatura.planning.encoding import IMAGES, encode_images, encode_texts
-from velatura.planning.loop import Training
+from velatura.planning.loop import Followed, Training
 from velatura.planning.phases import Phase, Shape, at_once
 from velatura.planning.sizes import Sizes, occupied, sizes_of
 from velatura.planning.tracking import Bytes, Work
@@ -24,6 +25,8 @@ from velatura.recipe.recipe import Recipe
 from velatura.training.setup import Setup
 
 AHEAD = "latents"  # the phase that can be done ahead, on the CPU; for captions there is memory.text_encoders
+
+SEQUENCE = 3  # dimensions of conditioning that has tokens: [B, T, C]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +140,8 @@ class Estimator:
         self._latents = cache(self._latents_in)
         self._training = cache(self._training_of)
         self._preview = cache(self._preview_of)
+        self._denoiser = cache(self._denoiser_in)
+        self._followed = cache(self._followed_of)
         self._step = cache(self._step_of)
 
     @classmethod
@@ -202,36 +207,52 @@ class Estimator:
         return self.device.occupied(without(self._stepped(work, gone), gone).peak.total) <= budget
 
     def _stepped(self, work: Workload, gone: Away) -> Phase:
-        """The step; what is streamed and trained is recomputed, whatever is said of other blocks."""
         setup, section = work.setup, work.setup.recipe.training
         pieces = "auto" if setup.caches_latents else setup.recipe.memory.autoencoder
-        which = _Variant.of(setup), work.largest, section.accumulate > 1, pieces
-        assembled = self._training(which[0]).assembled
-        policy, (share, ahead) = section.checkpoint_blocks, gone.recomputed
-
-        def step(policy: Policy) -> Phase:
-            own = self._step(*which, policy, False)
-            if not (ahead and assembled.autocast):  # beside its casts such a layer keeps next to nothing
-                return own
-            return between(own, self._step(*which, policy, True), ahead)
-
-        if policy == "mlp" or isinstance(policy, bool):
-            own = step(policy)
-        else:  # every k-th block: the first, and so on
-            count = len(assembled.block_sizes)
-            own, share = step(False), max(share, -(-count // policy) / count)
-        if policy is True:
-            share = 1.0
-        mixed = own if policy is True or not share else between(own, step(True), share)
-        if not setup.recipe.memory.offload_activations:
-            return mixed
-        return without_inputs(mixed, inputs_away(step(True), assembled, share))
+        batch = work.largest_batch(_tokens(self._captions(setup.dtype)[1]) if setup.conditioned else 0)
+        followed = _Variant.of(setup), batch, section.accumulate > 1, pieces
+        return self._step(
+            followed, section.checkpoint_blocks, *gone.recomputed, setup.recipe.memory.offload_activations
+        )
 
     def _step_of(
-        self, variant: _Variant, shape: Shape, accumulated: bool, pieces: Pieces, policy: Policy, ahead: bool
+        self,
+        which: tuple[_Variant, Shape, bool, Pieces],
+        policy: Policy,
+        streamed: tuple[int, ...],
+        ahead: float,
+        offloaded: bool,
     ) -> Phase:
+        """The step; what is streamed and trained is recomputed, whatever is said of other blocks."""
+        training = self._training(which[0])
+        assembled = training.assembled
+
+        def followed(policy: Policy) -> Followed:
+            own = self._followed(*which, policy, False)
+            if not (ahead and assembled.autocast):  # beside its casts such a layer keeps next to nothing
+                return own
+            return own.towards(self._followed(*which, policy, True), ahead)
+
+        count = len(assembled.block_sizes)
+        places: Collection[int] = {*streamed, *_recomputed(count, policy)}
+        share = len(places) / max(1, count)
+        if len(places) == count:
+            own, places = followed(True), ()
+        elif assembled.left_out:  # of the blocks that one stands for, some may be recomputed
+            own = followed("mlp" if policy == "mlp" else False)
+        else:
+            own, places = followed(policy), streamed
+        step = training.step(own, followed(True) if places else None, places)
+        if not offloaded:
+            return step
+        all_of_them = training.step(followed(True))
+        return without_inputs(step, inputs_away(all_of_them, assembled, share), all_of_them)
+
+    def _followed_of(
+        self, variant: _Variant, shape: Shape, accumulated: bool, pieces: Pieces, policy: Policy, ahead: bool
+    ) -> Followed:
         training = self._training(variant)
-        return training.step(shape, accumulated=accumulated, recomputed=policy, ahead=ahead, pieces=pieces)
+        return training.follow(shape, accumulated=accumulated, recomputed=policy, ahead=ahead, pieces=pieces)
 
     def _varied(self, recipe: Recipe) -> Workload:
         own = self.work.setup.recipe
@@ -247,7 +268,7 @@ class Estimator:
         return encode_texts(self._in(dtype), self.work.found, self.device)
 
     def _latents_in(self, dtype: torch.dtype, pieces: Pieces) -> Phase:
-        shape = replace(self.work.largest, count=min(IMAGES, self.work.images or IMAGES))
+        shape = replace(self.work.largest_image, count=min(IMAGES, self.work.images or IMAGES))
         return encode_images(self._in(dtype), self.work.found, self.device, shape, pieces)
 
     def _training_of(self, variant: _Variant) -> Training:
@@ -256,8 +277,30 @@ class Estimator:
         return Training(setup, assembled, self._captions(setup.dtype)[1], self.device)
 
     def _preview_of(self, variant: _Variant, pieces: Pieces) -> Phase:
-        largest = max(self.work.previews, key=lambda one: (one.width or 0) * (one.height or 0))
-        return self._training(variant).preview(largest, pieces)
+        """The preview that takes most."""
+        training, denoiser = self._training(variant), self._denoiser(variant.setup.dtype)
+        followed = [training.preview(one, pieces, denoiser=denoiser) for one in self.work.largest_previews]
+        return max(followed, key=lambda phase: phase.peak.total)
+
+    def _denoiser_in(self, dtype: torch.dtype) -> Parts:
+        """The whole denoiser, as it is loaded, without values."""
+        setup = self._in(dtype)
+        parts = Parts(info=setup.info)
+        give(parts, "denoiser", load_part(setup, self.work.found, "denoiser", self.device))
+        with_storage(parts, {})
+        return parts
+
+
+def _tokens(conditioning: Conditioning) -> int:
+    """Of a text, as the denoiser gets them beside those of its image."""
+    return max(
+        (tensor.shape[1] for tensor in conditioning.tensors.values() if tensor.ndim == SEQUENCE), default=0
+    )
+
+
+def _recomputed(count: int, policy: Policy) -> range:
+    """The places of the blocks that are run again from beginning to end: see `recompute`."""
+    return range(0) if policy is False or policy == "mlp" else range(0, count, int(policy))
 
 
 def _narrowing(training: Training) -> Phase:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from velatura.interfaces import Batch, Conditioning, Pieces, Prompt
+from velatura.interfaces import Batch, Conditioning, Parts, Pieces, Prompt
 from velatura.placement.compiling import decide_updates
 from velatura.placement.recompute import Policy, recompute
 from velatura.planning.assembly import Assembled, weights
@@ -20,15 +20,32 @@ from velatura.planning.devices import Device
 from velatura.planning.marks import inputs_noted, marked
 from velatura.planning.optimizer import stepped_optimizer
 from velatura.planning.phases import Phase, Shape, at_once
-from velatura.planning.repeats import whole
+from velatura.planning.repeats import Again, mixed, whole
 from velatura.planning.replay import CPU, VALUELESS
-from velatura.planning.tracking import Bytes, Tracker, Work
+from velatura.planning.steering import steered
+from velatura.planning.tracking import Bytes, Segment, Tracker, Work
 from velatura.sampling.painter import paint, request_texts
 from velatura.sampling.request import Request
 from velatura.training.optimizers.by_tensor import Move
 from velatura.training.optimizers.visits import LEAST
 from velatura.training.setup import Setup
 from velatura.training.step import Stepper
+
+DECODING = "decode"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Followed:
+    """An optimizer step as the blocks that are left do it."""
+
+    what: str
+    segments: Sequence[Segment]
+    more: Bytes  # what blocks that were left out hold all the time
+    inputs: tuple[int, ...]  # bytes, of each repeated kind of block
+
+    def towards(self, other: Followed, share: float) -> Followed:
+        """A step between two that differ in how they are done."""
+        return replace(self, segments=mixed(self.segments, other.segments, share))
 
 
 class Training:
@@ -101,7 +118,7 @@ class Training:
         large = sum(tensor.nbytes for tensor in self._state() if tensor.nbytes >= LEAST)
         return self.resident["optimizer"] * large // max(1, held)
 
-    def step(
+    def follow(
         self,
         shape: Shape,
         *,
@@ -109,7 +126,7 @@ class Training:
         recomputed: Policy,
         ahead: bool = False,
         pieces: Pieces = "auto",
-    ) -> Phase:
+    ) -> Followed:
         """One optimizer step; where it has several forward passes, the last, beside the gradients of earlier ones.
 
         `ahead`: layers that run ahead of their blocks are recomputed too.
@@ -130,27 +147,48 @@ class Training:
                 warnings.simplefilter("ignore")  # of kernels of the CPU, which is not what is planned
                 with self._recomputing(recomputed, ahead), inputs_noted(self.blocks) as inputs:
                     self.stepper([batch], 0, 0)
-        kept = self.trained - self.assembled.more_trained
-        freed = self.setup.recipe.optimizer.fused_backward
-        done = whole(tracker.segments, self.assembled.left_out, more, self.trained / kept, freed=freed)
+        places = self.assembled.left_out
+        return Followed(
+            what=str(shape),
+            segments=tracker.segments,
+            more=more,
+            inputs=tuple(inputs[place] for place in places),
+        )
+
+    def step(self, own: Followed, again: Followed | None = None, places: Collection[int] = ()) -> Phase:
+        """A step of the whole network; the blocks at `places` do what they do in `again`."""
+        left_out = self.assembled.left_out
+        done = whole(
+            own.segments,
+            left_out,
+            own.more,
+            self.trained / (self.trained - self.assembled.more_trained),
+            freed=self.setup.recipe.optimizer.fused_backward,
+            again=None if again is None else Again(segments=again.segments, places=places),
+        )
         return Phase(
             name="step",
-            what=str(shape),
+            what=own.what,
             moments=done.moments,
             work=done.work,
             kept=done.turn["activations"],
-            per_block=self._per_block(tracker),
-            inputs=tuple(inputs[place] for place in self.assembled.left_out),
+            per_block=_per_block(own.segments, left_out),
+            inputs=own.inputs,
         )
 
     @torch.no_grad()
-    def preview(self, request: Request, pieces: Pieces = "auto") -> Phase:
-        """One preview: a step of its sampling, and its decoding."""
+    def preview(self, request: Request, pieces: Pieces = "auto", *, denoiser: Parts) -> Phase:
+        """One preview: a step of its sampling with what is known of all steps, and its decoding.
+
+        `denoiser`: the whole one, with storage and without values.
+        """
         assert request.steps
         self.assembled.parts.pieces = pieces
-        texts = len(request_texts(request))
-        with VALUELESS:
+        family, texts = self.setup.family, len(request_texts(request))
+        with VALUELESS, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of kernels of the CPU, which is not what is planned
             conditioning = self.conditioning.map(lambda t: t.expand(texts, *t.shape[1:]).clone())
+            known = steered(family, denoiser, request, conditioning)
             tracker = Tracker(self.device)
             self._know(tracker)
             with (
@@ -159,9 +197,9 @@ class Training:
                 self.stepper.precision(),
             ):
                 once = replace(request, steps=1)
-                latents = paint(self.setup.family, self.stepper.parts, once, conditioning, device=CPU)
-                tracker.mark(("decode", 0))
-                self.setup.family.decode_latents(self.stepper.parts, latents[:1])
+                latents = paint(family, self.stepper.parts, once, conditioning, device=CPU)
+                tracker.mark((DECODING, 0))
+                family.decode_latents(self.stepper.parts, latents[:1])
         more = self.more.plus({"averages": self.kept_aside})
         done = whole(tracker.segments, self.assembled.left_out, more)
         decoding = tracker.segments[-1].work
@@ -169,7 +207,11 @@ class Training:
         work.add(done.work, request.steps)
         work.add(decoding, 1 - request.steps)
         what = f"{request.width}x{request.height}"
-        return Phase(name="preview", what=what, moments=done.moments, work=work)
+        moments = tuple(
+            one if one.kind == DECODING else replace(one, held=one.held.plus({"activations": known}))
+            for one in done.moments
+        )
+        return Phase(name="preview", what=what, moments=moments, work=work)
 
     def _compiles_updates(self) -> bool:
         training = self.setup.recipe.training
@@ -215,13 +257,11 @@ class Training:
             for module, method, run in own:
                 setattr(module, method, run)
 
-    def _per_block(self, tracker: Tracker) -> tuple[int, ...]:
-        """Activations that the forward pass of one block of each repeated kind leaves."""
-        grown = {
-            segment.label: segment.end["activations"] - segment.start["activations"]
-            for segment in tracker.segments
-        }
-        return tuple(grown["forward", place] for place in self.assembled.left_out)
+
+def _per_block(segments: Iterable[Segment], places: Iterable[int]) -> tuple[int, ...]:
+    """Activations that the forward pass of one block of each repeated kind leaves."""
+    grown = {one.label: one.end["activations"] - one.start["activations"] for one in segments}
+    return tuple(grown["forward", place] for place in places)
 
 
 def _batch(setup: Setup, shape: Shape, conditioning: Conditioning) -> Batch:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, cached_property, reduce
 
 import torch
-from torch import Tensor
 
 from velatura.adapters.files import read_adapter
 from velatura.adapters.merging import put_on_part
@@ -25,8 +23,9 @@ from velatura.planning.phases import Phase, at_once
 from velatura.planning.repeats import whole
 from velatura.planning.replay import CPU, VALUELESS
 from velatura.planning.sizes import PROGRAM_WITH_CUDA, occupied
+from velatura.planning.steering import steered
 from velatura.planning.tracking import Bytes, Tracker
-from velatura.sampling.painter import TOGETHER, paint, request_texts
+from velatura.sampling.painter import paint, request_texts
 from velatura.sampling.placing import Job, Placement
 
 
@@ -130,12 +129,7 @@ class Painting:
         """Bytes of what the denoiser computes of all times before the first of them."""
         request, conditioning, parts = self.job.request, self._text[1], self._sketched("denoiser")
         with_storage(parts, {})
-        count = min(request.steps or 1, TOGETHER)
-        with VALUELESS, torch.no_grad():
-            times = torch.zeros(count)
-            made = self.family.along(parts, conditioning, times, guidance=float(request.guidance or 0.0))
-        own = _storages([conditioning])
-        return sum(size for key, size in _storages(made).items() if key not in own)
+        return steered(self.family, parts, request, conditioning)
 
     def _decoded_of(self, pieces: Pieces) -> Phase:
         """One picture of a batch of latents through the autoencoder."""
@@ -194,9 +188,3 @@ def _beside(phase: Phase, *others: Bytes) -> Phase:
     """A phase with what else is loaded."""
     more = reduce(Bytes.plus, others)
     return phase.holding(lambda held: held.plus(more))
-
-
-def _storages(found: Sequence[Conditioning]) -> dict[int, int]:
-    """Bytes of what some conditionings hold, by storage."""
-    tensors: list[Tensor] = [tensor for one in found for tensor in one.tensors.values()]
-    return {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}

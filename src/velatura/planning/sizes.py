@@ -65,7 +65,7 @@ def sizes_of(
     """
     setup = work.setup
     recipe = setup.recipe
-    largest, info = work.largest, setup.info
+    largest, info = work.largest_image, setup.info
     values = info.latent_channels * largest.width * largest.height // info.latent_scale**2
     deviations = 2 if recipe.memory.cached_latents == "sample" else 1
     per_image = values * deviations * STORED.itemsize
@@ -117,7 +117,7 @@ def _data_in_memory(
 
     `latents`, `texts`: bytes of all that are cached; `per_image`: of float32 latents, `per_text`: of conditioning.
     """
-    setup, largest = work.setup, work.largest
+    setup, largest = work.setup, work.largest_image
     kept = {"captions in memory": texts if setup.caches_text else None}
     if setup.caches_latents:
         kept["latents in memory"] = latents
@@ -126,6 +126,8 @@ def _data_in_memory(
         kept["images in memory"] = None if work.images is None else work.images * pixels
         per_image = 4 * pixels
     found = {name: min(MEMORY, size) for name, size in kept.items() if size is not None}
-    each = per_image + (per_text if setup.caches_text else 0)
-    found["batches read ahead"] = (1 + PREFETCH) * setup.recipe.training.accumulate * largest.count * each
+    of_pixel = per_image / (largest.width * largest.height)
+    of_text = per_text if setup.caches_text else 0
+    batch = max(int(one.count * (of_pixel * one.width * one.height + of_text)) for one in work.shapes)
+    found["batches read ahead"] = (1 + PREFETCH) * setup.recipe.training.accumulate * batch
     return found

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from operator import ge
 from pathlib import Path
 
 import torch
 
 from velatura.data.batching.order import BatchPlan
-from velatura.data.batching.plan import lay_out
+from velatura.data.batching.plan import lay_out, tokens_of
 from velatura.data.items import Item, Scan, Treatment
 from velatura.data.places import FilePlace
 from velatura.data.text.captions import Caption
@@ -22,8 +23,10 @@ from velatura.families.registry import family_for, files_of
 from velatura.objectives.registry import objective_for
 from velatura.planning.devices import Device
 from velatura.planning.phases import Shape
+from velatura.planning.steering import times_together
 from velatura.recipe.paths import missing_files, with_absolute_paths
 from velatura.recipe.recipe import Recipe
+from velatura.sampling.painter import request_texts
 from velatura.sampling.request import Request
 from velatura.training.dataset import Dataset, prepare_dataset
 from velatura.training.folder import RunFolder
@@ -53,15 +56,42 @@ class Workload:
             found[Shape(width=width, height=height, count=entry.batch_size or usual)] += 1
         return found
 
+    def largest_batch(self, text_tokens: int) -> Shape:
+        """The shape with the most tokens in a forward pass: those of the images, and so many of each one's text."""
+        step = self.setup.info.size_step
+
+        def rank(shape: Shape) -> tuple[int, int, int]:
+            image_tokens = tokens_of((shape.width, shape.height), step)
+            return shape.count * (image_tokens + text_tokens), image_tokens, shape.width
+
+        return max(self.shapes, key=rank)
+
     @property
-    def largest(self) -> Shape:
-        """The shape with the most pixels in a forward pass."""
-        return max(self.shapes, key=lambda shape: (shape.width * shape.height * shape.count, shape.width))
+    def largest_image(self) -> Shape:
+        """A single image of the size with the most pixels."""
+        found = max(self.shapes, key=lambda shape: (shape.width * shape.height, shape.width))
+        return replace(found, count=1)
 
     @property
     def previews(self) -> list[Request]:
         """What is painted while training."""
         return plan_previews(self.setup.recipe.previews, self.setup.info, size=self.setup.preview_size)
+
+    @property
+    def largest_previews(self) -> list[Request]:
+        """One of each kind of preview that no other takes more than in every respect."""
+        kinds = {_extent(request): request for request in self.previews}
+        return [
+            request
+            for kind, request in kinds.items()
+            if not any(other != kind and all(map(ge, other, kind)) for other in kinds)
+        ]
+
+
+def _extent(request: Request) -> tuple[int, ...]:
+    """What decides over what a preview takes: its size, its texts, its pictures, its times at once."""
+    size = request.width or 0, request.height or 0
+    return *size, len(request_texts(request)), request.batch, times_together(request)
 
 
 def workload(recipe: Recipe, base: Path, device: Device, events: Events) -> Workload:

@@ -14,8 +14,10 @@ def size_in_bytes(text: str) -> int:
     """Bytes; a bare number is GiB. Raises RecipeError."""
     found = _SIZE.fullmatch(text)
     unit = None if found is None else _UNITS.get(found[2].lower())
+    allowed = "allowed: a number above 0 with GiB, GB, MiB or MB, for example 24GiB"
     if found is None or unit is None or float(found[1]) == 0:
-        raise RecipeError(
-            f"received the size '{text}'; allowed: a number above 0 with GiB, GB, MiB or MB, for example 24GiB"
-        )
-    return int(float(found[1]) * unit)
+        raise RecipeError(f"received the size '{text}'; {allowed}")
+    size = int(float(found[1]) * unit)
+    if not size:
+        raise RecipeError(f"received the size '{text}', which is less than one byte; {allowed}")
+    return size

@@ -29,6 +29,8 @@ from velatura.recipe.schema import (
 )
 from velatura.recipe.section import Section
 
+SHORT = {"memory": "24GiB"}  # sections that a text may stand for, with an example
+
 
 def explain(error: ValidationError, root: type[Section]) -> list[Problem]:
     """All that is wrong, one problem per place: a value that fits no member of a union is one mistake."""
@@ -160,7 +162,8 @@ def _wrong_section(place: _Place, value: Any) -> str:
         return f"received {received(value)}; allowed: sections that begin with [[{name}]]"
     if isinstance(value, list):
         return f"several tables; there is only one: write [{name}] with one bracket"
-    return f"received {received(value)}; allowed: a section that begins with [{name}]"
+    short = f', or a text such as "{SHORT[name]}"' if name in SHORT else ""
+    return f"received {received(value)}; allowed: a section that begins with [{name}]{short}"
 
 
 def _hint_for_unknown(place: _Place, root: type[Section]) -> str:
