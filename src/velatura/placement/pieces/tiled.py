@@ -5,6 +5,7 @@ norms want the statistics of the whole picture; a tile's own would give each til
 So a first pass, in strips, gives the statistics for all tiles. A picture of no more cells than its limit is done with
 that pass, exactly. Of a larger one it sees bands of neighbouring rows and columns side by side: within a band a regular
 pattern stays as it is, where single places left out would turn it into another.
+These statistics are an estimate: what lies between the bands, and looks like nothing within them, is not in it.
 """
 
 from __future__ import annotations
