@@ -114,6 +114,26 @@ def test_a_step_of_sd1_within_5_percent(
     assert of_step(wanted, tmp_path) == pytest.approx(measure(wanted, tmp_path).peak, rel=0.05)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"memory": {"streamed": 1.0}},
+        slow({"full": {}, "memory": {"streamed": 0.5}}),
+        slow({"full": {}, "optimizer": {"offload": True}}),
+        slow({"full": {}, "ema": {"decay": 0.9, "device": "cpu"}}),
+    ],
+    ids=str,
+)
+def test_on_the_cpu_nothing_is_elsewhere(
+    tmp_path: Path, photos: Path, flux: Path, changes: dict[str, Any]
+) -> None:
+    """What waits in the machine's memory is in the device's."""
+    wanted = recipe(tmp_path, flux, **sections(**changes, **precise()))
+    estimate = estimated(wanted, tmp_path)
+    planned = estimate.occupied(estimate.step) - estimate.sizes.host["program"]
+    assert planned == pytest.approx(measure(wanted, tmp_path).peak, rel=0.05)
+
+
 def test_the_batch_that_takes_most_is_planned(tmp_path: Path, photos: Path, flux: Path) -> None:
     """64 image tokens: 4 small images with 28 text tokens each take more than a large one, which is encoded ahead."""
 

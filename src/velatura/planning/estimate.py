@@ -25,6 +25,7 @@ from velatura.recipe.recipe import Recipe
 from velatura.training.setup import Setup
 
 AHEAD = "latents"  # the phase that can be done ahead, on the CPU; for captions there is memory.text_encoders
+ENCODING = ("captions", AHEAD)  # phases before the denoiser is loaded
 
 SEQUENCE = 3  # dimensions of conditioning that has tokens: [B, T, C]
 
@@ -110,9 +111,14 @@ class Estimate:
         return (passes + self.away.per_update / self.recipe.training.accumulate) / self.device.link
 
     def occupied(self, phase: Phase) -> int:
-        """Bytes of the device's memory in a phase; on the CPU with the program itself, and the data in memory."""
-        of_data = self.sizes.data if self.device.kind == "cpu" else 0
-        return occupied(self.device, phase.peak.total) + of_data
+        """Bytes of the device's memory in a phase.
+
+        On the CPU with the program itself, the data in memory, and what other devices leave to the machine's memory.
+        """
+        found = occupied(self.device, phase.peak.total)
+        if self.device.kind != "cpu":
+            return found
+        return found + self.sizes.data + (self.sizes.elsewhere if phase.name not in ENCODING else 0)
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,8 @@ class Painting:
         decoded = self._decoded(placement.autoencoder)
         gone = streamed_away(self._denoiser(placement.weights), placement.streamed)
         painted = without(painted, gone)
+        if self.device.kind == "cpu":  # what is streamed is in the same memory
+            painted = _beside(painted, Bytes(denoiser=gone.host))
         denoiser = Bytes(denoiser=painted.peak["denoiser"])
         autoencoder = Bytes(autoencoder=decoded.peak["autoencoder"])
         elsewhere = placement.text_encoders == "cpu" and self.device.kind != "cpu"

@@ -37,6 +37,7 @@ class Sizes:
 
     host: dict[str, int]
     data: int  # of the host: what is kept of the data, and what is read ahead
+    elsewhere: int  # of the host: what the device does not hold for it, once the denoiser is loaded
     released: int  # of the host, before the denoiser is loaded
     disk: dict[str, int | None]
     per_image: int  # of cached latents
@@ -87,11 +88,12 @@ def sizes_of(
         "optimizer": gone.optimizer,
         "activations": inputs,
     }
-    host |= {f"{name}, pinned": size for name, size in pinned.items() if size}
+    elsewhere = {f"{name}, pinned": size for name, size in pinned.items() if size}
     if gone.averages:
-        host["average of streamed weights"] = gone.averages + gone.kept_aside
+        elsewhere["average of streamed weights"] = gone.averages + gone.kept_aside
     if recipe.ema is not None and recipe.ema.device == "cpu":
-        host["average"] = 4 * training.trained
+        elsewhere["average"] = 4 * training.trained
+    host |= elsewhere
     disk: dict[str, int | None] = {}
     if setup.caches_latents:
         disk["cached latents"] = latents
@@ -103,6 +105,7 @@ def sizes_of(
     return Sizes(
         host=host,
         data=sum(data.values()),
+        elsewhere=sum(elsewhere.values()),
         released=released,
         disk=disk,
         per_image=per_image,
