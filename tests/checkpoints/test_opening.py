@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from velatura.checkpoints.opening import open_checkpoint
 from velatura.errors import CheckpointError
+from velatura.placement.precision.quantised import widened
 
 from .conftest import raw_file
 
@@ -195,12 +196,45 @@ def test_fp8_scale_per_row_and_refusals(tmp_path: Path) -> None:
     save_file({"x.weight": codes, "x.scale_weight": torch.tensor([[2.0], [3.0]])}, path)
     read = open_checkpoint(path).read("x.weight", rows=(1, 2), dtype=torch.float32)
     assert torch.equal(read, torch.full((1, 4), 3.0))
-    save_file({"x.weight": codes, "x.scale_weight": torch.ones(2, 2)}, path)
-    with pytest.raises(CheckpointError, match="Block-wise scales are not read"):
+    save_file({"x.weight": codes, "x.scale_weight": torch.ones(2, 3)}, path)
+    with pytest.raises(
+        CheckpointError, match=r"has shape \(2, 3\), expected one scale, or one per row or block"
+    ):
         open_checkpoint(path)
     save_file({"x.scale_weight": torch.ones(1)}, path)
     with pytest.raises(CheckpointError, match=r"wants an fp8 tensor 'x.weight' beside it, found nothing"):
         open_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "scales", "height", "width"),
+    [
+        ((4, 6), (4, 3), 1, 2),  # blocks of a row
+        ((4, 6), (4, 3, 1), 1, 2),
+        ((4, 6), (2, 3), 2, 2),  # tiles
+        ((4, 4), (2, 2), 2, 2),  # of which there are as many as rows
+        ((200, 300), (2, 3), 128, 128),  # tiles that the last ones are smaller than
+    ],
+)
+@pytest.mark.parametrize("name", ["scale_weight", "weight_scale_inv"])
+def test_fp8_scale_per_block(
+    tmp_path: Path, shape: tuple[int, int], scales: tuple[int, ...], height: int, width: int, name: str
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randn(shape, generator=generator).to(torch.float8_e4m3fn)
+    scale = torch.rand(scales, generator=generator) + 0.5
+    save_file({"x.weight": codes, f"x.{name}": scale}, tmp_path / "x.safetensors")
+    checkpoint = open_checkpoint(tmp_path / "x.safetensors")
+    expected = codes.float()
+    for row in range(shape[0]):
+        for column in range(shape[1]):
+            expected[row, column] *= scale.flatten(1)[row // height, column // width]
+    assert torch.equal(checkpoint.read("x.weight", dtype=torch.float32), expected)
+    assert torch.equal(checkpoint.read("x.weight", rows=(1, 3), dtype=torch.float32), expected[1:3])
+    assert checkpoint.in_fp8("x.weight") == (shape[1] % width == 0)
+    if checkpoint.in_fp8("x.weight"):
+        stored = checkpoint.read_fp8("x.weight", rows=(1, 3))
+        assert torch.equal(widened(*stored, torch.float32), expected[1:3])
 
 
 def test_scales_of_a_single_number_and_of_no_rows(tmp_path: Path) -> None:

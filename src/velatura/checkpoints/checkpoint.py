@@ -82,7 +82,10 @@ class Checkpoint(ABC):
     def read_fp8(
         self, key: str, *, rows: Rows | None = None, device: torch.device | str = "cpu"
     ) -> tuple[Tensor, Tensor]:
-        """A matrix as it is stored: 8-bit values `[n, k]`, and what each row is multiplied by, `[n, 1]` float32."""
+        """A matrix as it is stored: 8-bit values `[n, k]`, and what they are multiplied by, float32.
+
+        That is `[n, 1]`, or `[n, blocks]`: a number for each of so many equal parts of a row.
+        """
         values = self.read(key, rows=rows, device=device)
         return values, torch.ones(len(values), 1, device=device)
 

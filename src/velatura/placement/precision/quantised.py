@@ -189,8 +189,15 @@ def _row_scale(x: Tensor, largest: float) -> Tensor:
 
 
 def widened(values: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """The weight `[out, in]` in a dtype that can be computed with; products are made in float32 and rounded once."""
-    return values.to(dtype).mul_(scale)
+    """The weight `[out, in]` in a dtype that can be computed with; products are made in float32 and rounded once.
+
+    `scale`: `[out, 1]`, or one for each of several blocks of a row.
+    """
+    wide = values.to(dtype)
+    if scale.shape[1] == 1:
+        return wide.mul_(scale)
+    wide.unflatten(1, (scale.shape[1], -1)).mul_(scale[..., None])
+    return wide
 
 
 _WIDENED: Mapping[str, Callable[..., Tensor]] = {"fp8": widened, "nf4": nf4.widened}
