@@ -82,14 +82,14 @@ def _head(plan: Plan) -> Iterator[str]:
     yield from textwrap.wrap(f"trained: {estimate.report}, {estimate.trained:,} values", WIDTH)
     recomputed = _RECOMPUTED.get(training.checkpoint_blocks, ", some blocks recomputed")
     share = estimate.recipe.memory.streamed
-    streamed = f", {share:.0%} of {_streamed(estimate)} weights streamed" if share else ""
+    streamed = f", {share:.0%} of {_streamed(estimate)} streamed" if share else ""
     batch = f"batch {estimate.step.what}, {training.accumulate} per step{recomputed}{streamed}"
     yield from textwrap.wrap(batch, WIDTH)
 
 
 def _streamed(estimate: Estimate) -> str:
     """What the streamed weights are."""
-    return "trained" if estimate.recipe.trains_denoiser else "frozen"
+    return "trained weights" if estimate.recipe.trains_denoiser else "frozen weights"
 
 
 def _row(phase: Phase, estimate: Estimate) -> str:
