@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from velatura.placement.streamed.activations import Activations
 
 Policy = bool | Literal["mlp"] | int  # none or all blocks; their feed-forward parts; every k-th block
 Part = tuple[nn.Module, str]  # a module, and the name of the method of it that is run
+T = TypeVar("T")
 
 
 def run_again(
@@ -62,8 +63,8 @@ class _Recomputed:
         return run_again(self.run, args, kwargs, self._activations)
 
 
-def whole(blocks: Sequence[nn.Module], policy: Policy) -> Sequence[nn.Module]:
-    """The blocks that a policy runs again from beginning to end."""
+def whole(blocks: Sequence[T], policy: Policy) -> Sequence[T]:
+    """Of the blocks, or of their places, those that a policy runs again from beginning to end."""
     if policy is False or policy == "mlp":
         return ()
     return blocks if policy is True else blocks[:: int(policy)]

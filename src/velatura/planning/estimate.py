@@ -11,7 +11,7 @@ import torch
 
 from velatura.events import Events
 from velatura.interfaces import Conditioning, Parts, Pieces
-from velatura.placement.recompute import Policy
+from velatura.placement.recompute import Policy, whole
 from velatura.planning.assembly import assemble, give, load_part, with_storage
 from velatura.planning.away import Away, away, inputs_away, without, without_inputs
 from velatura.planning.devices import Device
@@ -240,7 +240,7 @@ class Estimator:
             return own.towards(self._followed(*which, policy, True), ahead)
 
         count = len(assembled.block_sizes)
-        places: Collection[int] = {*streamed, *_recomputed(count, policy)}
+        places: Collection[int] = {*streamed, *whole(range(count), policy)}
         share = len(places) / max(1, count)
         if len(places) == count:
             own, places = followed(True), ()
@@ -302,11 +302,6 @@ def _tokens(conditioning: Conditioning) -> int:
     return max(
         (tensor.shape[1] for tensor in conditioning.tensors.values() if tensor.ndim == SEQUENCE), default=0
     )
-
-
-def _recomputed(count: int, policy: Policy) -> range:
-    """The places of the blocks that are run again from beginning to end: see `recompute`."""
-    return range(0) if policy is False or policy == "mlp" else range(0, count, int(policy))
 
 
 def _narrowing(training: Training) -> Phase:

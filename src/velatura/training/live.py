@@ -57,7 +57,9 @@ class Live:
         if STEPS in taken and taken[STEPS] < step:
             self._warn(f"training.steps = {taken[STEPS]}: {step} are made already, and they stay")
             taken[STEPS] = step
-        merged = with_values(recipe, taken) if taken else recipe
+        if not taken:
+            return recipe
+        merged = with_values(recipe, taken)
         try:
             require_consistent(merged)
         except Inconsistent as error:

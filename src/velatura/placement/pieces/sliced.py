@@ -71,7 +71,6 @@ def decoded_end(autoencoder: Any, x: Tensor, found: Found | None = None, held: i
     `found` takes note of its group norms; `held`: bytes in place of `HELD`.
     """
     decoder = autoencoder.decoder
-    held = HELD if held is None else held
     source = stored(x)
     for level in decoder.up_blocks:
         for block in level.resnets:
@@ -113,9 +112,7 @@ def _residual(
 ) -> Rows:
     """x, or its projection, and two convolutions of it, each of an activated norm."""
     act = block.nonlinearity
-    inner = _if_small(
-        convolved(normalised(x, block.norm1, act, found), block.conv1), dtype, HELD if held is None else held
-    )
+    inner = _if_small(convolved(normalised(x, block.norm1, act, found), block.conv1), dtype, held)
     inner = convolved(normalised(inner, block.norm2, act, found), block.conv2)
     return added(x if block.conv_shortcut is None else convolved(x, block.conv_shortcut), inner)
 
@@ -129,9 +126,9 @@ def _ending(x: Rows, coder: Any, found: Found | None = None) -> Rows:
     return convolved(normalised(x, coder.conv_norm_out, coder.conv_act, found), coder.conv_out)
 
 
-def _if_small(x: Rows, dtype: torch.dtype, held: int) -> Rows:
+def _if_small(x: Rows, dtype: torch.dtype, held: int | None) -> Rows:
     """Computed now and held, unless it is large."""
-    return stored(kept(x)) if x.size * dtype.itemsize <= held else x
+    return stored(kept(x)) if x.size * dtype.itemsize <= (HELD if held is None else held) else x
 
 
 def _plain_level(level: Any) -> bool:

@@ -14,9 +14,8 @@ from torch import Tensor
 from velatura.errors import MemoryShortage
 from velatura.plural import counted
 
-LEAVING = (
-    2  # tensors on their way to the host that stay on the device, so that no computation waits for the newest
-)
+# tensors on their way to the host that stay on the device, so that no computation waits for the newest
+LEAVING = 2
 
 
 class Link(Protocol):

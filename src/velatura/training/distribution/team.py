@@ -108,10 +108,12 @@ class Team:
 def _pieces(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Neighbours of about `PIECE` values together, and larger ones alone."""
     piece: list[Tensor] = []
+    values = 0
     for gradient in gradients:
-        if piece and sum(one.numel() for one in piece) + gradient.numel() > PIECE:
+        if piece and values + gradient.numel() > PIECE:
             yield piece
-            piece = []
+            piece, values = [], 0
         piece.append(gradient)
+        values += gradient.numel()
     if piece:
         yield piece
