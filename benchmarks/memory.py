@@ -43,6 +43,7 @@ compile = false
 ROWS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("LoRA", "adapter", ()),
     ("LoRA, batch 2", "adapter", ("training.batch_size=2",)),
+    ("LoRA, batch 2 in 2 passes", "adapter", ("training.batch_size=2", "memory.micro_batch=1")),
     ("LoRA, recomputed", "adapter", ("training.checkpoint_blocks=true",)),
     ("LoRA, fp8 weights", "adapter", ("memory.weights=fp8",)),
     ("LoRA, 2 passes", "adapter", ("training.accumulate=2",)),

@@ -124,6 +124,26 @@ def test_in_a_denoiser_that_is_trained_all_streamed_blocks_are_run_again(tiny_mo
     assert calls[0] == 2 * len(blocks)
 
 
+@pytest.mark.parametrize("share", [0.2, 0.6, 1.0])
+@pytest.mark.parametrize("part", [0.0, 0.3, 2.0])
+def test_while_painting_more_may_stay_on_the_device(tiny_model: Path, share: float, part: float) -> None:
+    family, parts, denoiser = tiny_flux(tiny_model)
+    other, streamed, away = tiny_flux(tiny_model)
+    expected, ours = adapted(family, denoiser), adapted(other, away)
+    placed = streamed_by(other, away, share, False)
+    whole = sum(placed.streamed)
+    with torch.no_grad(), placed.brought(part * whole):
+        for seed in range(3):
+            copied = sum(ring.traffic.bytes for ring in placed.rings)
+            assert torch.equal(predicted(other, streamed, seed), predicted(family, parts, seed))
+        copied = sum(ring.traffic.bytes for ring in placed.rings) - copied
+    of_ahead = placed.host - whole
+    left = max(0.0, 1 - part) * whole
+    assert copied <= 1.2 * of_ahead + left + max(placed.streamed, default=0)
+    wanted, found = gradients(family, parts, expected), gradients(other, streamed, ours)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
 def size_of(module: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in module.parameters())
 

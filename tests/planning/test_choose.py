@@ -114,15 +114,34 @@ def test_captions_that_do_not_fit_are_encoded_on_the_cpu(
     assert "memory.text_encoders=cpu" in made.sets
 
 
+@pytest.mark.slow
+def test_previews_stream_only_what_there_is_no_room_for(
+    tmp_path: Path, flux_dev: Callable[..., Recipe]
+) -> None:
+    """They keep no activations; a share that the recipe states stays."""
+    asked = ('previews.prompts=["a"]', "training.batch_size=2")
+    made = plan(flux_dev(*asked), tmp_path, GPU, 24 * GIB)
+    training, painting = made.chosen.recipe.memory.streamed, made.chosen.recipe.previews.streamed
+    assert painting is not None
+    assert painting < training
+    assert made.estimate.needed <= 24 * GIB
+    previewed = next(phase for phase in made.estimate.phases if phase.name == "preview")
+    as_trained = plan(flux_dev(*asked, "previews.streamed=1"), tmp_path, GPU, 24 * GIB)
+    assert as_trained.chosen.recipe.previews.streamed == 1
+    before = next(phase for phase in as_trained.estimate.phases if phase.name == "preview")
+    more = previewed.peak["denoiser"] - before.peak["denoiser"]
+    of_blocks = made.estimate.streamable - made.estimate.ahead
+    assert 0.9 * more <= min(of_blocks, (training - painting) * made.estimate.streamable) <= 1.1 * more
+
+
 def test_levers_keep_the_images_of_a_step(flux_dev: Callable[..., Recipe]) -> None:
-    recipe = flux_dev("training.batch_size=4", "training.accumulate=3")
+    recipe = flux_dev("training.batch_size=5", "training.accumulate=3")
     found = candidates(recipe, GPU)
-    assert {c.recipe.training.batch_size * c.recipe.training.accumulate for c in found} == {12}
-    assert {c.recipe.training.batch_size for c in found} == {1, 2, 4}
+    assert {(c.recipe.training.batch_size, c.recipe.training.accumulate) for c in found} == {(5, 3)}
+    assert {c.recipe.memory.micro_batch for c in found} == {None, 3, 2, 1}
     assert found[0].sets == ()
     assert set(found[-1].sets) == {
-        "training.batch_size=1",
-        "training.accumulate=12",
+        "memory.micro_batch=1",
         "training.checkpoint_blocks=true",
         "memory.offload_activations=true",
         "memory.streamed=1.0",
@@ -130,6 +149,22 @@ def test_levers_keep_the_images_of_a_step(flux_dev: Callable[..., Recipe]) -> No
         "memory.text_encoders=cpu",
         "memory.autoencoder=tiled",
     }
+
+
+@pytest.mark.parametrize(
+    ("sets", "offered"),
+    [
+        (("training.batch_size=8", "memory.micro_batch=3"), {3, 2, 1}),
+        (("data.0.batch_size=3",), {None, 2, 1}),
+        (("training.batch_tokens=8192",), {None}),
+        ((), {None}),
+    ],
+)
+def test_batches_are_split_from_the_largest_that_is_said(
+    flux_dev: Callable[..., Recipe], sets: tuple[str, ...], offered: set[int | None]
+) -> None:
+    found = candidates(flux_dev(*sets), GPU, ["memory.micro_batch"])
+    assert {c.recipe.memory.micro_batch for c in found} == offered
 
 
 def test_whole_models_have_no_frozen_weights_to_narrow(flux_dev: Callable[..., Recipe]) -> None:

@@ -56,6 +56,8 @@ def slow(changes: Any) -> Any:
         precise(checkpoint_blocks=3),
         slow(precise(accumulate=2, checkpoint_blocks=2)),
         slow(precise(batch_size=2, checkpoint_blocks=20)),
+        {"memory": {"micro_batch": 1}, **precise(batch_size=2)},
+        slow({"full": {}, "memory": {"micro_batch": 1, "cache": False}, **precise(batch_size=2)}),
         slow({"full": {}, **precise(batch_size=2, checkpoint_blocks=2)}),
         slow({"full": {}, **precise(batch_size=2, checkpoint_blocks=3)}),
         slow({"full": {}, **precise(precision="bf16", checkpoint_blocks=20)}),

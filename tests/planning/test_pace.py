@@ -22,7 +22,7 @@ from .conftest import FLUX_LORA
 GIB = 2**30
 LINK = replace(KNOWN["4090"], link=1e9)
 TEXT = 'name = "x"\n[model]\nmodel = "pocket/flux"\n[[data]]\nfolder = "x"\n[training]\nprecision = "bf16"\n'
-PACE = Pace(device=LINK, computing=2.0, blocks=10**9, ahead=10**8, trained=3 * 10**8)
+PACE = Pace(device=LINK, computing=2.0, blocks=10**9, ahead=10**8, trained=3 * 10**8, batch=4)
 
 
 def seconds(text: str, *sets: str, slower: float = 1.0) -> float:
@@ -38,6 +38,7 @@ def test_the_slower_of_computing_and_copying_sets_the_pace() -> None:
     assert seconds("[adapter]\n", "memory.streamed=1", slower=2.5) == 5.0
     assert seconds("[adapter]\n", "memory.streamed=1", "memory.weights=nf4") == 2.0
     assert seconds("[adapter]\n", "memory.streamed=1", "training.accumulate=3") == pytest.approx(11.4)
+    assert seconds("[adapter]\n", "memory.streamed=1", "memory.micro_batch=3") == pytest.approx(7.6)
 
 
 def test_trained_weights_and_averages_cross_the_link_in_the_update() -> None:

@@ -62,6 +62,7 @@ def trained(wanted: Recipe, base: Path, resume: Resume | None = None) -> list[fl
 
 FULL: dict[str, Any] = {"full": {}}
 FUSED = {"optimizer": {"fused_backward": True, "clip": 0.0}}
+BROUGHT = {"previews": {"prompts": ["a red cube"], "every": 1, "streamed": 0.0}}
 TRAININGS: dict[str, dict[str, Any]] = {
     "lora": {},
     "lora-bf16-batches": {"training": {"precision": "bf16", "batch_size": 2, "accumulate": 2}},
@@ -74,10 +75,13 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "lora-no-cache": {"memory": {"cache": False, "split_attention": True}, "training": {"batch_size": 2}},
     "lora-encoders-on-cpu": {"memory": {"cache": False, "text_encoders": "cpu"}},
     "lora-previews": {"previews": {"prompts": ["a red cube"], "every": 1}, "ema": {"decay": 0.9}},
+    "lora-batches-in-passes": {"memory": {"micro_batch": 1}, "training": {"batch_size": 2}},
+    "lora-streamed-previews": {"memory": {"streamed": 1.0}, **BROUGHT},
     "full": {**FULL, "ema": {"decay": 0.9, "device": "cpu"}},
     "full-fused": {**FULL, **FUSED},
     "full-streamed": {**FULL, "memory": {"streamed": 1.0}, "training": {"accumulate": 2}},
     "full-streamed-fused": {**FULL, **FUSED, "memory": {"streamed": 0.5}},
+    "full-streamed-previews": {**FULL, "memory": {"streamed": 1.0}, "ema": {"decay": 0.9}, **BROUGHT},
     "full-offloaded": {**FULL, "optimizer": {"offload": True}},
     "full-bf16": {"full": {"weights": "bf16"}, "training": {"precision": "bf16"}},
     "adamw8bit": {**FULL, "optimizer": {"kind": "adamw8bit"}},

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from velatura.errors import NumericError, RecipeError
 from velatura.events import Event, PhaseFinished, PhaseProgress, PhaseStarted, PreviewSaved, StepFinished
@@ -62,6 +63,33 @@ def test_a_picture_that_is_not_finite_ends_the_run_and_is_not_written(
     with pytest.raises(NumericError, match=message):
         run(training={"steps": 1}, previews={"steps": 1, "prompts": ["a"]})
     assert not list(tmp_path.rglob("previews/**/*.png"))
+
+
+@pytest.mark.parametrize(
+    "trained",
+    [
+        {"adapter": {"rank": 4}},
+        {"full": {}, "ema": {"decay": 0.5, "previewed": "both"}},
+        {"full": {}, "optimizer": {"fused_backward": True, "clip": 0.0}},
+    ],
+    ids=["adapter", "full", "fused"],
+)
+def test_they_look_the_same_wherever_the_weights_are(run: Train, trained: dict[str, Any]) -> None:
+    """Those of the newest weights, and of their average."""
+    shown: list[list[bytes]] = []
+    for name, memory, share in (
+        ("resident", {}, None),
+        ("streamed", {"streamed": 1.0}, None),
+        ("brought", {"streamed": 1.0}, 0.0),
+    ):
+        previews = {"every": 1, "steps": 2, "prompts": ["a red cube"], "size": 32, "streamed": share}
+        found = run(name=name, training={"steps": 2}, memory=memory, previews=previews, **trained)
+        pictures = [Path(event.path) for event in found.log.of(PreviewSaved)]
+        shown.append([Image.open(picture).tobytes() for picture in pictures])
+    assert len(shown[0]) == 3 + 2 * ("ema" in trained)
+    assert shown[1] == shown[0]
+    assert shown[2] == shown[0]
+    assert len(set(shown[0])) > 2
 
 
 def test_a_request_to_stop_does_not_wait_for_the_other_pictures(

@@ -355,6 +355,31 @@ def test_what_fits_is_remembered_for_its_size() -> None:
     assert step.splitter.most == {"8x8": 2}
 
 
+def test_large_batches_are_computed_in_passes_of_a_size_that_is_said() -> None:
+    """As one pass of all would have it: the mean of 1, 2, 3, 4, 5 and, with weight 3, 10 is 5.625."""
+    objective, step, log = narrow(9)
+    step.splitter = Splitter(events=log.events, scale=8, limit=2, shrinks=False)
+    batches = [batch([1, 2, 3, 4, 5]), batch([10], first=5, weights=[3.0])]
+    result = step(batches, seed=5, step=0)
+    assert objective.weight.item() == pytest.approx(10 - 5.625)
+    assert (result.loss, result.images) == (pytest.approx(56.25), 6)
+    assert result.terms == {"v": pytest.approx(25 / 6)}
+    assert objective.sizes == [1, 2, 2, 1]
+    assert [draw.slots for draw in objective.draws] == [(0,), (1, 2), (3, 4), (5,)]
+    assert log.of(BatchSplit) == []
+
+
+def test_a_size_that_is_said_is_not_made_smaller_unasked() -> None:
+    objective, step, log = narrow(1)
+    step.splitter = Splitter(events=log.events, scale=8, limit=2, shrinks=False)
+    with pytest.raises(torch.OutOfMemoryError):
+        step([batch([1, 2, 3, 4])], seed=0, step=0)
+    step.splitter = Splitter(events=log.events, scale=8, limit=2)
+    objective.sizes.clear()
+    step([batch([1, 2, 3, 4])], seed=0, step=0)
+    assert objective.sizes == [2, 1, 1, 1, 1]
+
+
 def test_one_item_that_does_not_fit_ends_the_run() -> None:
     _, step, _ = narrow(0)
     with pytest.raises(torch.OutOfMemoryError):

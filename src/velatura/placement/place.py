@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 
@@ -26,13 +27,16 @@ NO_USE = (
 class Placed:
     """What a placement came to, in bytes: on the device for good, on the device as slots, on the host.
 
-    `trained`: the parameters in streamed blocks, and in layers ahead of them, that are trained.
+    `streamable`: bytes of all blocks. `trained`: the parameters in streamed blocks, and in layers ahead of them, that
+    are trained.
     """
 
     resident: int
     slots: int
     host: int
-    rings: tuple[Ring, ...] = ()
+    streamable: int = 0
+    rings: tuple[Ring, ...] = ()  # the last is that of the blocks, where any are streamed
+    streamed: tuple[int, ...] = ()  # bytes of the blocks in it
     trained: tuple[nn.Parameter, ...] = ()
 
     def report(self) -> str:
@@ -42,6 +46,22 @@ class Placed:
             f"machine's memory through {self.slots / GIB:.2f} GiB of the device, {self.resident / GIB:.2f} GiB stay "
             "there"
         )
+
+    @contextmanager
+    def brought(self, size: float) -> Iterator[None]:
+        """Within the block about `size` bytes of what is streamed stay on the device: for passes without gradients.
+
+        They are bytes of blocks; layers that run ahead of them are wanted once for many such passes.
+        """
+        if not self.streamed:
+            yield
+            return
+        ring = self.rings[-1]
+        ring.stay(evenly(self.streamed, min(1.0, size / sum(self.streamed))))
+        try:
+            yield
+        finally:
+            ring.go()
 
     def leave(self) -> None:
         """Let all weights read as those on the host: before they are saved or looked at."""
@@ -117,7 +137,9 @@ def place(
         resident=resident,
         slots=sum(ring.size for ring in rings),
         host=sum(box.size for box in packed),
+        streamable=sum(sizes) + sum(block_sizes),
         rings=tuple(rings),
+        streamed=tuple(block_sizes[place] for place in of_blocks),
         trained=tuple(parameter for box in packed for parameter in box.trained),
     )
 

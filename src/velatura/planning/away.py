@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from velatura.placement.place import streamed_places
 from velatura.placement.streamed.ring import slots_for
+from velatura.placement.streamed.streaming import evenly
 from velatura.planning.assembly import Assembled
 from velatura.planning.loop import Training
 from velatura.planning.phases import Moment, Phase
@@ -58,9 +59,9 @@ class Away:
         return self.host - self.slots
 
 
-def away(training: Training, recipe: Recipe) -> Away:
-    """What `memory.streamed` and `optimizer.offload` come to."""
-    gone = _streamed(training, recipe)
+def away(training: Training, recipe: Recipe, *, accumulated: bool) -> Away:
+    """What `memory.streamed` and `optimizer.offload` come to; `accumulated`: gradients are, over several passes."""
+    gone = _streamed(training, recipe, accumulated=accumulated)
     if recipe.optimizer.offload:
         held = training.offloaded()
         trained = max(1, training.resident["trained"])
@@ -69,7 +70,7 @@ def away(training: Training, recipe: Recipe) -> Away:
     return gone
 
 
-def _streamed(training: Training, recipe: Recipe) -> Away:
+def _streamed(training: Training, recipe: Recipe, *, accumulated: bool) -> Away:
     assembled = training.assembled
     share, fused = recipe.memory.streamed, recipe.optimizer.fused_backward
     trained = recipe.trains_denoiser
@@ -83,7 +84,7 @@ def _streamed(training: Training, recipe: Recipe) -> Away:
         kind="trained",
         once=0,
         gradients=0 if fused else host,
-        at_hand=0 if fused else assembled.largest * (2 if recipe.training.accumulate > 1 else 1),
+        at_hand=0 if fused else assembled.largest * (2 if accumulated else 1),
         averages=host // each * 4 if training.averages else 0,
         kept_aside=host if training.kept_aside else 0,
         per_update=0 if fused else host,
@@ -110,6 +111,17 @@ def streamed_away(assembled: Assembled, share: float, *, both_ways: bool = False
         per_pass=host,
         once=sum(chosen[0]),  # frozen layers ahead of the blocks: no gradient goes through them
     )
+
+
+def brought_for_previews(assembled: Assembled, recipe: Recipe) -> int:
+    """Bytes of streamed blocks that stay on the device while previews are painted (see `Placed.brought`)."""
+    share = recipe.previews.streamed
+    if share is None or share >= recipe.memory.streamed:
+        return 0
+    _, places = streamed_places(assembled.ahead_sizes, assembled.block_sizes, recipe.memory.streamed)
+    sizes = [assembled.block_sizes[place] for place in places]
+    wanted = (recipe.memory.streamed - share) * (sum(assembled.ahead_sizes) + sum(assembled.block_sizes))
+    return sum(sizes[place] for place in evenly(sizes, min(1.0, wanted / max(1, sum(sizes)))))
 
 
 def without(phase: Phase, gone: Away) -> Phase:

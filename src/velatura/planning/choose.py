@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
+from math import ceil
 from pathlib import Path
 
 import torch
@@ -22,6 +23,8 @@ from velatura.recipe.recipe import Recipe
 from velatura.training.planned import open_keys
 
 NO_FIT = BudgetError.exit_code
+PREVIEWS_STREAMED = "previews.streamed"
+FINEST = 0.05  # of the shares that previews may stream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +76,15 @@ def choose(
 ) -> Plan:
     """The same with an estimator of the recipe at hand, which serves several budgets; `keys`: those that may change."""
     own = estimator.of(recipe)
+
+    def fits(best: Candidate, estimate: Estimate) -> Plan:
+        if keys is None or PREVIEWS_STREAMED in keys:
+            best, estimate = _with_previews(estimator, recipe, best, estimate, budget)
+        advice = _ahead(estimate, budget)
+        return Plan(estimate=estimate, as_written=own, budget=budget, fits=True, chosen=best, advice=advice)
+
     if own.fits(budget):
-        unchanged, advice = changed(recipe, {}), _ahead(own, budget)
-        return Plan(estimate=own, as_written=own, budget=budget, fits=True, chosen=unchanged, advice=advice)
+        return fits(changed(recipe, {}), own)
     seen: dict[tuple[str, ...], Estimate] = {(): own}
 
     def of(candidate: Candidate) -> Estimate:
@@ -106,9 +115,25 @@ def choose(
         return Plan(
             estimate=of(least), as_written=own, budget=budget, fits=False, chosen=least, advice=advice
         )
-    chosen = of(best)
-    advice = _ahead(chosen, budget)
-    return Plan(estimate=chosen, as_written=own, budget=budget, fits=True, chosen=best, advice=advice)
+    return fits(best, of(best))
+
+
+def _with_previews(
+    estimator: Estimator, recipe: Recipe, best: Candidate, estimate: Estimate, budget: int
+) -> tuple[Candidate, Estimate]:
+    """What fits, with previews that stream only what the budget has no room for: they keep no activations."""
+    streamed = best.recipe.memory.streamed
+    painted = next((phase for phase in estimate.phases if phase.name == "preview"), None)
+    if not streamed or painted is None or best.recipe.previews.streamed is not None:
+        return best, estimate
+    room = budget - estimate.occupied(painted)
+    least = max(0, ceil((streamed - room / estimate.streamable) / FINEST))
+    for share in (steps * FINEST for steps in range(least, int(streamed / FINEST))):
+        made = changed(recipe, {**best.changes, PREVIEWS_STREAMED: round(share, 2)})
+        found = estimator.of(made.recipe)
+        if found.fits(budget):
+            return replace(made, slower=best.slower, loss=best.loss), found
+    return best, estimate
 
 
 def _ahead(estimate: Estimate, budget: int) -> tuple[str, ...]:

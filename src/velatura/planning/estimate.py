@@ -13,7 +13,7 @@ from velatura.events import Events
 from velatura.interfaces import Conditioning, Parts, Pieces
 from velatura.placement.recompute import Policy, whole
 from velatura.planning.assembly import assemble, give, load_part, with_storage
-from velatura.planning.away import Away, away, inputs_away, without, without_inputs
+from velatura.planning.away import Away, away, brought_for_previews, inputs_away, without, without_inputs
 from velatura.planning.devices import Device
 from velatura.planning.encoding import IMAGES, encode_images, encode_texts
 from velatura.planning.loop import Followed, Training
@@ -41,6 +41,7 @@ class Estimate:
     report: str  # what is trained
     sizes: Sizes
     away: Away
+    passes_of_batch: int
     streamable: int  # bytes of the denoiser's blocks
     ahead: int  # of these, those of layers that run ahead of their block
 
@@ -100,15 +101,20 @@ class Estimate:
         return self.fits_host and self.fits_device(budget)
 
     @property
+    def passes(self) -> int:
+        """Forward passes of an optimizer step at the largest size."""
+        return self.passes_of_batch * self.recipe.training.accumulate
+
+    @property
     def seconds(self) -> float:
         """Of one optimizer step at the largest size, without compiled blocks."""
-        return max(self.step.work.seconds, self.copying) * self.recipe.training.accumulate
+        return max(self.step.work.seconds, self.copying) * self.passes
 
     @property
     def copying(self) -> float:
-        """Seconds that it takes to bring to the device what is elsewhere, forward, backward and in the update."""
+        """Seconds of a pass that go to what is elsewhere: forward, backward, and a share of the update."""
         passes = 2 * self.away.per_pass - self.away.once + self.step.away
-        return (passes + self.away.per_update / self.recipe.training.accumulate) / self.device.link
+        return (passes + self.away.per_update / self.passes) / self.device.link
 
     def occupied(self, phase: Phase) -> int:
         """Bytes of the device's memory in a phase.
@@ -168,9 +174,11 @@ class Estimator:
             phases.append(self._latents(setup.dtype, memory.autoencoder))
         if self.device.kind == "cpu" and memory.weights != "full":
             phases.append(_narrowing(training))
-        gone = away(training, recipe)
+        gone = self._away(training, work)
         if work.previews:
-            phases.append(without(self._preview(variant, memory.autoencoder), gone))
+            preview = without(self._preview(variant, memory.autoencoder), gone)
+            brought = brought_for_previews(training.assembled, recipe)
+            phases.append(preview.holding(lambda held: held.plus({gone.kind: brought})))
         phases.append(without(self._stepped(work, gone), gone))
         if training.kept_aside:
             phases.append(without(training.showing(), gone))
@@ -195,6 +203,7 @@ class Estimator:
                 encoders=captions.peak["text encoders"] if elsewhere and setup.conditioned else 0,
             ),
             away=gone,
+            passes_of_batch=self._largest(work)[1],
             streamable=sum(training.assembled.ahead_sizes) + sum(training.assembled.block_sizes),
             ahead=sum(training.assembled.ahead_sizes),
         )
@@ -203,7 +212,7 @@ class Estimator:
         """False where what is held all the time, or the step, is too large already: found without the other phases."""
         work = self._varied(recipe)
         training = self._training(_Variant.of(work.setup))
-        gone = away(training, recipe)
+        gone = self._away(training, work)
         resident = training.resident
         gradients = 0 if recipe.optimizer.fused_backward else resident["trained"]
         moments = at_once(resident.plus({"gradients": gradients}))
@@ -215,11 +224,20 @@ class Estimator:
     def _stepped(self, work: Workload, gone: Away) -> Phase:
         setup, section = work.setup, work.setup.recipe.training
         pieces = "auto" if setup.caches_latents else setup.recipe.memory.autoencoder
-        batch = work.largest_batch(_tokens(self._captions(setup.dtype)[1]) if setup.conditioned else 0)
-        followed = _Variant.of(setup), batch, section.accumulate > 1, pieces
+        shape, passes_of_batch = self._largest(work)
+        followed = _Variant.of(setup), shape, passes_of_batch * section.accumulate > 1, pieces
         return self._step(
             followed, section.checkpoint_blocks, *gone.recomputed, setup.recipe.memory.offload_activations
         )
+
+    def _away(self, training: Training, work: Workload) -> Away:
+        recipe = work.setup.recipe
+        return away(training, recipe, accumulated=self._largest(work)[1] * recipe.training.accumulate > 1)
+
+    def _largest(self, work: Workload) -> tuple[Shape, int]:
+        """See `Workload.largest_pass`."""
+        setup = work.setup
+        return work.largest_pass(_tokens(self._captions(setup.dtype)[1]) if setup.conditioned else 0)
 
     def _step_of(
         self,
@@ -262,7 +280,7 @@ class Estimator:
 
     def _varied(self, recipe: Recipe) -> Workload:
         own = self.work.setup.recipe
-        names = ("training", "memory", "optimizer", "full")
+        names = ("training", "memory", "optimizer", "full", "previews")
         recipe = own.model_copy(update={name: getattr(recipe, name) for name in names})
         dtype = self.device.dtype(recipe.training.precision)
         return replace(self.work, setup=replace(self.work.setup, recipe=recipe, dtype=dtype))

@@ -51,18 +51,16 @@ Lever = Callable[[Recipe, Device], Sequence[Option]]
 AS_IT_IS = (Option(sets={}),)
 
 
-def batch_size(recipe: Recipe, device: Device) -> Sequence[Option]:
-    """Fewer images at once and more passes per step, as long as the product stays."""
-    training = recipe.training
-    sizes = [training.batch_size]
-    while sizes[-1] % 2 == 0 and training.batch_tokens is None:
-        sizes.append(sizes[-1] // 2)
-    images = training.batch_size * training.accumulate
+def micro_batch(recipe: Recipe, device: Device) -> Sequence[Option]:
+    """Batches in more passes of fewer images; of those that are laid out by tokens, the size is not known here."""
+    if recipe.training.batch_tokens is not None or recipe.optimizer.fused_backward:
+        return AS_IT_IS
+    own = recipe.memory.micro_batch
+    sizes = [own or max(recipe.training.batch_size, *(one.batch_size or 1 for one in recipe.data))]
+    while sizes[-1] > 1:
+        sizes.append(-(-sizes[-1] // 2))
     return [
-        Option(
-            sets={"training.batch_size": size, "training.accumulate": images // size},
-            slower=HALVED**halvings,
-        )
+        Option(sets={"memory.micro_batch": size if halvings else own}, slower=HALVED**halvings)
         for halvings, size in enumerate(sizes)
     ]
 
@@ -169,7 +167,7 @@ def trained_weights(recipe: Recipe, device: Device) -> Sequence[Option]:
 
 
 LEVERS: tuple[Lever, ...] = (
-    batch_size, recompute, activations, streaming, averages, frozen_weights, text_encoders, pieces, precision,
+    micro_batch, recompute, activations, streaming, averages, frozen_weights, text_encoders, pieces, precision,
     optimizer, gradients, trained_weights,
 )  # fmt: skip
 

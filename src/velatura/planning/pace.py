@@ -13,6 +13,7 @@ from velatura.planning.devices import Device
 from velatura.planning.estimate import Estimate
 from velatura.planning.levers import RECOMPUTED_IN_FULL, rung
 from velatura.recipe.recipe import Recipe
+from velatura.training.health.splitting import passes
 
 AVERAGES = {"adamw": 8.0, "adamw8bit": 2.0, "muon": 4.0}  # bytes for a trained value that can be offloaded
 
@@ -26,6 +27,7 @@ class Pace:
     blocks: int  # values of the weights that may be streamed
     ahead: int  # of these, those of layers that run ahead of their block
     trained: int  # values
+    batch: int  # images
 
     @staticmethod
     def of(estimate: Estimate, slower: float) -> Pace:
@@ -35,10 +37,11 @@ class Pace:
         each = _each(recipe, device)
         return Pace(
             device=device,
-            computing=estimate.step.work.seconds * recipe.training.accumulate / slower,
+            computing=estimate.step.work.seconds * estimate.passes / slower,
             blocks=int(estimate.streamable / each),
             ahead=int(estimate.ahead / each),
             trained=estimate.trained,
+            batch=max(shape.count for shape in estimate.work.shapes),
         )
 
     def seconds(self, recipe: Recipe, slower: float) -> float:
@@ -49,10 +52,10 @@ class Pace:
     def _crossing(self, recipe: Recipe) -> float:
         """Bytes that come over the link: streamed weights forwards, backwards and in an update, averages in that."""
         streamed = recipe.memory.streamed * self.blocks  # those of layers ahead of their blocks first
-        passes = 2.0 * recipe.training.accumulate
-        values = passes * streamed
+        forwards = recipe.training.accumulate * passes(self.batch, recipe.memory.micro_batch)
+        values = 2.0 * forwards * streamed
         if not recipe.trains_denoiser:  # then no gradient goes through layers ahead of their blocks
-            values -= recipe.training.accumulate * min(streamed, self.ahead)
+            values -= forwards * min(streamed, self.ahead)
         elif not recipe.optimizer.fused_backward:
             values += streamed
         held = AVERAGES.get(recipe.optimizer.kind, 0.0) if recipe.optimizer.offload else 0.0

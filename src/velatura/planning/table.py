@@ -11,6 +11,7 @@ from velatura.planning.choose import Plan
 from velatura.planning.devices import GIB
 from velatura.planning.estimate import Estimate
 from velatura.planning.phases import Phase
+from velatura.plural import counted
 
 WIDTH = 80
 COLUMNS = ("weights", "trained", "optim.", "grads", "ema", "activ.", "total", "device")
@@ -83,7 +84,8 @@ def _head(plan: Plan) -> Iterator[str]:
     recomputed = _RECOMPUTED.get(training.checkpoint_blocks, ", some blocks recomputed")
     share = estimate.recipe.memory.streamed
     streamed = f", {share:.0%} of {_streamed(estimate)} streamed" if share else ""
-    batch = f"batch {estimate.step.what}, {training.accumulate} per step{recomputed}{streamed}"
+    each = counted(estimate.passes, "pass", "passes")
+    batch = f"{each} of {estimate.step.what} in a step{recomputed}{streamed}"
     yield from textwrap.wrap(batch, WIDTH)
 
 

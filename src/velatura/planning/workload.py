@@ -30,6 +30,7 @@ from velatura.sampling.painter import request_texts
 from velatura.sampling.request import Request
 from velatura.training.dataset import Dataset, prepare_dataset
 from velatura.training.folder import RunFolder
+from velatura.training.health.splitting import passes
 from velatura.training.previews import plan_previews
 from velatura.training.setup import Setup
 
@@ -48,7 +49,7 @@ class Workload:
 
     @property
     def shapes(self) -> Counter[Shape]:
-        """What a forward pass may get, with the number of images an epoch has of it."""
+        """What a batch may be, with the number of images an epoch has of it."""
         dataset, usual = self.setup.dataset, self.setup.recipe.training.batch_size
         found: Counter[Shape] = Counter()
         for entry in dataset.entries:
@@ -56,15 +57,23 @@ class Workload:
             found[Shape(width=width, height=height, count=entry.batch_size or usual)] += 1
         return found
 
-    def largest_batch(self, text_tokens: int) -> Shape:
-        """The shape with the most tokens in a forward pass: those of the images, and so many of each one's text."""
-        step = self.setup.info.size_step
+    def largest_pass(self, text_tokens: int) -> tuple[Shape, int]:
+        """What a forward pass has of the batch with the most tokens in each, and the passes of that batch.
+
+        Tokens are those of the images, and so many of each one's text.
+        """
+        step, most = self.setup.info.size_step, self.setup.recipe.memory.micro_batch
 
         def rank(shape: Shape) -> tuple[int, int, int]:
             image_tokens = tokens_of((shape.width, shape.height), step)
             return shape.count * (image_tokens + text_tokens), image_tokens, shape.width
 
-        return max(self.shapes, key=rank)
+        passed = {
+            replace(shape, count=-(-shape.count // passes(shape.count, most))): passes(shape.count, most)
+            for shape in sorted(self.shapes, key=lambda shape: shape.count)
+        }
+        largest = max(passed, key=rank)
+        return largest, passed[largest]
 
     @property
     def largest_image(self) -> Shape:

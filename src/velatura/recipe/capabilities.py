@@ -90,6 +90,9 @@ RECOMPUTED = Feature(
 ACCUMULATED = Feature(
     name="training.accumulate", key="training.accumulate", of=_above(1), example="training.accumulate=2"
 )
+IN_PASSES = Feature(
+    name="memory.micro_batch", key="memory.micro_batch", of=_above(0), example="memory.micro_batch=1"
+)
 FP16 = Feature(
     name="training.precision fp16",
     key="training.precision",
@@ -139,8 +142,9 @@ FOLDER = Feature(name="validation.folder", key="validation.folder", example="val
 
 FEATURES = (
     ADAPTER, FULL, ENCODERS_TRAINED, AUTOENCODER, NARROW, QUANTISED, ENCODED_ON_CPU, PIECES, STREAMED,
-    STREAMED_IN_TRAINING, OFFLOADED_ACTIVATIONS, RECOMPUTED, ACCUMULATED, FP16, NOT_BF16, RETRIED, SEVERAL, BY_TOKENS,
-    FUSED, OFFLOADED_STATE, CLIPPED, FOREIGN, UNROUNDED, STATELESS, AVERAGED, AVERAGED_BY_DECAY, PAINTED, SHARE, FOLDER,
+    STREAMED_IN_TRAINING, OFFLOADED_ACTIVATIONS, RECOMPUTED, ACCUMULATED, IN_PASSES, FP16, NOT_BF16, RETRIED,
+    SEVERAL, BY_TOKENS, FUSED, OFFLOADED_STATE, CLIPPED, FOREIGN, UNROUNDED, STATELESS, AVERAGED, AVERAGED_BY_DECAY,
+    PAINTED, SHARE, FOLDER,
 )  # fmt: skip
 _NO_DENOISER = "no denoiser is run"
 REFUSED = (
@@ -195,6 +199,12 @@ REFUSED = (
         reason="the norm of all gradients is known only after all updates; allowed with clip = 0",
     ),
     Refusal(first=FUSED, second=ACCUMULATED, reason="gradients are added up over passes; allowed with 1"),
+    Refusal(
+        first=FUSED,
+        second=IN_PASSES,
+        reason="gradients are added up over passes",
+        hint="leave micro_batch out",
+    ),
     Refusal(
         first=FUSED,
         second=FP16,

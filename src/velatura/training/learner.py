@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 from velatura.errors import CheckpointError, NumericError
 from velatura.events import Events
@@ -36,7 +36,7 @@ class Learner:
         events.notice(self.trainables.report)
         if self.trainables.remark:
             events.warn(self.trainables.remark)
-        placed = place_blocks(setup, parts, events)
+        self.placed = place_blocks(setup, parts, events)
         if setup.sharded:
             assert parts.denoiser is not None
             shard(setup.family, parts.denoiser, setup.device, setup.team)
@@ -45,11 +45,16 @@ class Learner:
             setup.recipe.optimizer,
             self.trainables.parameters,
             seed=setup.recipe.seed,
-            visits=visits_for(setup, placed),
+            visits=visits_for(setup, self.placed),
             compiled=compiler_of_updates(setup, self.trainables.parameters, events),
         )
         self.ema = Ema(self.trainables, setup.recipe.ema) if setup.recipe.ema else None
-        self.splitter = Splitter(events=events, scale=setup.info.latent_scale)
+        self.splitter = Splitter(
+            events=events,
+            scale=setup.info.latent_scale,
+            limit=setup.recipe.memory.micro_batch,
+            shrinks=setup.recipe.training.retry_on_oom,
+        )
         self.stepper = Stepper(
             family=setup.family,
             parts=parts,
@@ -60,7 +65,7 @@ class Learner:
             device=setup.device,
             dtype=setup.dtype,
             autocast=self.trainables.autocast,
-            splitter=self.splitter if setup.recipe.training.retry_on_oom else None,
+            splitter=self.splitter,
             team=setup.team,
         )
         self.guard = Guard(setup.recipe, self.stepper, self.ema, events)
@@ -68,6 +73,13 @@ class Learner:
     def holding(self, weights: Weights) -> AbstractContextManager[None]:
         """Within the block the model holds these weights, fit for use."""
         return usable_weights(self.optimizer) if self.ema is None or weights == "raw" else self.ema.in_place()
+
+    def painting(self) -> AbstractContextManager[None]:
+        """Within the block, in which no weight changes, the denoiser is where `previews.streamed` wants it."""
+        memory, share = self.setup.recipe.memory, self.setup.recipe.previews.streamed
+        if self.placed is None or share is None:
+            return nullcontext()
+        return self.placed.brought(max(0.0, memory.streamed - share) * self.placed.streamable)
 
     def state(
         self, step: int, identity: Identity, *, exported: bool, validated: bool, painted: tuple[str, ...]

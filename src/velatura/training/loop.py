@@ -61,7 +61,10 @@ class Loop:
         for name in setup.stays_loaded:
             load_part(setup, self.parts, name, events)
         self.learner = Learner(setup, self.parts, events)
-        self.showing = Showing(setup, prepared, self.learner.stepper, self.learner.holding, events, stop)
+        learner = self.learner
+        self.showing = Showing(
+            setup, prepared, learner.stepper, learner.holding, learner.painting, events, stop
+        )
 
     def run(self) -> bool:
         """Train to the last step, or to a stop request (then False: what there is is saved, and the run can go on).

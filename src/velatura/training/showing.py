@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -54,6 +54,7 @@ class Showing:
         prepared: Prepared,
         stepper: Stepper,
         holding: Holding,
+        painting: Callable[[], AbstractContextManager[None]],
         events: Events,
         stop: StopRequest,
     ) -> None:
@@ -61,6 +62,7 @@ class Showing:
         self.prepared = prepared
         self.stepper = stepper
         self.holding = holding
+        self.painting = painting
         self.events = events
         self.stop = stop
         self.validated = False
@@ -159,7 +161,7 @@ class Showing:
             advance = self._unless_asked(current.advance)
             with suppress(_LeftOff):
                 for weights, group in groupby(previews, key=attrgetter("weights")):
-                    with self.holding(weights):
+                    with self.holding(weights), self.painting():
                         for one in group:
                             if self._asked_to_stop():
                                 break

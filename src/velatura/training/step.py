@@ -46,8 +46,9 @@ class Stepper:
     """Runs optimizer steps. Losses are divided by the step's total weight, so batch sizes never change the scale.
 
     Each process of a `team` makes its share of the micro-batches; the results, and what is raised for numbers that are
-    not finite, are those of the whole step and the same in all. With a `splitter`, a step for which memory is short is
-    repeated in smaller micro-batches. An `InBackward` optimizer makes its updates within the backward pass.
+    not finite, are those of the whole step and the same in all. A `splitter` makes micro-batches smaller; where it
+    shrinks them, a step for which memory is short is repeated. An `InBackward` optimizer makes its updates within the
+    backward pass.
     """
 
     def __init__(

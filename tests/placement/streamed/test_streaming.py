@@ -126,6 +126,39 @@ def test_every_block_comes_in_one_copy_each_way(again: bool) -> None:
 
 
 @AGAIN
+@pytest.mark.parametrize("slots", [2, 3])
+@pytest.mark.parametrize("places", [[0], [1, 4], [5], [0, 2, 4], [1, 2, 3, 4, 5], range(DEPTH)], ids=str)
+def test_of_blocks_that_stay_nothing_is_copied(places: list[int], slots: int, again: bool) -> None:
+    """In passes without gradients; before and after them all are streamed."""
+    resident, streamed = stack(), stack()
+    ring = stream(list(streamed), SimulatedLink(1e6), slots, again=again)
+    gradients(streamed, passes=1)
+    before = ring.traffic.copies
+    ring.stay(places)
+    assert ring.traffic.copies == before + len(places)
+    for number in range(4):
+        before = ring.traffic.copies
+        x = torch.full((1, WIDTH), float(number))
+        with torch.no_grad():
+            assert torch.equal(run(resident, x), run(streamed, x))
+        visiting = DEPTH - len(places)
+        assert ring.traffic.copies - before <= visiting + (slots - 1 if number == 0 else 0)
+        if number:
+            assert ring.traffic.copies - before == (0 if visiting <= slots else visiting)
+    ring.go()
+    for blocks in (resident, streamed):
+        blocks.zero_grad()
+    assert all(map(torch.equal, gradients(resident), gradients(streamed)))
+
+
+def test_blocks_that_stay_and_were_never_run_can_go() -> None:
+    ring = stream(list(stack()), SimulatedLink(1e6))
+    ring.stay([0, 3])
+    ring.go()
+    assert ring.traffic.copies == 2
+
+
+@AGAIN
 def test_two_forward_passes_before_one_backward_pass(again: bool) -> None:
     resident, streamed = stack(), stack()
     ring = stream(list(streamed), SimulatedLink(1e6), again=again)

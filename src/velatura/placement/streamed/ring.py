@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -53,6 +54,9 @@ class Ring:
         self._held: list[int | None] = [None] * count  # the block in each slot, or on its way into it
         self._there: list[Any] = [None] * count  # the moment when it has arrived
         self._left: list[Any] = [None] * count  # the moment when the slot may be overwritten
+        self._staying: dict[
+            int, tuple[list[Tensor], Any]
+        ] = {}  # views of blocks that need no slot, and since when
         self._current: int | None = None
         self._changed = False  # whether the current block's weights did
         self._step = 1  # the direction in which the blocks are run
@@ -77,17 +81,30 @@ class Ring:
         self.traffic.visits += 1
         if index != self._current:
             self._leave()
-            if index not in self._held:
-                self.traffic.misses += 1
-                self._fetch(index, keep=())
-            slot = self._held.index(index)
-            self._link.wait(self._there[slot])
-            self._blocks[index].point(self._seen_in(slot, index))
+            self._blocks[index].point(self._brought(index))
         self._turn(index, backwards=backwards)
         ahead = self._ahead(index)
         for wanted in ahead:
             if wanted not in self._held:
                 self._fetch(wanted, keep=(index, *ahead))
+
+    def stay(self, places: Sequence[int]) -> None:
+        """Bring these blocks to the device, beside the slots, until `go`: for passes that change no weights."""
+        self.leave()
+        for index in places:
+            block = self._blocks[index]
+            buffer = torch.empty(block.size, dtype=torch.uint8, device=self._slots[0].device)
+            there = self._link.send(block.host, buffer, self._link.mark(), block.updated)
+            self._staying[index] = block.views(buffer), there
+            self.traffic.copies += 1
+            self.traffic.bytes += block.size
+
+    def go(self) -> None:
+        """No block stays any more, and the device has their room again."""
+        self.leave()
+        for _, there in self._staying.values():
+            self._link.wait(there)
+        self._staying.clear()
 
     def reach(self, index: int, *, changes: bool = False) -> Tensor:
         """In a backward pass: bring block `index`, unless it was brought last; its slot, `[size]` uint8.
@@ -116,8 +133,11 @@ class Ring:
         """The block that was brought last is done with: by now all that reads it has been enqueued."""
         if self._current is None:
             return
-        block, slot = self._blocks[self._current], self._held.index(self._current)
+        block = self._blocks[self._current]
         block.go_home()
+        if self._current in self._staying:
+            return
+        slot = self._held.index(self._current)
         if self._changed:
             self._changed = False
             block.updated = self._link.take(self._slots[slot][: block.size], block.host)
@@ -139,15 +159,32 @@ class Ring:
         self._current = index
 
     def _ahead(self, index: int) -> list[int]:
-        """What is run next, as far as the slots reach.
+        """What is run next and needs a slot, as far as they reach.
 
         At the ends the pass turns round, where the blocks still are; without a backward pass the next forward begins
         anew, with the same weights where none are trained.
         """
-        wanted = [index + self._step * far for far in range(1, len(self._slots))]
+        count = len(self._blocks)
+        reach = len(self._slots) if not self._staying else count
+        wanted: Iterable[int] = (index + self._step * far for far in range(1, reach))
         if self.returns or self._trained or self._step < 0:
-            return [one for one in wanted if 0 <= one < len(self._blocks)]
-        return [one % len(self._blocks) for one in wanted]
+            wanted = (one for one in wanted if 0 <= one < count)
+        else:
+            wanted = (one % count for one in wanted)
+        return list(islice((one for one in wanted if one not in self._staying), len(self._slots) - 1))
+
+    def _brought(self, index: int) -> list[Tensor]:
+        """The tensors of a block on the device, once they are there."""
+        if index in self._staying:
+            views, there = self._staying[index]
+            self._link.wait(there)
+            return views
+        if index not in self._held:
+            self.traffic.misses += 1
+            self._fetch(index, keep=())
+        slot = self._held.index(index)
+        self._link.wait(self._there[slot])
+        return self._seen_in(slot, index)
 
     def _fetch(self, index: int, keep: Sequence[int]) -> None:
         slot = self._free_slot(index, keep)

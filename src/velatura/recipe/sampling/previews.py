@@ -30,6 +30,13 @@ class Previews(Section):
         None, ge=0, description="True classifier-free guidance; 1 turns it off. Default: the model's own."
     )
     negative: str = Field("", description="Negative prompt, used when cfg is not 1.")
+    streamed: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="As memory.streamed, while previews are painted: they keep no activations, so that more blocks fit "
+        "on the device, and are not copied at every step. Default: what memory.streamed says, where no plan chooses.",
+    )
 
 
 class Output(Section):

@@ -19,19 +19,24 @@ class Training(Section):
     """The loop."""
 
     steps: int = Field(1000, ge=1, description="Optimizer steps.")
-    batch_size: int = Field(1, ge=1, le=MOST_IMAGES, description="Images per forward pass.")
+    batch_size: int = Field(
+        1,
+        ge=1,
+        le=MOST_IMAGES,
+        description="Images per batch; all have one size, and memory.micro_batch may split them.",
+    )
     batch_tokens: int | None = Field(
         None,
         ge=1,
         le=2**24,
-        description="Image tokens per forward pass, in place of batch_size: the larger the images, the fewer.",
+        description="Image tokens per batch, in place of batch_size: the larger the images, the fewer.",
     )
     incomplete: Literal["small", "fill"] = Field(
         "small",
         description="What becomes of the last images of a size that make no full batch: a small batch, or a full "
         "one in which others of that size are used once more.",
     )
-    accumulate: int = Field(1, ge=1, le=MOST_IMAGES, description="Forward passes per optimizer step.")
+    accumulate: int = Field(1, ge=1, le=MOST_IMAGES, description="Batches per optimizer step.")
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         "auto",
         description="Of the frozen weights and the computation; auto: bf16 where it is native, else fp32.",
@@ -104,7 +109,9 @@ Planned = Literal[  # what a plan chooses by itself: all else changes what is le
     "memory.offload_activations",
     "memory.text_encoders",
     "memory.autoencoder",
+    "memory.micro_batch",
     "optimizer.offload",
+    "previews.streamed",
     "training.checkpoint_blocks",
 ]
 
@@ -116,9 +123,9 @@ class Memory(Section):
         None,
         examples=["24GiB"],
         description="What the run may use of its device. A plan, made before weights are read, chooses what the recipe "
-        "leaves open of weights, streamed, offload_activations, text_encoders, autoencoder, optimizer.offload and "
-        "training.checkpoint_blocks; what cannot be met is refused. Default: what is free on a GPU, and no plan on the "
-        'CPU. memory = "24GiB" at the top is the same.',
+        "leaves open of weights, streamed, micro_batch, offload_activations, text_encoders, autoencoder, "
+        "optimizer.offload, previews.streamed and training.checkpoint_blocks; what cannot be met is refused. Default: "
+        'what is free on a GPU, and no plan on the CPU. memory = "24GiB" at the top is the same.',
     )
     planned: list[Planned] = Field(
         [],
@@ -144,6 +151,13 @@ class Memory(Section):
         description="Share of the denoiser's block weights that is kept in the machine's memory and visits the GPU to "
         "be computed with, in the forward and in the backward pass; where they are trained, they are also recomputed, "
         "and gradients (with optimizer.fused_backward: new weights) go back. Results are the same.",
+    )
+    micro_batch: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_IMAGES,
+        description="Images in a forward pass at most: a larger batch is computed in several passes of about equal "
+        "size, with the same results up to rounding. Default: the whole batch.",
     )
     offload_activations: bool = Field(
         False,

@@ -35,6 +35,12 @@ def is_sharded(recipe: Recipe, team: Team) -> bool:
             "the same number of passes, so that one alone cannot repeat a step in smaller ones. Leave it out, and "
             "choose a smaller batch_size with accumulate."
         )
+    if recipe.memory.micro_batch is not None:
+        raise RecipeError(
+            f"memory.micro_batch = {recipe.memory.micro_batch}: the denoiser's weights are shared out between "
+            "processes, which must make the same number of passes, and their batches differ in size. Leave it out, and "
+            "choose a smaller batch_size with accumulate."
+        )
     return True
 
 

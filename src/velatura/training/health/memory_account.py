@@ -79,10 +79,12 @@ def remedies(recipe: Recipe, items: int) -> Iterator[str]:
     training = recipe.training
     if not training.checkpoint_blocks:
         yield "training.checkpoint_blocks = true"
-    if items > 1 and not training.retry_on_oom:
-        yield "training.retry_on_oom = true, for smaller forward passes with the same result"
-    if items > 1:
-        yield "a smaller training.batch_size, with accumulate in its place"
+    if items > 1 and recipe.optimizer.fused_backward:
+        yield "a smaller training.batch_size"
+    elif items > 1:
+        yield f"memory.micro_batch = {-(-items // 2)}, for smaller forward passes with the same result"
+        if not training.retry_on_oom:
+            yield "training.retry_on_oom = true, which finds out how small"
     if recipe.adapter is not None and recipe.memory.weights == "full":
         yield 'memory.weights = "fp8"'
     with_denoiser = recipe.objective.kind != "autoencoder"

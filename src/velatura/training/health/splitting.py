@@ -1,4 +1,4 @@
-"""Smaller micro-batches where memory ran out: the same mathematics, in more passes.
+"""Batches in several passes, where the recipe says so or memory ran out: the same mathematics.
 
 Losses are divided by the step's total weight and random numbers belong to an item's slot, so the parts of a
 micro-batch give what the whole would have given, but for the order of sums.
@@ -17,10 +17,15 @@ from velatura.plural import counted
 
 @dataclass(kw_only=True)
 class Splitter:
-    """Splits micro-batches of sizes that once did not fit, for the rest of the run. `most`: items, by size."""
+    """Splits micro-batches of more than `limit` items, and, where it `shrinks`, of sizes that once did not fit.
+
+    `most`: items of such sizes, for the rest of the run.
+    """
 
     events: Events
     scale: int  # pixels per latent pixel
+    limit: int | None = None
+    shrinks: bool = True
     most: dict[str, int] = field(default_factory=dict)
 
     def fitted(self, batches: Sequence[Batch]) -> list[Batch]:
@@ -28,9 +33,9 @@ class Splitter:
         return [part for batch in batches for part in self._parts(batch)]
 
     def shrink(self, batch: Batch, step: int) -> bool:
-        """Let batches of this one's size be half of it from now on; False where it is a single item."""
+        """Let batches of this one's size be half of it from now on; False where that cannot be, or is not wanted."""
         items = len(batch.names)
-        if items == 1:
+        if items == 1 or not self.shrinks:
             return False
         size = size_of(batch, self.scale)
         self.most[size] = most = -(-items // 2)
@@ -43,11 +48,17 @@ class Splitter:
 
     def _parts(self, batch: Batch) -> list[Batch]:
         items = len(batch.names)
-        count = -(-items // self.most.get(size_of(batch, self.scale), items))
+        most = min(self.limit or items, self.most.get(size_of(batch, self.scale), items))
+        count = passes(items, most)
         edges = [items * number // count for number in range(count + 1)]
         if count == 1:
             return [batch]
         return [batch.select(range(*edge)) for edge in pairwise(edges)]
+
+
+def passes(items: int, most: int | None) -> int:
+    """In how many forward passes a batch is computed that may have so many items at most in each."""
+    return 1 if most is None else -(-items // most)
 
 
 def size_of(batch: Batch, scale: int) -> str:

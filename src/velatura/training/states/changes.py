@@ -23,7 +23,8 @@ MAY_CHANGE = (  # `identity.FREE` in words
     "May change: [previews], [output], [validation] (not its share), where things lie; of [training] steps (where no "
     "tag_warmup_steps is a share of them), device, compile, checkpoint_blocks, save_every, resume, live, "
     "skip_nonfinite and retry_on_oom; of [ema] device, saved and previewed; of [memory] budget, planned, cache_folder, "
-    "offload_activations, split_attention, streamed and text_encoders; of [optimizer] fused_backward and offload."
+    "micro_batch, offload_activations, split_attention, streamed and text_encoders; of [optimizer] fused_backward and "
+    "offload."
 )
 SHAPING = (  # what is trained: the values in a state fit nothing else
     "adapter",

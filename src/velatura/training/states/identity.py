@@ -28,6 +28,7 @@ FREE: Any = {  # does not change what is learned, or counts by what is in it: fi
         "budget",
         "planned",
         "cache_folder",
+        "micro_batch",
         "offload_activations",
         "split_attention",
         "streamed",
