@@ -18,6 +18,7 @@ from velatura.families.denoiser import load_denoiser
 from velatura.interfaces import PARTS, Family, ModelFiles, PartName, Parts
 from velatura.placement.attention import Attention
 from velatura.placement.place import NO_USE, place
+from velatura.placement.precision.emulated import compute_in_float32, is_emulated
 from velatura.placement.precision.quantised import Weights
 from velatura.sampling.memory import Encoders, enough_to, fits_whole, weight_bytes
 
@@ -113,6 +114,8 @@ class HeldParts:
         on_cpu = of_text and (crowded or self.text_encoders == "cpu")
         device = torch.device("cpu") if on_cpu else self.device
         loaded = self.family.load(self.files, [name], device=device, dtype=self.dtype, keep_fp8=of_text)
+        if of_text and is_emulated(self.dtype, device):
+            compute_in_float32(loaded.modules(name))
         for one in _fields(name):
             setattr(self.parts, one, getattr(loaded, one))
 

@@ -215,7 +215,7 @@ def test_texts_are_read_to_their_places_in_a_batch(
 
 
 def test_a_damaged_text_is_not_read_into_a_batch(tmp_path: Path, info: ModelInfo, log: Any) -> None:
-    cache = CachedText(tmp_path, info, log.events, computed=torch.bfloat16, memory_limit=0)
+    cache = CachedText(tmp_path, info, log.events, computed=torch.float32, memory_limit=0)
     with pytest.raises(StorageError, match="'a dog' is missing"):
         cache.empty(["a dog"])
     with ShardWriter(cache.store) as writer:
@@ -232,6 +232,22 @@ def test_a_damaged_text_is_not_read_into_a_batch(tmp_path: Path, info: ModelInfo
     with pytest.raises(StorageError, match="'a dog' is missing or damaged"):
         cache.read_into(room, 0, "a dog")
     assert "was damaged (a checksum is wrong)" in log.texts[-1]
+
+
+def test_texts_are_kept_in_the_dtype_that_they_are_asked_in(
+    tmp_path: Path, info: ModelInfo, log: Any
+) -> None:
+    """Though a CPU without products in bf16 computes them in float32."""
+    cache = CachedText(tmp_path, info, log.events, computed=torch.bfloat16)
+    tensors = {"text": torch.randn(1, 8), "ids": torch.ones(1, 2, dtype=torch.long)}
+    with ShardWriter(cache.store) as writer:
+        size = cache.put(writer, "a dog", Conditioning(tensors=tensors))
+    found = cache.of("a dog").tensors
+    assert {name: tensor.dtype for name, tensor in found.items()} == {
+        "text": torch.bfloat16,
+        "ids": torch.long,
+    }
+    assert size == 8 * 2 + 2 * 8
 
 
 def test_a_model_without_identity_is_not_cached(tmp_path: Path, info: ModelInfo, log: Any) -> None:

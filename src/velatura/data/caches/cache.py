@@ -159,6 +159,7 @@ class CachedText:
     ) -> None:
         encoders, tokenizers = fingerprint(info, "text_encoders"), info.fingerprints.get("tokenizers", "")
         self._identity = digest(info.family, info.variant, encoders, tokenizers, tag, str(computed))
+        self.computed = computed
         self.store = ShardStore(folder / "text" / self._identity[:16], events)
         self._groups = KeptGroups(self.store, memory_limit)
 
@@ -170,7 +171,8 @@ class CachedText:
 
     def put(self, writer: ShardWriter, text: str, conditioning: Conditioning) -> int:
         """Hand a text's conditioning, B = 1, to a writer of this cache; its bytes. Raises NumericError."""
-        group: Group = {name: tensor.cpu().contiguous() for name, tensor in conditioning.tensors.items()}
+        conditioning = conditioning.to(torch.device("cpu"), self.computed)  # a CPU may have computed in more
+        group: Group = {name: tensor.contiguous() for name, tensor in conditioning.tensors.items()}
         broken = [name for name, tensor in group.items() if not torch.isfinite(tensor).all()]
         if broken:
             raise NumericError(
