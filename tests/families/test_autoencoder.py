@@ -1,7 +1,8 @@
-"""The autoencoder in pieces: what it gives whole, within the rounding of strips and the blending of tiles."""
+"""The autoencoder in pieces: what it gives whole, but for rounding."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any, get_args
 
 import numpy as np
@@ -63,10 +64,10 @@ CELLS = st.integers(1, 40)  # of latents: of these small networks 2 pixels each
 @given(flux_like=st.booleans(), height=CELLS, width=CELLS, pixels=st.tuples(*[st.integers(0, 1)] * 2))
 @example(flux_like=True, height=1, width=2, pixels=(0, 0))
 @example(flux_like=False, height=1, width=40, pixels=(0, 1))
-@example(flux_like=True, height=33, width=1, pixels=(1, 0))  # one cell more than a tile, and a sliver
+@example(flux_like=True, height=33, width=1, pixels=(1, 0))  # a value more than two tiles, and a sliver
 @torch.no_grad()
 def test_pieces_of_any_size(flux_like: bool, height: int, width: int, pixels: tuple[int, int]) -> None:
-    """Odd sizes, less than a tile, slivers: strips are exact, tiles are finite and of the right size."""
+    """Odd sizes, less than a tile, slivers."""
     assume(
         height * width > 1
     )  # torch refuses to normalise a single value, and these have one channel a group
@@ -76,89 +77,58 @@ def test_pieces_of_any_size(flux_like: bool, height: int, width: int, pixels: tu
         patch.setattr(strips, "STRIP", 1)
         patch.setattr(sliced, "HELD", 0)
         patch.setattr(sliced, "SCORES", 5000)
-        patch.setattr(tiled, "TILE", 8)
-        patch.setattr(tiled, "OVERLAP", 2)
-        patch.setattr(tiled, "SAMPLE", 64)
+        patch.setattr(tiled, "TILE", 16)
         whole = encode_image(module, image, None, "whole")
         assert whole.shape[2:] == (height, width)
         for pieces in ("sliced", "tiled"):
             assert torch.allclose(encode_image(module, image, None, pieces), whole, atol=1e-4)
         decoded = decode_latents(module, whole, "whole")
-        assert torch.allclose(decode_latents(module, whole, "sliced"), decoded, atol=1e-4)
-        tiles = decode_latents(module, whole, "tiled")
-        assert tiles.shape == decoded.shape
-        assert tiles.isfinite().all()
-        if height * width <= 64:
-            assert torch.allclose(tiles, decoded, atol=1e-4)
+        for pieces in ("sliced", "tiled"):
+            assert torch.allclose(decode_latents(module, whole, pieces), decoded, atol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("height", "width", "tile"),
     [
         (200, 256, 24),
+        (96, 328, 7),
         pytest.param(8, 4800, 24, marks=pytest.mark.slow),
         pytest.param(4800, 8, 24, marks=pytest.mark.slow),
-        pytest.param(104, 456, 24, marks=pytest.mark.slow),
-        pytest.param(712, 600, 64, marks=pytest.mark.slow),
+        pytest.param(712, 600, 128, marks=pytest.mark.slow),
     ],
 )
-def test_tiles_are_near_the_whole(
+def test_tiles_are_the_whole(
     pocket: Any, height: int, width: int, tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if tile < tiled.TILE:
-        monkeypatch.setattr(tiled, "TILE", tile)
-        monkeypatch.setattr(tiled, "OVERLAP", tile // 4)
-        monkeypatch.setattr(tiled, "SAMPLE", tile**2)
-        monkeypatch.setattr(tiled, "BAND", 8)
+    monkeypatch.setattr(tiled, "TILE", tile)
     image = F.interpolate(scene(512), size=(max(height, 512), max(width, 512)))[:, :, -height:, :width]
     latents = encode_image(pocket, image, None, "whole")
     assert torch.allclose(encode_image(pocket, image, None, "tiled"), latents, atol=1e-4)
     whole, tiles = (decode_latents(pocket, latents, pieces) for pieces in ("whole", "tiled"))
-    away = (tiles - whole).abs()
-    assert float(away.mean()) < 5e-3
-    assert float(away.max()) < 0.1
-    assert seams(tiles, whole) < 1 / 255  # half of what 8 bits tell apart
+    assert float((tiles - whole).abs().max()) < 1e-4
 
 
-@pytest.mark.parametrize(
-    ("pattern", "edge", "period", "seen"),
-    [
-        ("stripes", 384, 16, 32),
-        ("facade", 384, 16, 32),
-        ("mosaic", 384, 96, 44),
-        pytest.param("stripes", 1024, 16, 128, marks=pytest.mark.slow),
-        pytest.param("facade", 1024, 16, 128, marks=pytest.mark.slow),
-        pytest.param("facade", 1536, 24, 128, marks=pytest.mark.slow),
-        pytest.param("mosaic", 1056, 96, 128, marks=pytest.mark.slow),
-    ],
-)
-def test_tiles_of_regular_patterns_are_near_the_whole(
-    pocket: Any, pattern: str, edge: int, period: int, seen: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("pattern", ["stripes", "facade", "mosaic", "spot", "soft"])
+def test_tiles_of_any_picture_are_the_whole(
+    pocket: Any, pattern: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`seen`: edge of what the first pass sees, in cells; 32 of 48 is as much as of 1536 x 1536 pixels."""
-    monkeypatch.setattr(tiled, "SAMPLE", seen**2)
-    if edge == 384:
-        monkeypatch.setattr(tiled, "TILE", 24)
-        monkeypatch.setattr(tiled, "OVERLAP", 8)
-    latents = encode_image(pocket, regular(pattern, edge, period), None, "whole")
+    """Also of one that is not alike everywhere, whose parts have other statistics than the whole."""
+    monkeypatch.setattr(tiled, "TILE", 24)
+    latents = encode_image(pocket, picture(pattern, 256), None, "whole")
     whole, tiles = (decode_latents(pocket, latents, pieces) for pieces in ("whole", "tiled"))
-    assert float((tiles - whole).abs().mean()) < 5e-3
+    assert float((tiles - whole).abs().max()) < 1e-4
 
 
-@pytest.mark.parametrize(
-    "cells", [(64, 64), (64, 65), (1, 5000), (5000, 1), (3, 90_000), (4096, 1), (2000, 4000)]
-)
-def test_the_first_pass_is_of_a_sample_at_most(cells: tuple[int, int]) -> None:
-    rows, columns = tiled._within_a_sample(*cells)
-    assert 1 <= rows <= cells[0]
-    assert 1 <= columns <= cells[1]
-    assert rows * columns <= 128**2
-    assert rows * columns > 0.95 * min(128**2, cells[0] * cells[1])
-    for size, most in zip(cells, (rows, columns), strict=True):
-        places = tiled._bands(size, most).tolist()
-        assert len(places) == most
-        assert places == sorted(set(places))
-        assert 0 <= places[0] <= places[-1] < size
+def test_tiles_in_bf16_are_as_near_as_strips(pocket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiled, "TILE", 24)
+    narrow = copy.deepcopy(pocket).to(torch.bfloat16)
+    latents = encode_image(pocket, picture("soft", 128), None, "whole")
+    exact = decode_latents(pocket, latents, "whole")
+    off = {
+        pieces: float((decode_latents(narrow, latents, pieces) - exact).abs().mean())
+        for pieces in ("whole", "sliced", "tiled")
+    }
+    assert max(off.values()) < 1.2 * min(off.values())
 
 
 @torch.no_grad()
@@ -201,7 +171,7 @@ def test_an_autoencoder_of_other_layers_is_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("pieces", "most"), [("sliced", 3.4), ("tiled", 1.45)])
+@pytest.mark.parametrize(("pieces", "most"), [("sliced", 3.4), ("tiled", 1.7)])
 def test_memory_of_a_large_picture_with_the_true_autoencoder(pieces: Pieces, most: float) -> None:
     """FLUX's, 2048 x 2048 in float32, followed without values; the guide names these figures."""
     with torch.device("meta"):
@@ -228,16 +198,17 @@ def scene(edge: int) -> Tensor:
     return torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1)[None]
 
 
-def regular(pattern: str, edge: int, period: int) -> Tensor:
-    """Columns, windows or a scene, every `period` pixels."""
+def picture(pattern: str, edge: int) -> Tensor:
+    """Columns or windows 16 pixels apart, scenes side by side, a light spot in the dark, large spots of colour."""
     if pattern == "mosaic":
-        return scene(period).repeat(1, 1, edge // period, edge // period)
-    light = (torch.arange(edge) % period < period // 2).float()
+        return scene(edge // 4).repeat(1, 1, 4, 4)
+    if pattern == "spot":
+        dark = torch.full((1, 3, edge, edge), -0.8)
+        dark[:, :, edge // 3 : edge // 3 + 24, edge // 3 : edge // 3 + 24] = 1
+        return dark
+    if pattern == "soft":
+        noise = torch.randn(1, 3, 5, 5, generator=torch.Generator().manual_seed(5))
+        return F.interpolate(noise, size=(edge, edge), mode="bicubic").clamp(-1, 1)
+    light = (torch.arange(edge) % 16 < 8).float()
     rows = light if pattern == "facade" else torch.ones(edge)
     return (rows[:, None] * light * 1.6 - 0.8).expand(1, 3, edge, edge).contiguous()
-
-
-def seams(tiles: Tensor, whole: Tensor) -> float:
-    """How much steeper the steepest row or column boundary is than in the whole, on average along it."""
-    away = (tiles - whole).mean(dim=(0, 1))
-    return max(float(away.diff(dim=dim).mean(dim=1 - dim).abs().max()) for dim in (0, 1))

@@ -28,6 +28,7 @@ def trained(recipe: Recipe) -> Any:
             kept_aside=0,
         ),
         recipe,
+        accumulated=recipe.training.accumulate > 1,
     )
 
 

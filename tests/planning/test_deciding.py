@@ -70,15 +70,25 @@ def test_what_the_recipe_leaves_open_is_chosen_and_written(tmp_path: Path, flux:
     chosen = ran(tmp_path)
     assert chosen.memory.planned
     assert chosen.memory.budget == budget
-    assert chosen.training.checkpoint_blocks
-    assert "planned for 0.8 GiB of cpu: training.checkpoint_blocks=" in log.texts
+    assert chosen.memory.micro_batch == 2
+    assert "planned for 0.8 GiB of cpu: memory.micro_batch=2" in log.texts
+
+
+def test_whole_batches_are_recomputed_instead(tmp_path: Path, flux: Path, start: Start) -> None:
+    own = {"memory": {"micro_batch": 4}}
+    start(memory={"budget": size(needed(tmp_path, flux, **own) - MIB // 2), **own["memory"]})
+    assert ran(tmp_path).training.checkpoint_blocks
+    assert ran(tmp_path).memory.micro_batch == 4
 
 
 def test_what_the_recipe_states_is_not_changed(tmp_path: Path, flux: Path, start: Start) -> None:
     """Whether it is the default or not; the message says what would have been enough."""
     budget = size(needed(tmp_path, flux) - MIB // 2)
     with pytest.raises(BudgetError, match=r"does not fit in [^$]*it would fit with --set"):
-        start(memory={"budget": budget, "weights": "full"}, training={"checkpoint_blocks": False})
+        start(
+            memory={"budget": budget, "weights": "full", "micro_batch": 4},
+            training={"checkpoint_blocks": False},
+        )
     assert not (tmp_path / "runs").exists()
 
 
@@ -99,7 +109,7 @@ def test_a_resumed_run_is_as_it_was_planned(
     after = ran(tmp_path)
     assert outcome.exit_code == 0
     assert after.memory == before.memory
-    assert after.training.checkpoint_blocks == before.training.checkpoint_blocks
+    assert after.memory.micro_batch == before.memory.micro_batch == 2
 
 
 def test_another_budget_changes_only_what_leaves_results_alone(
@@ -109,9 +119,9 @@ def test_another_budget_changes_only_what_leaves_results_alone(
     start(memory={"budget": size(needed(tmp_path, flux) - MIB // 2)}, resume=True)
     after = ran(tmp_path)
     assert after.memory.weights == "full"
-    assert after.training.checkpoint_blocks is not False
+    assert after.memory.micro_batch == 2
     start(memory={"budget": "64GiB"}, training={"steps": 3}, resume=True)
-    assert ran(tmp_path).training.checkpoint_blocks is False
+    assert ran(tmp_path).memory.micro_batch is None
 
 
 def test_without_a_budget_the_cpu_is_not_planned_for(

@@ -74,13 +74,8 @@ def test_what_is_chosen_fits_and_what_costs_less_does_not(plan: Start, device: s
 def test_pictures_change_last(plan: Start) -> None:
     choices = placements(plan(), Placement(), frozenset())
     assert len(choices) == 2 * 2 * 3 * 5 * 2
-    tiled = [one.autoencoder == "tiled" for one in choices]
     narrow = [one.weights == "fp8" for one in choices]
     assert narrow == sorted(narrow)
-    same = [
-        one for one, in_tiles in zip(choices, tiled, strict=True) if not in_tiles and one.weights == "full"
-    ]
-    assert choices.index(replace(Placement(), autoencoder="tiled")) > choices.index(same[-1])
 
 
 def test_the_cpu_has_nothing_to_stream_from(plan: Start) -> None:

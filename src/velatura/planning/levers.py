@@ -25,7 +25,7 @@ ENCODERS = (("auto", 1.0), ("cpu", 1.01))
 OFFLOADED = 1.03  # copies beside the computation
 AVERAGES_AWAY = 1.12  # all averages cross the link, there and back, in every update
 HALVED = 1.02  # a batch in two halves: equal mathematics, a little less filled
-PIECES = (("auto", 1.0), ("whole", 1.0), ("sliced", 1.01), ("tiled", 1.03))  # of previews and caching alone
+PIECES = (("auto", 1.0), ("whole", 1.0), ("sliced", 1.01), ("tiled", 1.05))  # of previews and caching alone
 WIDENED = 1.15  # weights in few bits are widened for each product
 # exactness, in time that it is worth
 WEIGHTS = (("full", 1.0), ("fp8", 1.3), ("nf4", 2.5))

@@ -1,6 +1,6 @@
 """How a model's parts are held while it paints within a budget: what the user leaves open, or why nothing fits.
 
-First what changes no more than the last bits: turns, places, slices, streaming; then tiles; weights in 8 bits last.
+First what changes no more than the last bits: turns, places, pieces, streaming; weights in 8 bits last.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ from velatura.sampling.request import Request
 Ladder = Sequence[tuple[Any, float]]  # values and their factors of time
 
 STREAMED = 0.25  # more time, at most, for weights that come over the link
-TILED = 1.5  # a picture that differs a little: rather than all that only takes time
-NARROWED = 10.0  # the same, for weights that lose their exactness: the last
+NARROWED = 10.0  # weights that lose their exactness: the last
 SHOWN = {
     "turns": "the text encoders released before the denoiser is loaded",
     "weights": "--weights",
@@ -38,7 +37,6 @@ SHOWN = {
     "text_encoders": "--text-encoders",
     "autoencoder": "--autoencoder",
 }
-CHANGING = {("weights", "fp8"), ("autoencoder", "tiled")}
 
 
 def decide(job: Job, events: Events, *, budget: int) -> Placement:
@@ -124,7 +122,7 @@ def _ladders(painting: Painting, own: Placement) -> dict[str, Ladder]:
     frugal: dict[str, Ladder] = {
         "turns": [(True, 1.01)],
         "text_encoders": [("cpu", 1.05)] if on_cuda else [],
-        "autoencoder": [("sliced", 1.02), ("tiled", TILED)] if painting.in_pieces else [],
+        "autoencoder": [("sliced", 1.02), ("tiled", 1.1)] if painting.in_pieces else [],
         "streamed": [(share, 1 + STREAMED * share) for share in SHARES if on_cuda and share > own.streamed],
         "weights": [("fp8", NARROWED)] if own.weights == "full" and kind != "mps" else [],
     }
@@ -145,7 +143,7 @@ def _changes(own: Placement, chosen: Placement) -> Iterator[str]:
         if value == before[name]:
             continue
         option = SHOWN[name] if name == "turns" else f"{SHOWN[name]} {value}"
-        yield f"{option} (the picture differs a little)" if (name, value) in CHANGING else option
+        yield f"{option} (the picture differs a little)" if name == "weights" else option
 
 
 def _refusal(painting: Painting, own: Placement, budget: int) -> str:

@@ -7,6 +7,7 @@ strip that wants it, about once for every group norm behind it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
-from velatura.placement.pieces.strips import Found, Rows, added, convolved, doubled, kept, normalised, stored
+from velatura.placement.pieces.strips import Rows, added, convolved, doubled, kept, normalised, stored
 
 HELD = 2**30  # bytes of a tensor within a block that may be kept
 SCORES = 2**26  # bytes of attention scores at once, where torch holds them at all
@@ -46,7 +47,9 @@ def encode_sliced(autoencoder: Any, image: Tensor) -> Tensor:
 @torch.no_grad()
 def decode_sliced(autoencoder: Any, latents: Tensor) -> Tensor:
     """Latents before scaling, `[B, C, h, w]` -> `[B, 3, 8 h, 8 w]`. For what `can_be_sliced`."""
-    return decoded_end(autoencoder, decoded_start(autoencoder, latents))
+    decoder = autoencoder.decoder
+    x = decoded_levels(decoder.up_blocks, decoded_start(autoencoder, latents))
+    return kept(_ending(stored(x), decoder))
 
 
 def encoded_end(autoencoder: Any, x: Tensor) -> Tensor:
@@ -65,20 +68,20 @@ def decoded_start(autoencoder: Any, latents: Tensor) -> Tensor:
     return _middle(autoencoder.decoder.conv_in(latents), autoencoder.decoder.mid_block)
 
 
-def decoded_end(autoencoder: Any, x: Tensor, found: Found | None = None, held: int | None = None) -> Tensor:
-    """The picture, from what the decoder's first level reads, which is overwritten.
+def decoded_levels(levels: Sequence[Any], x: Tensor, held: int | None = None) -> Tensor:
+    """What the decoder's first levels give before the upsampler of the last of them, from what the first one reads.
 
-    `found` takes note of its group norms; `held`: bytes in place of `HELD`.
+    That is overwritten. `held`: bytes in place of `HELD`.
     """
-    decoder = autoencoder.decoder
     source = stored(x)
-    for level in decoder.up_blocks:
+    for index, level in enumerate(levels):
+        if index:
+            for layer in levels[index - 1].upsamplers or ():
+                source = _if_small(convolved(doubled(source), layer.conv), x.dtype, held)
         for block in level.resnets:
-            x = kept(_residual(source, block, x.dtype, found, held), over=x)
+            x = kept(_residual(source, block, x.dtype, held), over=x)
             source = stored(x)
-        for layer in level.upsamplers or ():
-            source = _if_small(convolved(doubled(source), layer.conv), x.dtype, held)
-    return kept(_ending(source, decoder, found))
+    return x
 
 
 def _middle(x: Tensor, middle: Any) -> Tensor:
@@ -107,13 +110,11 @@ def _attended(x: Tensor, layer: Attention) -> Tensor:
     return out.transpose(1, 2).reshape(batch, channels, height, width) + x
 
 
-def _residual(
-    x: Rows, block: ResnetBlock2D, dtype: torch.dtype, found: Found | None = None, held: int | None = None
-) -> Rows:
+def _residual(x: Rows, block: ResnetBlock2D, dtype: torch.dtype, held: int | None = None) -> Rows:
     """x, or its projection, and two convolutions of it, each of an activated norm."""
     act = block.nonlinearity
-    inner = _if_small(convolved(normalised(x, block.norm1, act, found), block.conv1), dtype, held)
-    inner = convolved(normalised(inner, block.norm2, act, found), block.conv2)
+    inner = _if_small(convolved(normalised(x, block.norm1, act), block.conv1), dtype, held)
+    inner = convolved(normalised(inner, block.norm2, act), block.conv2)
     return added(x if block.conv_shortcut is None else convolved(x, block.conv_shortcut), inner)
 
 
@@ -122,8 +123,8 @@ def _halved(x: Rows, layer: Downsample2D) -> Rows:
     return convolved(x, layer.conv, more=(0, 1) if layer.padding == 0 else (0, 0))
 
 
-def _ending(x: Rows, coder: Any, found: Found | None = None) -> Rows:
-    return convolved(normalised(x, coder.conv_norm_out, coder.conv_act, found), coder.conv_out)
+def _ending(x: Rows, coder: Any) -> Rows:
+    return convolved(normalised(x, coder.conv_norm_out, coder.conv_act), coder.conv_out)
 
 
 def _if_small(x: Rows, dtype: torch.dtype, held: int | None) -> Rows:

@@ -45,7 +45,35 @@ class Affine:
         return torch.addcmul(self.shift, x.float(), self.scale).to(x.dtype)
 
 
-Found = dict[nn.GroupNorm, Affine]
+class Statistics:
+    """Mean and variance of groups of channels, `[B, groups]` float32, put together from parts of a picture.
+
+    Chan, Golub, LeVeque 1979: exact for any split, without the cancellation of a sum of squares.
+    """
+
+    def __init__(self, groups: int) -> None:
+        self.groups = groups
+        self.count = 0
+        self.mean = self.variance = torch.zeros(())
+
+    def add(self, x: Tensor) -> None:
+        """A part, `[B, C, h, w]`."""
+        values = x.float().reshape(x.shape[0], self.groups, -1)
+        variance, mean = torch.var_mean(values, dim=2, correction=0)
+        self.count += values.shape[2]
+        share = values.shape[2] / self.count  # 1 for the first part: what was there before has no weight
+        away = mean - self.mean.to(x.device)
+        self.variance = self.variance.to(x.device).lerp(variance, share)
+        self.variance += away.square() * (share * (1 - share))
+        self.mean = self.mean.to(x.device) + away * share
+
+
+def affine(norm: nn.GroupNorm, over: Statistics) -> Affine:
+    """What a group norm does with these statistics of its input."""
+    each = norm.num_channels // norm.num_groups
+    scale = (over.variance + norm.eps).rsqrt().repeat_interleave(each, dim=1) * norm.weight.float()
+    shift = norm.bias.float() - over.mean.repeat_interleave(each, dim=1) * scale
+    return Affine(scale=scale[:, :, None, None], shift=shift[:, :, None, None])
 
 
 def stored(x: Tensor) -> Rows:
@@ -71,23 +99,15 @@ def convolved(source: Rows, layer: nn.Conv2d, more: tuple[int, int] = (0, 0)) ->
     return Rows(shape=(layer.out_channels, rows, columns), take=take)
 
 
-def normalised(
-    source: Rows, norm: nn.GroupNorm, then: Callable[[Tensor], Tensor], found: Found | None = None
-) -> Rows:
-    """A group norm with the statistics of the whole picture, and a function of single values after it.
-
-    `found` takes note of them.
-    """
-    mean, variance = _statistics(source, norm.num_groups)
-    each = norm.num_channels // norm.num_groups
-    scale = (variance + norm.eps).rsqrt().repeat_interleave(each, dim=1) * norm.weight.float()
-    shift = norm.bias.float() - mean.repeat_interleave(each, dim=1) * scale
-    affine = Affine(scale=scale[:, :, None, None], shift=shift[:, :, None, None])
-    if found is not None:
-        found[norm] = affine
+def normalised(source: Rows, norm: nn.GroupNorm, then: Callable[[Tensor], Tensor]) -> Rows:
+    """A group norm with the statistics of the whole picture, and a function of single values after it."""
+    statistics = Statistics(norm.num_groups)
+    for a, b in strips(source):
+        statistics.add(source.take(a, b))
+    change = affine(norm, statistics)
 
     def take(a: int, b: int) -> Tensor:
-        return then(affine(source.take(a, b)))
+        return then(change(source.take(a, b)))
 
     return Rows(shape=source.shape, take=take)
 
@@ -143,21 +163,3 @@ def strips(source: Rows) -> Iterator[tuple[int, int]]:
 
 def _write(out: Tensor, a: int, strip: Tensor) -> None:
     out[:, :, a : a + strip.shape[2]] = strip
-
-
-def _statistics(source: Rows, groups: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance `[B, groups]` over the whole picture, float32, put together strip by strip.
-
-    Chan, Golub, LeVeque 1979: exact for any split, without the cancellation of a sum of squares.
-    """
-    total, mean, variance = 0, torch.zeros(()), torch.zeros(())
-    for a, b in strips(source):
-        x = source.take(a, b)
-        values = x.float().reshape(x.shape[0], groups, -1)
-        its_variance, its_mean = torch.var_mean(values, dim=2, correction=0)
-        total += values.shape[2]
-        share = values.shape[2] / total  # 1 for the first strip: what was there before has no weight
-        away = its_mean - mean.to(x.device)
-        variance = variance.to(x.device).lerp(its_variance, share) + away.square() * (share * (1 - share))
-        mean = mean.to(x.device) + away * share
-    return mean, variance

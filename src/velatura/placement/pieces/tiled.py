@@ -1,84 +1,116 @@
-"""The KL autoencoder's decoder run in tiles: near to what it gives whole, in the memory of a few tiles.
+"""The KL autoencoder's decoder in tiles: what it gives whole, and of its last level nothing is held but tiles.
 
-What has the size of latents, attention among it, is computed whole. The levels behind it run tile by tile. Their group
-norms want the statistics of the whole picture; a tile's own would give each tile a brightness and contrast of its own.
-So a first pass, in strips, gives the statistics for all tiles. A picture of no more cells than its limit is done with
-that pass, exactly. Of a larger one it sees bands of neighbouring rows and columns side by side: within a band a regular
-pattern stays as it is, where single places left out would turn it into another.
-These statistics are an estimate: what lies between the bands, and looks like nothing within them, is not in it.
+The last level has the size of the picture, and is most of what a decoder holds. Here it is run tile by tile, from what
+the level before it gives. Tiles are cut with as many cells more as the convolutions of that level reach, so that none
+sees a border that is not there, and no seam is to be blended. Group norms take their statistics over the whole picture:
+for each of them all tiles are run as far as it, and one last time to the end, about four times the work of that level.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from velatura.placement.pieces.sliced import decoded_end, decoded_start
-from velatura.placement.pieces.strips import Found
-from velatura.placement.pieces.tiles import tiled
+from velatura.placement.pieces.sliced import decoded_levels, decoded_start
+from velatura.placement.pieces.strips import Affine, Statistics, affine
 
-TILE, OVERLAP = 64, 16  # cells of latents: 512 and 128 pixels
-SAMPLE, BAND = 128**2, 32  # cells of the first pass at most; cells of a band of rows or columns, about
-SAMPLE_HELD = 2**28  # bytes of a tensor within a block that the first pass may keep
-GOLDEN = (5**0.5 - 1) / 2  # its multiples, modulo 1, are spread evenly and repeat nothing
+TILE = 128  # cells before the last level: 256 pixels
+HELD = 2**28  # bytes of a tensor within a block of the levels before it that may be kept
+Cells = tuple[slice, slice]  # rows and columns
 
 
 @torch.no_grad()
 def decode_tiled(autoencoder: Any, latents: Tensor) -> Tensor:
-    """Latents before scaling, `[1, C, h, w]` -> `[1, 3, 8 h, 8 w]` float32. For what `can_be_sliced`."""
-    x = decoded_start(autoencoder, latents)
+    """Latents before scaling, `[B, C, h, w]` -> `[B, 3, 8 h, 8 w]`. For what `can_be_sliced`."""
+    decoder = autoencoder.decoder
+    *levels, _ = decoder.up_blocks
+    x = decoded_levels(levels, decoded_start(autoencoder, latents), held=HELD)
+    known: dict[nn.GroupNorm, Affine] = {}
+    for norm in _norms(decoder):
+        statistics = Statistics(norm.num_groups)
+        for cells in _tiles(x):
+            statistics.add(_cut(decoder, x, cells, known, until=norm))
+        known[norm] = affine(norm, statistics)
+    out: Tensor | None = None
+    for cells in _tiles(x):
+        tile = _cut(decoder, x, cells, known)
+        scale = tile.shape[2] // (cells[0].stop - cells[0].start)
+        if out is None:
+            out = tile.new_empty(*tile.shape[:2], *(edge * scale for edge in x.shape[2:]))
+        rows, columns = (slice(one.start * scale, one.stop * scale) for one in cells)
+        out[:, :, rows, columns] = tile
+    assert out is not None
+    return out
+
+
+def _norms(decoder: Any) -> Iterator[nn.GroupNorm]:
+    """Those of the last level and the end, in the order in which they are run."""
+    for block in decoder.up_blocks[-1].resnets:
+        yield from (block.norm1, block.norm2)
+    yield decoder.conv_norm_out
+
+
+def _tiles(x: Tensor) -> Iterator[Cells]:
+    """The picture in parts."""
     height, width = x.shape[2:]
-    rows, columns = _within_a_sample(height, width)
-    if (rows, columns) == (height, width):
-        return decoded_end(autoencoder, x, held=SAMPLE_HELD).float()
-    norms: Found = {}
-    sample = x[:, :, _bands(height, rows).to(x.device)][:, :, :, _bands(width, columns).to(x.device)]
-    scale = decoded_end(autoencoder, sample, norms, SAMPLE_HELD).shape[2] // rows
-    del sample
-    return tiled(
-        lambda rows, columns: _levels(autoencoder.decoder, x[:, :, rows, columns], norms),
-        height,
-        width,
-        tile=TILE,
-        overlap=OVERLAP,
-        scale=scale,
+    for top in range(0, height, TILE):
+        for left in range(0, width, TILE):
+            yield slice(top, min(top + TILE, height)), slice(left, min(left + TILE, width))
+
+
+def _cut(
+    decoder: Any,
+    x: Tensor,
+    cells: Cells,
+    known: dict[nn.GroupNorm, Affine],
+    until: nn.GroupNorm | None = None,
+) -> Tensor:
+    """What `_last_level` gives for these cells of x, as it is there in the whole picture."""
+    around, before = [], []
+    for part, edge in zip(cells, x.shape[2:], strict=True):
+        first, last = max(0, part.start - _reach(decoder)), min(edge, part.stop + _reach(decoder))
+        around.append(slice(first, last))
+        before.append(part.start - first)
+    found = _last_level(decoder, x[:, :, around[0], around[1]], known, until)
+    scale = found.shape[2] // (around[0].stop - around[0].start)
+    rows, columns = (
+        slice(skip * scale, (skip + part.stop - part.start) * scale)
+        for skip, part in zip(before, cells, strict=True)
     )
+    tile: Tensor = found[:, :, rows, columns]
+    return tile
 
 
-def _within_a_sample(height: int, width: int) -> tuple[int, int]:
-    """Rows and columns, in proportion as far as they can be, of as many cells as a sample has at most."""
-    rows = int(height * min(1.0, (SAMPLE / (height * width)) ** 0.5))
-    rows = min(max(rows, 1), SAMPLE)
-    return rows, min(max(SAMPLE // rows, 1), width)
+def _reach(decoder: Any) -> int:
+    """Cells beyond its own that a value at the end of the last level depends on.
 
-
-def _bands(size: int, most: int) -> Tensor:
-    """`most` of the places 0 to `size`, in bands of about `BAND` neighbours.
-
-    Each band lies somewhere in its own part of the axis, at another place in each, so that no period is met always in
-    the same phase. The first and the last band lie at the ends.
+    A value for each convolution of 3 x 3: of the upsampler, two of each block, the last. A cell is two values wide
+    where there is an upsampler.
     """
-    count = min(max(round(most / BAND), 2), most)
-    places: list[int] = []
-    for index in range(count):
-        first, last = index * size // count, (index + 1) * size // count
-        length = (index + 1) * most // count - index * most // count
-        at = {0: 0.0, count - 1: 1.0}.get(index, index * GOLDEN % 1)
-        start = first + round(at * (last - first - length))
-        places += range(start, start + length)
-    return torch.tensor(places)
+    blocks = len(decoder.up_blocks[-1].resnets)
+    upsampled = any(level.upsamplers for level in decoder.up_blocks[-2:-1])
+    return blocks + 1 if upsampled else 2 * blocks + 1
 
 
-def _levels(decoder: Any, x: Tensor, norms: Found) -> Tensor:
-    """The decoder behind its middle block."""
-    for level in decoder.up_blocks:
-        for block in level.resnets:
-            inner = block.conv1(block.nonlinearity(norms[block.norm1](x)))
-            inner = block.conv2(block.nonlinearity(norms[block.norm2](inner)))
-            x = (x if block.conv_shortcut is None else block.conv_shortcut(x)) + inner
+def _last_level(
+    decoder: Any, x: Tensor, known: dict[nn.GroupNorm, Affine], until: nn.GroupNorm | None
+) -> Tensor:
+    """From what the level before it gives, to the picture; or to the input of one of its norms."""
+    for level in decoder.up_blocks[-2:-1]:
         for layer in level.upsamplers or ():
             x = layer(x)
-    out: Tensor = decoder.conv_out(decoder.conv_act(norms[decoder.conv_norm_out](x)))
+    for block in decoder.up_blocks[-1].resnets:
+        if block.norm1 is until:
+            return x
+        inner = block.conv1(block.nonlinearity(known[block.norm1](x)))
+        if block.norm2 is until:
+            return inner  # type: ignore[no-any-return]
+        inner = block.conv2(block.nonlinearity(known[block.norm2](inner)))
+        x = (x if block.conv_shortcut is None else block.conv_shortcut(x)) + inner
+    if decoder.conv_norm_out is until:
+        return x
+    out: Tensor = decoder.conv_out(decoder.conv_act(known[decoder.conv_norm_out](x)))
     return out

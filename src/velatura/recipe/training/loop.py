@@ -141,7 +141,7 @@ class Memory(Section):
     autoencoder: Literal["auto", "whole", "sliced", "tiled"] = Field(
         "auto",
         description="How images are encoded and previews decoded: whole; sliced: in strips, with the same result in "
-        "less memory; tiled: decoded in tiles, in the least memory, with a result that differs a little; auto: whole "
+        "less memory; tiled: decoded in tiles, with the same result in the least memory and the most time; auto: whole "
         "up to 1280 x 1280 pixels, sliced above.",
     )
     streamed: float = Field(
