@@ -148,3 +148,17 @@ def test_updates_are_compiled_where_they_are_many(monkeypatch: pytest.MonkeyPatc
 def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert not decide("auto", flops=1e19, device=torch.device("cpu"))
+
+
+def test_without_gradients_what_is_recomputed_keeps_no_copies_of_its_weights() -> None:
+    """Autocast's: else painting and validating would hold them of all blocks, and training of none."""
+    kept, again = nn.Linear(4, 4), nn.Linear(4, 4)
+    recompute([again])
+    x, changed = torch.ones(1, 4), {}
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        for name, layer in (("kept", kept), ("again", again)):
+            before = layer(x)
+            layer.weight.mul_(3)
+            layer.bias.mul_(3)
+            changed[name] = not torch.equal(layer(x), before)
+    assert changed == {"kept": False, "again": True}

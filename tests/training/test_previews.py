@@ -92,6 +92,25 @@ def test_they_look_the_same_wherever_the_weights_are(run: Train, trained: dict[s
     assert len(set(shown[0])) > 2
 
 
+@pytest.mark.parametrize("policy", [False, True])
+def test_those_of_the_average_are_of_the_average_alone(run: Train, policy: bool) -> None:
+    """Though autocast has made copies of the other weights just before."""
+    shown: dict[str, list[bytes]] = {}
+    for kind in ("raw", "average", "both"):
+        found = run(
+            name=kind,
+            training={"steps": 2, "precision": "bf16", "checkpoint_blocks": policy},
+            previews={"every": 2, "steps": 2, "prompts": ["a red cube"], "size": 32, "baseline": False},
+            full={},
+            ema={"decay": 0.999, "previewed": kind},
+            optimizer={"learning_rate": 0.01},
+        )
+        pictures = [Path(event.path) for event in found.log.of(PreviewSaved)]
+        shown[kind] = [Image.open(picture).tobytes() for picture in pictures]
+    assert shown["raw"] != shown["average"]
+    assert shown["both"] == [*shown["raw"], *shown["average"]]
+
+
 def test_a_request_to_stop_does_not_wait_for_the_other_pictures(
     tmp_path: Path, photos: Path, tiny_model: Path
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -51,7 +51,7 @@ def casts_not_kept() -> Iterator[None]:
 
 
 class _Recomputed:
-    """A method that keeps only its inputs while gradients are on."""
+    """A method that keeps only its inputs while gradients are on, and never what autocast made of its weights."""
 
     def __init__(self, run: Any, activations: Activations | None) -> None:
         self.run = run
@@ -59,7 +59,8 @@ class _Recomputed:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
-            return self.run(*args, **kwargs)
+            with nullcontext() if torch.compiler.is_compiling() else casts_not_kept():
+                return self.run(*args, **kwargs)
         return run_again(self.run, args, kwargs, self._activations)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 from velatura.events import Events
 from velatura.interfaces import Conditioning, Parts, Pieces
 from velatura.placement.recompute import Policy, whole
-from velatura.planning.assembly import assemble, give, load_part, with_storage
+from velatura.planning.assembly import Assembled, assemble, give, load_part, with_storage
 from velatura.planning.away import Away, away, brought_for_previews, inputs_away, without, without_inputs
 from velatura.planning.devices import Device
 from velatura.planning.encoding import IMAGES, encode_images, encode_texts
@@ -22,6 +22,7 @@ from velatura.planning.sizes import Sizes, occupied, sizes_of
 from velatura.planning.tracking import Bytes, Work
 from velatura.planning.workload import Workload, workload
 from velatura.recipe.recipe import Recipe
+from velatura.sampling.request import Request
 from velatura.training.setup import Setup
 
 AHEAD = "latents"  # the phase that can be done ahead, on the CPU; for captions there is memory.text_encoders
@@ -176,7 +177,7 @@ class Estimator:
             phases.append(_narrowing(training))
         gone = self._away(training, work)
         if work.previews:
-            preview = without(self._preview(variant, memory.autoencoder), gone)
+            preview = without(self._previewed(work, gone), gone)
             brought = brought_for_previews(training.assembled, recipe)
             phases.append(preview.holding(lambda held: held.plus({gone.kind: brought})))
         phases.append(without(self._stepped(work, gone), gone))
@@ -251,25 +252,14 @@ class Estimator:
         training = self._training(which[0])
         assembled = training.assembled
 
-        def followed(policy: Policy) -> Followed:
-            own = self._followed(*which, policy, False)
-            if not (ahead and assembled.autocast):  # beside its casts such a layer keeps next to nothing
-                return own
-            return own.towards(self._followed(*which, policy, True), ahead)
+        def followed(policy: Policy, of_ahead: bool) -> Followed:
+            return self._followed(*which, policy, of_ahead)
 
-        count = len(assembled.block_sizes)
-        places: Collection[int] = {*streamed, *whole(range(count), policy)}
-        share = len(places) / max(1, count)
-        if len(places) == count:
-            own, places = followed(True), ()
-        elif assembled.left_out:  # of the blocks that one stands for, some may be recomputed
-            own = followed("mlp" if policy == "mlp" else False)
-        else:
-            own, places = followed(policy), streamed
-        step = training.step(own, followed(True) if places else None, places)
+        own, again, places, share = _ways(followed, assembled, policy, streamed, ahead)
+        step = training.step(own, again, places)
         if not offloaded:
             return step
-        all_of_them = training.step(followed(True))
+        all_of_them = training.step(_ways(followed, assembled, True, streamed, ahead)[0])
         return without_inputs(step, inputs_away(all_of_them, assembled, share), all_of_them)
 
     def _followed_of(
@@ -300,11 +290,29 @@ class Estimator:
         assembled = assemble(setup, self.work.found, self.device)
         return Training(setup, assembled, self._captions(setup.dtype)[1], self.device)
 
-    def _preview_of(self, variant: _Variant, pieces: Pieces) -> Phase:
-        """The preview that takes most."""
+    def _previewed(self, work: Workload, gone: Away) -> Phase:
+        """The preview that takes most; where blocks are recomputed or streamed matters to autocast's copies alone."""
+        recipe, variant = work.setup.recipe, _Variant.of(work.setup)
+        own = variant, recipe.memory.autoencoder
+        if not self._training(variant).assembled.autocast:
+            return self._preview(*own, False, (), 0.0)
+        return self._preview(*own, recipe.training.checkpoint_blocks, *gone.recomputed)
+
+    def _preview_of(
+        self, variant: _Variant, pieces: Pieces, policy: Policy, streamed: tuple[int, ...], ahead: float
+    ) -> Phase:
         training, denoiser = self._training(variant), self._denoiser(variant.setup.dtype)
-        followed = [training.preview(one, pieces, denoiser=denoiser) for one in self.work.largest_previews]
-        return max(followed, key=lambda phase: phase.peak.total)
+
+        def painted(request: Request) -> Phase:
+            def followed(policy: Policy, of_ahead: bool) -> Followed:
+                return training.follow_preview(
+                    request, pieces, denoiser=denoiser, recomputed=policy, ahead=of_ahead
+                )
+
+            own, again, places, _ = _ways(followed, training.assembled, policy, streamed, ahead)
+            return training.preview(request.steps or 1, own, again, places)
+
+        return max(map(painted, self.work.largest_previews), key=lambda phase: phase.peak.total)
 
     def _denoiser_in(self, dtype: torch.dtype) -> Parts:
         """The whole denoiser, as it is loaded, without values."""
@@ -313,6 +321,36 @@ class Estimator:
         give(parts, "denoiser", load_part(setup, self.work.found, "denoiser", self.device))
         with_storage(parts, {})
         return parts
+
+
+def _ways(
+    follow: Callable[[Policy, bool], Followed],
+    assembled: Assembled,
+    policy: Policy,
+    streamed: tuple[int, ...],
+    ahead: float,
+) -> tuple[Followed, Followed | None, Collection[int], float]:
+    """How most blocks do it, how those that are recomputed do, at which places these are, and their share of all.
+
+    What is streamed and trained is recomputed, whatever `policy` says; `ahead`: the share of layers ahead that is.
+    """
+
+    def followed(policy: Policy) -> Followed:
+        own = follow(policy, False)
+        if not (ahead and assembled.autocast):  # beside its casts such a layer keeps next to nothing
+            return own
+        return own.towards(follow(policy, True), ahead)
+
+    count = len(assembled.block_sizes)
+    places: Collection[int] = {*streamed, *whole(range(count), policy)}
+    share = len(places) / max(1, count)
+    if len(places) == count:
+        return followed(True), None, (), share
+    if assembled.left_out:  # of the blocks that one stands for, some may be recomputed
+        own = followed("mlp" if policy == "mlp" else False)
+    else:
+        own, places = followed(policy), streamed
+    return own, followed(True) if places else None, places, share
 
 
 def _tokens(conditioning: Conditioning) -> int:

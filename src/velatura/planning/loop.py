@@ -36,12 +36,13 @@ DECODING = "decode"
 
 @dataclass(frozen=True, kw_only=True)
 class Followed:
-    """An optimizer step as the blocks that are left do it."""
+    """An optimizer step, or a preview, as the blocks that are left do it."""
 
     what: str
     segments: Sequence[Segment]
     more: Bytes  # what blocks that were left out hold all the time
-    inputs: tuple[int, ...]  # bytes, of each repeated kind of block
+    inputs: tuple[int, ...] = ()  # bytes, of each repeated kind of block
+    known: int = 0  # bytes that wait for all steps of a preview
 
     def towards(self, other: Followed, share: float) -> Followed:
         """A step between two that differ in how they are done."""
@@ -177,12 +178,20 @@ class Training:
         )
 
     @torch.no_grad()
-    def preview(self, request: Request, pieces: Pieces = "auto", *, denoiser: Parts) -> Phase:
+    def follow_preview(
+        self,
+        request: Request,
+        pieces: Pieces = "auto",
+        *,
+        denoiser: Parts,
+        recomputed: Policy = False,
+        ahead: bool = False,
+    ) -> Followed:
         """One preview: a step of its sampling with what is known of all steps, and its decoding.
 
-        `denoiser`: the whole one, with storage and without values.
+        `denoiser`: the whole one, with storage and without values. `recomputed`, `ahead`: as in `follow`; of what is
+        recomputed autocast keeps no copies.
         """
-        assert request.steps
         self.assembled.parts.pieces = pieces
         family, texts = self.setup.family, len(request_texts(request))
         with VALUELESS, warnings.catch_warnings():
@@ -194,24 +203,39 @@ class Training:
             with (
                 tracker,
                 marked(tracker, self.blocks, self.assembled.parameters.values()),
+                self._recomputing(recomputed, ahead),
                 self.stepper.precision(),
             ):
                 once = replace(request, steps=1)
                 latents = paint(family, self.stepper.parts, once, conditioning, device=CPU)
                 tracker.mark((DECODING, 0))
                 family.decode_latents(self.stepper.parts, latents[:1])
-        more = self.more.plus({"averages": self.kept_aside})
-        done = whole(tracker.segments, self.assembled.left_out, more)
-        decoding = tracker.segments[-1].work
+        return Followed(
+            what=f"{request.width}x{request.height}",
+            segments=tracker.segments,
+            more=self.more.plus({"averages": self.kept_aside}),
+            known=known,
+        )
+
+    def preview(
+        self, steps: int, own: Followed, again: Followed | None = None, places: Collection[int] = ()
+    ) -> Phase:
+        """One of so many steps, of the whole network; the blocks at `places` do what they do in `again`."""
+        done = whole(
+            own.segments,
+            self.assembled.left_out,
+            own.more,
+            again=None if again is None else Again(segments=again.segments, places=places),
+        )
+        decoding = own.segments[-1].work
         work = Work()
-        work.add(done.work, request.steps)
-        work.add(decoding, 1 - request.steps)
-        what = f"{request.width}x{request.height}"
+        work.add(done.work, steps)
+        work.add(decoding, 1 - steps)
         moments = tuple(
-            one if one.kind == DECODING else replace(one, held=one.held.plus({"activations": known}))
+            one if one.kind == DECODING else replace(one, held=one.held.plus({"activations": own.known}))
             for one in done.moments
         )
-        return Phase(name="preview", what=what, moments=moments, work=work)
+        return Phase(name="preview", what=own.what, moments=moments, work=work)
 
     def _compiles_updates(self) -> bool:
         training = self.setup.recipe.training

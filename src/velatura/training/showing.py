@@ -157,11 +157,12 @@ class Showing:
 
     def _preview(self, step: int, previews: Sequence[_Due]) -> None:
         steps = sum(one.preview.request.steps or 0 for one in previews)
-        with self.stepper.precision(), phase(self.events, "previews", steps, "steps") as current:
+        with phase(self.events, "previews", steps, "steps") as current:
             advance = self._unless_asked(current.advance)
             with suppress(_LeftOff):
                 for weights, group in groupby(previews, key=attrgetter("weights")):
-                    with self.holding(weights), self.painting():
+                    # autocast keeps copies of weights until its block ends, and does not see that they change
+                    with self.holding(weights), self.painting(), self.stepper.precision():
                         for one in group:
                             if self._asked_to_stop():
                                 break
