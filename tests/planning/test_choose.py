@@ -13,13 +13,13 @@ from velatura.planning.candidates import candidates
 from velatura.planning.choose import Plan, choose, plan
 from velatura.planning.devices import KNOWN, device_named, with_host
 from velatura.planning.estimate import Estimator
-from velatura.planning.table import lines
+from velatura.planning.table import document, lines
 from velatura.recipe.recipe import Recipe
 
 from ..tiny import Log, recipe
 from .conftest import sections
 
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
 GPU = KNOWN["4090"]
 FULL = 'name = "x"\n[model]\nmodel = "pocket/flux"\n[[data]]\nfolder = "x"\n[full]\n'
 
@@ -45,6 +45,30 @@ def test_what_cannot_fit_says_how_much_is_needed(tmp_path: Path, photos: Path, f
     assert made.estimate.needed > GIB // 2
     assert "training.checkpoint_blocks=true" in made.sets
     assert any(line.startswith("step:") for line in made.advice)
+
+
+def test_on_the_cpu_nothing_is_advised_that_has_no_use_there(
+    tmp_path: Path, photos: Path, flux: Path
+) -> None:
+    made = plan(recipe(tmp_path, flux, **sections(full={})), tmp_path, device_named("cpu"), MIB)
+    assert not made.fits
+    told = " ".join(made.advice)
+    assert "velatura cache build" not in told
+    assert "text_encoders" not in told
+    assert "adapter.rank" not in told
+    assert "0.0 GiB" not in told
+    assert made.estimate.needed == max(map(made.estimate.occupied, made.estimate.phases))
+
+
+def test_programs_are_told_what_limits_a_step(tmp_path: Path, photos: Path, flux: Path) -> None:
+    wanted = recipe(
+        tmp_path, flux, **sections(training={"batch_size": 2, "accumulate": 3}, memory={"micro_batch": 1})
+    )
+    told = document(plan(wanted, tmp_path, GPU, 20 * GIB))
+    assert told["passes_per_step"] == 6
+    assert told["copying_seconds_per_pass"] == 0
+    assert "kernels" in told["limit"]
+    assert told["needed_of_host"] >= max(told["host"].values())
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ class Estimate:
     @property
     def highest(self) -> Phase:
         """The phase that needs most."""
-        return max(self.phases, key=lambda phase: phase.peak.total)
+        return max(self.phases, key=self.occupied)
 
     @property
     def needed(self) -> int:
@@ -75,7 +75,7 @@ class Estimate:
     def too_large(self, budget: int) -> tuple[Phase, ...]:
         """The phases that need more than a budget, those that need most first."""
         return tuple(
-            sorted((p for p in self.phases if self.occupied(p) > budget), key=lambda p: -p.peak.total)
+            sorted((p for p in self.phases if self.occupied(p) > budget), key=lambda p: -self.occupied(p))
         )
 
     def encoded_elsewhere(self, budget: int) -> bool:

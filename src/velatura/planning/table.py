@@ -66,8 +66,12 @@ def document(plan: Plan) -> dict[str, Any]:
         "precision": str(estimate.work.setup.dtype).removeprefix("torch."),
         "trained_values": estimate.trained,
         "phases": [_phase(phase, estimate) for phase in estimate.phases],
+        "passes_per_step": estimate.passes,
         "seconds_per_step": estimate.seconds,
+        "copying_seconds_per_pass": estimate.copying,
+        "limit": _limit(estimate),
         "host": estimate.sizes.host,
+        "needed_of_host": estimate.needed_of_host,
         "disk": estimate.sizes.disk,
         "remarks": estimate.work.remarks,
     }
