@@ -82,6 +82,16 @@ OFFLOADED_ACTIVATIONS = Feature(
     key="memory.offload_activations",
     example="memory.offload_activations=true",
 )
+UNCACHED = Feature(name="memory.cache false", key="memory.cache", of=_is(False), example="memory.cache=false")
+SPLIT = Feature(
+    name="memory.split_attention", key="memory.split_attention", example="memory.split_attention=true"
+)
+ATTENDED = Feature(
+    name="training.attention other than sdpa",
+    key="training.attention",
+    of=_not("sdpa"),
+    example="training.attention=flash",
+)
 RECOMPUTED = Feature(
     name="training.checkpoint_blocks",
     key="training.checkpoint_blocks",
@@ -136,15 +146,16 @@ STATELESS = Feature(
 )
 AVERAGED = Feature(name="ema.strength", key="ema.strength", example="ema.strength=0.1")
 AVERAGED_BY_DECAY = Feature(name="ema.decay", key="ema.decay", of=_not(DECAY), example="ema.decay=0.9")
+AVERAGED_AWAY = Feature(name="ema.device cpu", key="ema.device", of=_is("cpu"), example="ema.device=cpu")
 PAINTED = Feature(name="previews", key="previews.prompts", example='previews.prompts=["a"]')
 SHARE = Feature(name="validation.share", key="validation.share", example="validation.share=0.5")
 FOLDER = Feature(name="validation.folder", key="validation.folder", example="validation.folder=photos")
 
 FEATURES = (
     ADAPTER, FULL, ENCODERS_TRAINED, AUTOENCODER, NARROW, QUANTISED, ENCODED_ON_CPU, PIECES, STREAMED,
-    STREAMED_IN_TRAINING, OFFLOADED_ACTIVATIONS, RECOMPUTED, ACCUMULATED, IN_PASSES, FP16, NOT_BF16, RETRIED,
-    SEVERAL, BY_TOKENS, FUSED, OFFLOADED_STATE, CLIPPED, FOREIGN, UNROUNDED, STATELESS, AVERAGED, AVERAGED_BY_DECAY,
-    PAINTED, SHARE, FOLDER,
+    STREAMED_IN_TRAINING, UNCACHED, SPLIT, ATTENDED, OFFLOADED_ACTIVATIONS, RECOMPUTED, ACCUMULATED, IN_PASSES,
+    FP16, NOT_BF16, RETRIED, SEVERAL, BY_TOKENS, FUSED, OFFLOADED_STATE, CLIPPED, FOREIGN, UNROUNDED, STATELESS,
+    AVERAGED, AVERAGED_BY_DECAY, AVERAGED_AWAY, PAINTED, SHARE, FOLDER,
 )  # fmt: skip
 _NO_DENOISER = "no denoiser is run"
 REFUSED = (
@@ -166,6 +177,8 @@ REFUSED = (
         second=FOREIGN,
         reason=f"its updates may want all weights at once; allowed with {listing(BUILT_IN)}",
     ),
+    Refusal(first=SPLIT, second=AUTOENCODER, reason=_NO_DENOISER),
+    Refusal(first=ATTENDED, second=AUTOENCODER, reason=_NO_DENOISER),
     Refusal(first=OFFLOADED_ACTIVATIONS, second=AUTOENCODER, reason=_NO_DENOISER),
     Refusal(
         first=PAINTED,

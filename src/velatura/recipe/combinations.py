@@ -14,7 +14,8 @@ _INTRODUCTION = """\
 
 Features of a recipe that do not go together, and why. A recipe that has both is refused before anything is read, and
 `velatura plan` offers no such pair. All other pairs of the features below go together: tests plan and train each of
-them. Two values of one key, and features of `[adapter]` and of `[full]`, exclude each other without being listed.
+them. Two values of one key, and features of `[adapter]` and of `[full]`, exclude each other without being listed. What
+needs another key says so: `memory.offload_activations` wants blocks that are recomputed.
 """
 
 

@@ -16,7 +16,7 @@ from velatura.interfaces import Conditioning, Family, ModelInfo, Parts, Prompt
 from velatura.sampling.request import Request, check
 from velatura.sampling.samplers import euler, guided, part_of
 
-TOGETHER = 32  # times for which conditioning is steered at once: of FLUX.1 it takes 2 MB for each
+TOGETHER = 64  # times for which conditioning is steered at once: of FLUX.1 it takes 2 MB for each
 
 
 def filled(request: Request, info: ModelInfo) -> Request:
