@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,10 +17,11 @@ from velatura.draws import Draw
 from velatura.interfaces import Batch, Prompt
 from velatura.objectives.flow import Flow
 from velatura.recipe.objectives.flow import FlowObjective
+from velatura.training.health.splitting import Splitter
 from velatura.training.step import Stepper
 from velatura.training.validation import noise_levels, validation_loss
 
-from ..tiny import CPU, load
+from ..tiny import CPU, Log, load
 
 
 def stepper(folder: Path, *, rate: float = 0.05) -> Stepper:
@@ -115,6 +117,25 @@ def test_validation_does_not_depend_on_the_batch_size(tiny_model: Path, groups: 
     assert validation_loss(chosen, parts, times=3) == pytest.approx(whole, rel=1e-5)
     assert validation_loss(chosen, parts, times=3) == validation_loss(chosen, parts, times=3)
     assert validation_loss(chosen, parts[:1], times=3) != pytest.approx(whole, rel=1e-3)
+
+
+def test_validation_makes_its_passes_as_training_does(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that is split to fit is not whole for validation."""
+    chosen, sizes = stepper(tiny_model), []
+    all_of_them = batch(chosen, [0, 1, 2, 3, 4], [1.0, 2.0, 1.0, 1.0, 3.0])
+    whole = validation_loss(chosen, [all_of_them], times=2)
+    predict = chosen.family.predict
+
+    def noted(parts: Any, latents: Tensor, *args: Any, **options: Any) -> Tensor:
+        sizes.append(len(latents))
+        return predict(parts, latents, *args, **options)
+
+    monkeypatch.setattr(chosen.family, "predict", noted)
+    chosen.splitter = Splitter(events=Log().events, scale=8, limit=2)
+    assert validation_loss(chosen, [all_of_them], times=2) == pytest.approx(whole, rel=1e-5)
+    assert sizes == [1, 1, 2, 2, 2, 2]
 
 
 def test_validation_by_hand(tiny_model: Path) -> None:

@@ -105,13 +105,16 @@ class Stepper:
         bad = not_finite(item_losses(names, per_item, torch.full_like(per_item, t)))
         raise self._refusal(what, bad, "Look at these images and captions.")
 
+    def passes(self, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """The batches as they are computed, perhaps in smaller ones."""
+        return batches if self.splitter is None else self.splitter.fitted(batches)
+
     def _accumulate(self, batches: Sequence[Batch], seed: int, step: int) -> StepSums:
         """The gradients of all micro-batches of this process, divided by the weight of those of all."""
         total = sum(float(batch.weights.sum()) if batch.total is None else batch.total for batch in batches)
         while True:
-            parts = batches if self.splitter is None else self.splitter.fitted(batches)
             try:
-                return self._passes(parts, seed, step, total)
+                return self._accumulated(self.passes(batches), seed, step, total)
             except CompilerFailed:
                 pass  # from now on blocks are run as they are
             except (MemoryError, RuntimeError) as error:
@@ -130,7 +133,7 @@ class Stepper:
             and self.splitter.shrink(self.in_hand, step + 1)
         )
 
-    def _passes(self, batches: Sequence[Batch], seed: int, step: int, total: float) -> StepSums:
+    def _accumulated(self, batches: Sequence[Batch], seed: int, step: int, total: float) -> StepSums:
         sums, computed = StepSums(), list[Computed]()
         for batch in batches:
             self.in_hand = batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 
 import torch
 
@@ -25,7 +26,7 @@ def validation_loss(stepper: Stepper, batches: Iterable[Batch], times: int) -> f
     Raises NumericError, naming the items, for an error that is not finite.
     """
     total, weight = 0.0, 0.0
-    for batch in batches:
+    for batch in chain.from_iterable(stepper.passes([batch]) for batch in batches):
         moved = batch.to(stepper.device, stepper.dtype)
         draw = Draw(seed=SEED, step=0, slots=batch.slots)
         for t in noise_levels(times):
