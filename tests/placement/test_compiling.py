@@ -165,7 +165,7 @@ def test_the_message_has_what_the_compiler_for_cpp_said(compilations: list[dict[
     block(X)
     assert "g++: fatal error: Killed" in told[0]
     assert "main.so" not in told[0]
-    assert told[0].endswith("or set training.compile = false.")
+    assert told[0].endswith("training.compile = false, no --compile.")
 
 
 @pytest.mark.parametrize(("named", "there"), [("nowhere/g++", False), (sys.executable, True)])

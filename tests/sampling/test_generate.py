@@ -375,6 +375,32 @@ def test_text_encoders_elsewhere_are_told_where_they_round_otherwise(order: Orde
     assert differences(*on_gpu) == ["the text encoders' place was cpu and is auto now"]
 
 
+@pytest.mark.slow
+def test_compiled_blocks_paint_the_same(order: Order, tmp_path: Path) -> None:
+    """In the last bits they round otherwise; so it is remembered."""
+    plain = paint(order, batch=2)
+    compiled = paint(order, batch=2, compiled=True, out=tmp_path / "c.png")
+    assert max(apart(a, b) for a, b in zip(plain, compiled, strict=True)) <= 1  # of 255
+    streamed = paint(order, batch=2, compiled=True, streamed=0.5, out=tmp_path / "s.png")
+    assert [one.read_bytes() for one in streamed] == [one.read_bytes() for one in compiled]
+    assert read_record(compiled[1])[1]["compiled"] is True
+    assert like(compiled[1]).read_bytes() == compiled[1].read_bytes()
+
+
+def test_where_the_compiler_fails_pictures_are_painted_without_it(
+    order: Order, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(run: Any, **options: Any) -> Any:
+        raise OSError("no room")
+
+    (plain,) = paint(order)
+    monkeypatch.setattr(torch, "compile", fails)
+    log = Log()
+    (found,) = generate(replace(order, compiled=True, out=tmp_path / "y.png"), log.events)
+    assert apart(plain, found.path) == 0
+    assert "the compiler failed, and the run goes on without it, slower: no room" in log.texts
+
+
 def test_one_picture_of_a_batch_at_a_time(order: Order, tmp_path: Path) -> None:
     together = paint(order, batch=2)
     split = paint(order, batch=2, split_attention=True, out=tmp_path / "s.png")

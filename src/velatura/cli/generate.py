@@ -106,7 +106,7 @@ def generate(
         typer.Option(
             "--autoencoder",
             metavar="auto|whole|sliced|tiled",
-            help="How pictures are decoded: whole, in strips with the same result, or in tiles with nearly the same.",
+            help="How pictures are decoded: whole, in strips, or in tiles, the least memory; the result is the same.",
             show_default="auto: whole up to 1280x1280, sliced above",
         ),
     ] = None,
@@ -135,6 +135,13 @@ def generate(
         typer.Option(
             "--split-attention",
             help="Compute attention for one picture of a batch at a time: less memory without a fused kernel.",
+        ),
+    ] = False,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile the denoiser's blocks: up to a minute before the first picture, each one faster.",
         ),
     ] = False,
     text_encoders: Annotated[
@@ -206,6 +213,7 @@ def generate(
         text_encoders=text_encoders,
         attention=attention,
         split_attention=split_attention,
+        compiled=compiled,
         out=out,
     )
     painted: list[Picture] = []

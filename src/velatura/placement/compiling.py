@@ -78,6 +78,19 @@ def compile_blocks(
         block.forward = compiler.compiled(block.forward, dynamic=sizes > 1)
 
 
+def compile_for_painting(blocks: Sequence[nn.Module], tell: Callable[[str], None] = warnings.warn) -> None:
+    """Compile the forward of each block for passes without gradients, in a graph for each kind and size of batch.
+
+    From the second number of tokens on there is one for all. `tell` as in `compile_blocks`; should the compiler fail,
+    blocks are run as they are. Before they are streamed.
+    """
+    _keep_what_is_compiled(tell)
+    torch._dynamo.config.recompile_limit = GRAPHS
+    compiler = _Compiler(tell)
+    for block in blocks:
+        block.forward = compiler.or_plain(block.forward, dynamic=None)
+
+
 def compiled_update(
     update: Callable[..., None], tell: Callable[[str], None] = warnings.warn
 ) -> Callable[..., None]:
@@ -192,11 +205,13 @@ def _reason(error: Exception) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     output = lines.index("Output:") + 1 if "Output:" in lines else len(lines)  # of the compiler for C++
     said = " ".join([*lines[:2], *lines[output : output + 2]])
-    remedy = "Set training.compile = false to do without it"
+    remedy = "To do without it, set training.compile = false, or leave --compile out"
     if "ImportError" in said:  # of what was compiled
         remedy = f"If {os.environ.get(CACHE)} is damaged, remove it"
     elif "C++ compile error" in text or "Cxx" in text:
-        remedy = "Let CXX be a compiler for C++ that works, or set training.compile = false"
+        remedy = (
+            "Let CXX be a compiler for C++ that works, or do without: training.compile = false, no --compile"
+        )
     return f"{said.rstrip('.')}. {remedy}."
 
 

@@ -68,6 +68,7 @@ def generate(order: Order, events: Events, planner: Planner | None = None) -> It
         text_encoders=order.text_encoders or "auto",
         attention=order.attention or "sdpa",
         split_attention=order.split_attention,
+        compiled=order.compiled,
         events=events,
     )
     if start is not None and order.size is None and request.width is None:
@@ -190,6 +191,7 @@ def _history(pipeline: Pipeline, order: Order, start: StartPicture | None) -> Hi
         autoencoder=held.parts.pieces,
         attention=held.attention.name,
         split_attention=held.attention.split,
+        compiled=held.compiled,
         text_encoders=held.text_encoders,
         device=held.device.type,
         loras=used(order.loras),

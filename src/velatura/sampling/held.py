@@ -17,9 +17,11 @@ from velatura.families.attending import attend_by
 from velatura.families.denoiser import load_denoiser
 from velatura.interfaces import PARTS, Family, ModelFiles, PartName, Parts
 from velatura.placement.attention import Attention
+from velatura.placement.compiling import compile_for_painting
 from velatura.placement.place import NO_USE, place
 from velatura.placement.precision.emulated import compute_in_float32, is_emulated
 from velatura.placement.precision.quantised import Weights
+from velatura.plural import counted
 from velatura.sampling.memory import Encoders, enough_to, fits_whole, weight_bytes
 
 
@@ -36,6 +38,7 @@ class HeldParts:
     streamed: float
     events: Events
     attention: Attention = field(default_factory=Attention)
+    compiled: bool = False  # the denoiser's blocks
     text_encoders: Encoders = "auto"
     turns: bool | None = None  # whether the text encoders make room for the denoiser; None: where they must
     _loras: list[tuple[Lora, float]] = field(default_factory=list, init=False)
@@ -97,8 +100,12 @@ class HeldParts:
             self.family, self.files, self.events, weights=self.weights, device=device, dtype=self.dtype
         )
         attend_by(self.family, denoiser, self.attention)
+        blocks = self.family.blocks(denoiser)
+        if self.compiled:
+            compile_for_painting(blocks, self.events.warn)
+            self.events.notice(f"compiling {counted(len(blocks), 'block')}; the first step takes longer")
         if self.streamed:
-            blocks, ahead = self.family.blocks(denoiser), self.family.ahead(denoiser)
+            ahead = self.family.ahead(denoiser)
             placed = place(denoiser, blocks, ahead, share=self.streamed, device=self.device)
             self.events.notice(placed.report())
             if self.device.type == "cpu":

@@ -43,6 +43,7 @@ class History:
     autoencoder: Pieces = "auto"
     attention: AttentionName = "sdpa"
     split_attention: bool = False
+    compiled: bool = False  # which rounds otherwise
     text_encoders: Encoders = "auto"  # where they run; with "cpu" another device rounds otherwise
     loras: tuple[UsedLora, ...] = ()
     image: str | None = None  # the picture that was changed
@@ -122,6 +123,7 @@ def differences(past: History, now: History) -> list[str]:
         ("the precision of the denoiser's weights", past.weights, now.weights),
         ("the autoencoder", past.autoencoder, now.autoencoder),
         ("the attention", past.attention, now.attention),
+        ("the denoiser compiled", past.compiled, now.compiled),
     ]
     if now.device != "cpu":
         pairs.append(("the text encoders' place", past.text_encoders, now.text_encoders))

@@ -45,6 +45,7 @@ class Order:
     text_encoders: Encoders | None = None
     attention: AttentionName | None = None
     split_attention: bool = False
+    compiled: bool = False
 
 
 def changed(request: Request, order: Order) -> Request:
@@ -77,5 +78,6 @@ def completed(order: Order, past: History) -> Order:
         autoencoder=order.autoencoder or past.autoencoder,
         attention=order.attention or past.attention,
         split_attention=order.split_attention or past.split_attention,
+        compiled=order.compiled or past.compiled,
         text_encoders=order.text_encoders or past.text_encoders,
     )

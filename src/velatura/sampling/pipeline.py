@@ -67,6 +67,7 @@ class Pipeline:
         text_encoders: Encoders = "auto",
         attention: AttentionName = "sdpa",
         split_attention: bool = False,
+        compiled: bool = False,
         events: Events | None = None,
     ) -> Pipeline:
         """Open a model: 'pocket/flux', a diffusers folder, a hub id, or a recipe's `[model]` section.
@@ -76,9 +77,10 @@ class Pipeline:
         "auto", "whole", "sliced" or "tiled". `streamed`: share of the denoiser's block weights that visit the device
         only when they are computed with. `text_encoders`: "cpu" runs them in the machine's memory. `attention`: its
         kernel, "sdpa" or that of a package, "flash", "flash3", "sage" or "xformers"; where it cannot be had, a remark
-        says why and "sdpa" is used. `split_attention`: for one picture of a batch at a time. Relative paths start at
-        `base`, default: the working folder. Remarks go to `events`, by default they become Python warnings. Raises
-        ModelError, RecipeError.
+        says why and "sdpa" is used. `split_attention`: for one picture of a batch at a time. `compiled`: the denoiser's
+        blocks, which takes up to a minute when the first picture of a size is painted, and makes steps faster. Relative
+        paths start at `base`, default: the working folder. Remarks go to `events`, by default they become Python
+        warnings. Raises ModelError, RecipeError.
         """
         for name, value, allowed in (
             ("weights", weights, get_args(Weights)),
@@ -106,6 +108,7 @@ class Pipeline:
             streamed=streamed,
             text_encoders=text_encoders,
             events=told,
+            compiled=compiled,
             attention=attention_for(
                 family, files, attention, split=split_attention, device=where, dtype=dtype, events=told
             ),
