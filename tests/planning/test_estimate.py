@@ -352,6 +352,49 @@ def test_a_preview_within_5_percent(tmp_path: Path, photos: Path, flux: Path, li
     assert planned + estimate.sizes.data == pytest.approx(meter.peak, rel=0.05)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        precise(precision="bf16", checkpoint_blocks=True),
+        slow(precise(precision="bf16")),
+        slow(precise(precision="bf16", checkpoint_blocks=2)),
+        slow({"memory": {"streamed": 1.0}, **precise(precision="bf16")}),
+        slow({"memory": {"streamed": 0.5}, **precise(precision="bf16")}),
+    ],
+    ids=str,
+)
+def test_previews_keep_casts_of_no_more_weights_than_steps_do(
+    tmp_path: Path, photos: Path, flux: Path, changes: dict[str, Any]
+) -> None:
+    """Autocast's copies of trained weights; what is recomputed or streamed has none."""
+    changes["training"] = {**changes["training"], "steps": 1}
+    previews = {"prompts": ["a cube --w 128 --h 128 --s 3"], "every": 1}
+    wanted = recipe(tmp_path, flux, **sections(full={}, previews=previews, **changes))
+    estimate = estimated(wanted, tmp_path)
+    planned = next(phase for phase in estimate.phases if phase.name == "preview")
+    meter = PreviewMeter()
+    train(wanted, tmp_path, events=Events(meter))
+    assert estimate.occupied(planned) - estimate.sizes.host["program"] == pytest.approx(meter.peak, rel=0.05)
+
+
+def test_weights_that_are_trained_are_loaded_before_they_are_streamed(
+    tmp_path: Path, photos: Path, flux: Path
+) -> None:
+    """All of them, in the machine's memory; later there are those that stay there, and their gradients."""
+    found = {}
+    for share in (0.0, 0.1, 1.0):
+        wanted = recipe(tmp_path, flux, **sections(full={}, memory={"streamed": share}, **precise()))
+        estimate = Estimator.of_recipe(wanted, tmp_path, KNOWN["4090"]).of(wanted)
+        host = estimate.sizes.host
+        found[share] = host.get("denoiser while it is loaded")
+        whole = estimate.trained * 4
+        later = sum(size for name, size in host.items() if "pinned" in name)
+        if share == 0.1:
+            assert found[share] == pytest.approx(whole - later, rel=0.01)
+    assert found[0.0] is None
+    assert found[1.0] == 0
+
+
 class PreviewMeter:
     """Follows the allocator from the end of step 1 to the preview after it."""
 

@@ -46,7 +46,7 @@ class Assembled:
     ahead_sizes: tuple[int, ...]  # bytes that may be streamed, of each layer that runs ahead of the blocks
     block_sizes: tuple[int, ...]  # of each block without them
     largest: int  # bytes of the largest tensor among them
-    loaded: int  # bytes of the frozen denoiser before its weights are made small
+    loaded: int  # bytes of the denoiser, without an adapter's, before its weights are made small
     report: str
 
 
@@ -124,7 +124,7 @@ def thinned(
     trained = {id(parameter) for parameter in trainables.parameters.values()}
     loaded = 0
     if parts.denoiser is not None:
-        loaded = sum(tensor.nbytes for tensor in _tensors(parts.denoiser) if id(tensor) not in trained)
+        loaded = sum(t.nbytes for t in _tensors(parts.denoiser) if full or id(t) not in trained)
         attend_by(family, parts.denoiser, Attention(split=split_attention))
         whole = family.blocks(parts.denoiser)
         left_out = prune(parts.denoiser, whole, runs_of(whole))

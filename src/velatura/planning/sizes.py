@@ -78,8 +78,6 @@ def sizes_of(
     host = {"program": PROGRAM_WITH_CUDA if device.kind == "cuda" else PROGRAM}
     data = _data_in_memory(work, latents, texts, per_image=4 * values, per_text=per_text)
     host |= data
-    if (recipe.memory.weights != "full" or recipe.memory.streamed) and device.kind != "cpu":
-        host["denoiser while it is loaded"] = max(0, training.assembled.loaded - gone.host)
     if encoders:
         host["text encoders"] = encoders
     pinned = {
@@ -93,6 +91,8 @@ def sizes_of(
         elsewhere["average of streamed weights"] = gone.averages + gone.kept_aside
     if recipe.ema is not None and recipe.ema.device == "cpu":
         elsewhere["average"] = 4 * training.trained
+    if (recipe.memory.weights != "full" or recipe.memory.streamed) and device.kind != "cpu":
+        host["denoiser while it is loaded"] = max(0, training.assembled.loaded - sum(elsewhere.values()))
     host |= elsewhere
     disk: dict[str, int | None] = {}
     if setup.caches_latents:
