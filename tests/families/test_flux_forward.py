@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import FluxPipeline
-from torch import Tensor
+from torch import Tensor, nn
 
-from velatura.families.flux_blocks import gelu, rotated, use_our_blocks
+from velatura.families.flux_blocks import _normed, gelu, rotated, use_our_blocks
 from velatura.families.flux_forward import FluxInputs, _rotary, flux_forward
 
 from .models import flux
@@ -126,3 +126,23 @@ def test_gelu_is_the_same_compiled_and_not(monkeypatch: pytest.MonkeyPatch) -> N
     torch.testing.assert_close(compiled, eager, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(torch.autograd.grad(compiled.sum(), x)[0], slopes, rtol=1e-6, atol=3e-6)
     assert gelu(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_norms_of_wide_weights_are_fused(recwarn: pytest.WarningsRecorder) -> None:
+    """In the dtype of what they are given, as autocast's linear layers are; their gradients stay wide."""
+    norm = nn.RMSNorm(8, eps=1e-6)
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 2)
+    x = torch.randn(2, 3, 4, 8, dtype=torch.bfloat16)
+    torch.set_warn_always(True)
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            out = _normed(norm, x)
+    finally:
+        torch.set_warn_always(False)
+    assert out.dtype == torch.bfloat16
+    assert not [one for one in recwarn if "Mismatch dtype" in str(one.message)]
+    torch.testing.assert_close(out.float(), norm(x.float()), rtol=0.02, atol=0.02)
+    out.sum().backward()
+    assert norm.weight.grad is not None
+    assert norm.weight.grad.dtype == torch.float32

@@ -88,8 +88,8 @@ def _single(block: Any, tokens: Tensor, modulation: Tensor, rotary: Rotary) -> T
     shift, scale, gate = modulation[:, None].chunk(3, dim=-1)
     normed = _modulated(block.norm.norm(tokens), shift, scale)
     attn = block.attn
-    query = attn.norm_q(_heads(attn.to_q(normed), attn))
-    key = attn.norm_k(_heads(attn.to_k(normed), attn))
+    query = _normed(attn.norm_q, _heads(attn.to_q(normed), attn))
+    key = _normed(attn.norm_k, _heads(attn.to_k(normed), attn))
     attended = _attention(attn, query, key, _heads(attn.to_v(normed), attn), rotary)
     return _bounded(tokens + gate * block.feed_forward(block.proj_mlp(normed), attended))
 
@@ -100,9 +100,9 @@ def _last_single(block: Any, tokens: Tensor, image: Tensor, modulation: Tensor, 
     normed = _modulated(block.norm.norm(tokens), shift, scale)
     own = normed[:, -image.shape[1] :]
     attn = block.attn
-    key = attn.norm_k(_heads(attn.to_k(normed), attn))
+    key = _normed(attn.norm_k, _heads(attn.to_k(normed), attn))
     value = _heads(attn.to_v(normed), attn)
-    query = attn.norm_q(_heads(attn.to_q(own), attn))
+    query = _normed(attn.norm_q, _heads(attn.to_q(own), attn))
     attended = _attention(attn, query, key, value, rotary)
     return _bounded(image + gate * block.feed_forward(block.proj_mlp(own), attended))
 
@@ -122,11 +122,11 @@ def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 def _joint_attention(attn: Any, text: Tensor, image: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor]:
     """`[B, L, D]`, `[B, N, D]` -> what each stream takes from both."""
-    query = attn.norm_q(_heads(attn.to_q(image), attn))
-    key = attn.norm_k(_heads(attn.to_k(image), attn))
+    query = _normed(attn.norm_q, _heads(attn.to_q(image), attn))
+    key = _normed(attn.norm_k, _heads(attn.to_k(image), attn))
     value = _heads(attn.to_v(image), attn)
-    text_query = attn.norm_added_q(_heads(attn.add_q_proj(text), attn))
-    text_key = attn.norm_added_k(_heads(attn.add_k_proj(text), attn))
+    text_query = _normed(attn.norm_added_q, _heads(attn.add_q_proj(text), attn))
+    text_key = _normed(attn.norm_added_k, _heads(attn.add_k_proj(text), attn))
     text_value = _heads(attn.add_v_proj(text), attn)
     out = _attention(
         attn,
@@ -144,6 +144,11 @@ def _attention(attn: Any, query: Tensor, key: Tensor, value: Tensor, rotary: Rot
     cos, sin = (table[-query.shape[1] :] for table in rotary)
     out: Tensor = attn.attend(rotated(query, (cos, sin)), rotated(key, rotary), value)
     return out.flatten(2, 3)
+
+
+def _normed(norm: nn.RMSNorm, x: Tensor) -> Tensor:
+    """In the dtype of x: of a wider weight, as autocast leaves it, torch has no fused kernel."""
+    return F.rms_norm(x, norm.normalized_shape, norm.weight.to(x.dtype), norm.eps)
 
 
 def _heads(x: Tensor, attn: Any) -> Tensor:
