@@ -53,6 +53,12 @@ def test_streaming_on_the_cpu_is_remarked(run: Train) -> None:
     assert any("memory.streamed: streamed weights have no use on the CPU" in line for line in warnings)
 
 
+def test_offloading_averages_on_the_cpu_is_remarked(run: Train) -> None:
+    log = run(full={}, optimizer={"offload": True}, training={"steps": 1}).log
+    warnings = [notice.message for notice in log.of(Notice) if notice.level == "warning"]
+    assert any("optimizer.offload: on the CPU the averages are in" in line for line in warnings)
+
+
 IN_FULL: dict[str, dict[str, Any]] = {
     "gradients go out, clipped, over several passes, with an average": {
         "full": {},

@@ -24,10 +24,17 @@ from velatura.placement.streamed.activations import NO_USE as NO_USE_OF_OFFLOADI
 from velatura.placement.streamed.activations import Activations
 from velatura.placement.streamed.links import link_to
 from velatura.plural import counted
+from velatura.recipe.values import value_at
 from velatura.training.optimizer import updated_by_tensor
 from velatura.training.optimizers.by_tensor import Move
 from velatura.training.optimizers.visits import Visits
 from velatura.training.setup import Setup
+
+_NO_USE_ON_THE_CPU = {
+    "memory.streamed": NO_USE,
+    "memory.offload_activations": NO_USE_OF_OFFLOADING,
+    "optimizer.offload": "on the CPU the averages are in the machine's memory anyway: they are only copied",
+}
 
 
 def place_blocks(setup: Setup, parts: Parts, events: Events) -> Placed | None:
@@ -69,9 +76,9 @@ def place_blocks(setup: Setup, parts: Parts, events: Events) -> Placed | None:
     else:
         recompute(blocks, training.checkpoint_blocks, feed_forwards, activations=activations)
     if setup.device.type == "cpu":
-        for key, why in (("streamed", NO_USE), ("offload_activations", NO_USE_OF_OFFLOADING)):
-            if getattr(memory, key):
-                events.warn(f"memory.{key}: {why}")
+        for key, why in _NO_USE_ON_THE_CPU.items():
+            if value_at(setup.recipe, key):
+                events.warn(f"{key}: {why}")
     return placed
 
 
