@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from velatura.interfaces import Conditioning, Family, Parts
 from velatura.placement.place import Placed, place
 from velatura.placement.precision.quantised import quantise_blocks
 from velatura.placement.recompute import Policy, recompute
+from velatura.placement.streamed.ring import Ring
 
 GROUPS = ("attention", "mlp", "modulation")
 CPU = torch.device("cpu")
@@ -142,6 +144,24 @@ def test_while_painting_more_may_stay_on_the_device(tiny_model: Path, share: flo
     assert copied <= 1.2 * of_ahead + left + max(placed.streamed, default=0)
     wanted, found = gradients(family, parts, expected), gradients(other, streamed, ours)
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_where_there_is_no_room_all_is_streamed_while_painting_too(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family, parts, _ = tiny_flux(tiny_model)
+    other, streamed, away = tiny_flux(tiny_model)
+    placed = streamed_by(other, away, 1.0, False)
+    stay = Ring.stay
+
+    def short(ring: Ring, places: Sequence[int]) -> None:
+        stay(ring, places[:2])
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(Ring, "stay", short)
+    with torch.no_grad(), placed.brought(1e9):
+        assert not placed.rings[-1]._staying
+        assert torch.equal(predicted(other, streamed), predicted(family, parts))
 
 
 def size_of(module: nn.Module) -> int:

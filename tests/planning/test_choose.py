@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from velatura.events import PhaseFinished, PhaseStarted
-from velatura.planning.candidates import candidates
+from velatura.planning.candidates import candidates, changed
 from velatura.planning.choose import Plan, choose, plan
 from velatura.planning.devices import KNOWN, device_named, with_host
 from velatura.planning.estimate import Estimator
@@ -136,6 +136,27 @@ def test_captions_that_do_not_fit_are_encoded_on_the_cpu(
     assert made.fits
     assert [phase.name for phase in made.as_written.too_large(8 * GIB)][-1:] == ["captions"]
     assert "memory.text_encoders=cpu" in made.sets
+
+
+def test_on_the_cpu_previews_bring_nothing(tmp_path: Path, photos: Path, flux: Path) -> None:
+    changes = {"memory": {"streamed": 0.5}, "previews": {"prompts": ["a"]}}
+    made = plan(recipe(tmp_path, flux, **sections(**changes)), tmp_path, device_named("cpu"), 8 * GIB)
+    assert made.sets == ()
+
+
+def test_the_most_frugal_settings_are_tried_with_gradients_that_are_added_up(
+    tmp_path: Path, photos: Path, flux: Path
+) -> None:
+    """Of a large batch in passes of one image: gradients that are used at once do not go with those."""
+    wanted = recipe(tmp_path, flux, **sections(full={}, training={"batch_size": 32}))
+    estimator = Estimator.of_recipe(wanted, tmp_path, GPU)
+    fused = changed(
+        wanted, {"optimizer.fused_backward": True, "optimizer.clip": 0.0, "training.checkpoint_blocks": True}
+    )
+    split = changed(wanted, {"memory.micro_batch": 1, "training.checkpoint_blocks": True})
+    needed = estimator.of(split.recipe).needed
+    assert needed < estimator.of(fused.recipe).needed
+    assert choose(estimator, wanted, needed).fits
 
 
 @pytest.mark.slow

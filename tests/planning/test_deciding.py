@@ -15,7 +15,7 @@ from velatura.planning.devices import device_named
 from velatura.planning.estimate import Estimator
 from velatura.recipe.recipe import Recipe
 from velatura.recipe.toml import read_recipe
-from velatura.training.planned import Planner
+from velatura.training.planned import Planner, as_planned
 from velatura.training.run import Outcome, train
 from velatura.training.states.resuming import Resume
 
@@ -70,15 +70,34 @@ def test_what_the_recipe_leaves_open_is_chosen_and_written(tmp_path: Path, flux:
     chosen = ran(tmp_path)
     assert chosen.memory.planned
     assert chosen.memory.budget == budget
-    assert chosen.memory.micro_batch == 2
+    assert chosen.training.checkpoint_blocks
+    assert "planned for 0.8 GiB of cpu: training.checkpoint_blocks=" in log.texts
+
+
+def test_batches_are_split_where_blocks_may_not_be_recomputed(
+    tmp_path: Path, flux: Path, start: Start
+) -> None:
+    own = {"training": {"checkpoint_blocks": False}}
+    _, log = start(memory={"budget": size(needed(tmp_path, flux, **own) - MIB // 2)}, **own)
+    assert ran(tmp_path).memory.micro_batch == 2
     assert "planned for 0.8 GiB of cpu: memory.micro_batch=2" in log.texts
 
 
-def test_whole_batches_are_recomputed_instead(tmp_path: Path, flux: Path, start: Start) -> None:
-    own = {"memory": {"micro_batch": 4}}
-    start(memory={"budget": size(needed(tmp_path, flux, **own) - MIB // 2), **own["memory"]})
-    assert ran(tmp_path).training.checkpoint_blocks
-    assert ran(tmp_path).memory.micro_batch == 4
+def test_what_was_planned_and_does_not_go_with_what_is_stated_now_is_dropped(
+    tmp_path: Path, flux: Path, start: Start
+) -> None:
+    """Gradients that are added up over passes cannot be used at once."""
+    own = {"full": {}, "training": {"checkpoint_blocks": False}}
+    budget = size(needed(tmp_path, flux, **own) - MIB // 2)
+    memory = {"budget": budget, "autoencoder": "sliced"}
+    start(memory=memory, **{**own, "training": {**own["training"], "steps": 1}})
+    before = ran(tmp_path)
+    assert before.memory.micro_batch is not None
+    fused = {"optimizer": {"fused_backward": True, "clip": 0.0}}
+    merged = as_planned(written(tmp_path, flux, memory=memory, **own, **fused), before)
+    assert merged.memory.micro_batch is None
+    assert merged.memory.planned == [key for key in before.memory.planned if key != "memory.micro_batch"]
+    assert as_planned(written(tmp_path, flux, memory=memory, **own), before).memory == before.memory
 
 
 def test_what_the_recipe_states_is_not_changed(tmp_path: Path, flux: Path, start: Start) -> None:
@@ -109,7 +128,7 @@ def test_a_resumed_run_is_as_it_was_planned(
     after = ran(tmp_path)
     assert outcome.exit_code == 0
     assert after.memory == before.memory
-    assert after.memory.micro_batch == before.memory.micro_batch == 2
+    assert after.training.checkpoint_blocks == before.training.checkpoint_blocks
 
 
 def test_another_budget_changes_only_what_leaves_results_alone(
@@ -119,9 +138,9 @@ def test_another_budget_changes_only_what_leaves_results_alone(
     start(memory={"budget": size(needed(tmp_path, flux) - MIB // 2)}, resume=True)
     after = ran(tmp_path)
     assert after.memory.weights == "full"
-    assert after.memory.micro_batch == 2
+    assert after.training.checkpoint_blocks is not False
     start(memory={"budget": "64GiB"}, training={"steps": 3}, resume=True)
-    assert ran(tmp_path).memory.micro_batch is None
+    assert ran(tmp_path).training.checkpoint_blocks is False
 
 
 def test_without_a_budget_the_cpu_is_not_planned_for(

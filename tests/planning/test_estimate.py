@@ -136,6 +136,20 @@ def test_on_the_cpu_nothing_is_elsewhere(
     assert planned == pytest.approx(measure(wanted, tmp_path).peak, rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("batch", "most", "planned", "passes"), [(5, 4, 4, 2), (4, 2, 2, 2), (4, 9, 4, 1), (4, None, 4, 1)]
+)
+def test_a_pass_may_have_as_many_images_as_it_is_allowed(
+    tmp_path: Path, photos: Path, flux: Path, batch: int, most: int | None, planned: int, passes: int
+) -> None:
+    """The last batch of an epoch may be of just that size, and is not split evenly then."""
+    changes = {"memory": {"micro_batch": most}, **precise(batch_size=batch)}
+    work = estimated(recipe(tmp_path, flux, **sections(**changes)), tmp_path).work
+    shape, found = work.largest_pass(28)
+    assert (shape.count, found) == (planned, passes)
+    assert work.accumulates == (passes > 1)
+
+
 def test_the_batch_that_takes_most_is_planned(tmp_path: Path, photos: Path, flux: Path) -> None:
     """64 image tokens: 4 small images with 28 text tokens each take more than a large one, which is encoded ahead."""
 
@@ -298,7 +312,8 @@ def test_text_encoders_that_run_in_the_machines_memory_are_counted_there(
     wanted = flux_dev("memory.text_encoders=cpu")
     estimator = Estimator.of_recipe(wanted, tmp_path, H200)
     estimate = estimator.of(wanted)
-    assert estimate.sizes.host["text encoders"] == pytest.approx(2 * (4_762_310_656 + 123_060_480), rel=1e-4)
+    weights = 2 * (4_762_310_656 + 123_060_480)
+    assert 1 < estimate.sizes.host["text encoders"] / weights < 1.06  # and what they compute
     assert all(phase.peak["text encoders"] == 0 for phase in estimate.phases)
     assert "text encoders" not in estimator.of(flux_dev()).sizes.host
     assert "text encoders" not in estimated(wanted, tmp_path).sizes.host

@@ -73,3 +73,9 @@ def test_what_is_chosen_is_the_fastest_that_fits(
         best = min(needs.seconds * one.loss for one, needs in followed if needs.fits(budget * GIB))
         assert made.fits
         assert made.estimate.seconds * made.chosen.loss <= 1.06 * best, budget
+
+
+def test_more_passes_take_as_long_as_following_them_has_shown() -> None:
+    pace = replace(PACE, in_passes={None: 1.0, 2: 1.4})
+    recipe = parse_recipe(f"{TEXT}[adapter]\n", sets=("memory.micro_batch=2",))
+    assert pace.seconds(recipe, 1.5) == pytest.approx(2.0 * 1.5 * 1.4)

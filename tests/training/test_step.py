@@ -380,6 +380,14 @@ def test_a_size_that_is_said_is_not_made_smaller_unasked() -> None:
     assert objective.sizes == [2, 1, 1, 1, 1]
 
 
+def test_what_was_learned_of_sizes_does_not_count_where_nothing_is_made_smaller() -> None:
+    """A resumed run has it in its state, and may forbid it now."""
+    objective, step, log = narrow(9)
+    step.splitter = Splitter(events=log.events, scale=8, shrinks=False, most={"8x8": 1})
+    step([batch([1, 2, 3])], seed=0, step=0)
+    assert objective.sizes == [3]
+
+
 def test_one_item_that_does_not_fit_ends_the_run() -> None:
     _, step, _ = narrow(0)
     with pytest.raises(torch.OutOfMemoryError):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from velatura.placement.recompute import Part, Policy, recompute, whole
+from velatura.placement.shortage import is_shortage
 from velatura.placement.streamed.activations import Activations
 from velatura.placement.streamed.links import Link, link_to
 from velatura.placement.streamed.packed import PackedBlock, block_tensors
@@ -51,14 +52,20 @@ class Placed:
     def brought(self, size: float) -> Iterator[None]:
         """Within the block about `size` bytes of what is streamed stay on the device: for passes without gradients.
 
-        They are bytes of blocks; layers that run ahead of them are wanted once for many such passes.
+        They are bytes of blocks; layers that run ahead of them are wanted once for many such passes. Where the device
+        has no room, all are streamed as ever.
         """
         if not self.streamed:
             yield
             return
         ring = self.rings[-1]
-        ring.stay(evenly(self.streamed, min(1.0, size / sum(self.streamed))))
         try:
+            try:
+                ring.stay(evenly(self.streamed, min(1.0, size / sum(self.streamed))))
+            except (MemoryError, RuntimeError) as error:
+                if not is_shortage(error):
+                    raise
+                ring.go()
             yield
         finally:
             ring.go()

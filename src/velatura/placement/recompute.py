@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -59,7 +59,7 @@ class _Recomputed:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
-            with nullcontext() if torch.compiler.is_compiling() else casts_not_kept():
+            with casts_not_kept():
                 return self.run(*args, **kwargs)
         return run_again(self.run, args, kwargs, self._activations)
 

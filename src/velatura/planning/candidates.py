@@ -10,8 +10,7 @@ from typing import Any
 
 from velatura.planning.devices import Device
 from velatura.planning.levers import LEVERS, Option
-from velatura.recipe.consistency import require_consistent
-from velatura.recipe.problems import Inconsistent
+from velatura.recipe.consistency import is_consistent
 from velatura.recipe.recipe import Recipe
 from velatura.recipe.values import value_at, with_values
 
@@ -40,7 +39,7 @@ def candidates(recipe: Recipe, device: Device, keys: Container[str] | None = Non
     """
     levers = [_allowed(lever(recipe, device), keys) for lever in LEVERS]
     made = (_combined(recipe, options) for options in product(*levers))
-    possible = [candidate for candidate in made if _consistent(candidate.recipe)]
+    possible = [candidate for candidate in made if is_consistent(candidate.recipe)]
     return sorted(possible, key=lambda candidate: candidate.slower * candidate.loss)
 
 
@@ -54,14 +53,6 @@ def _allowed(options: Sequence[Option], keys: Container[str] | None) -> list[Opt
     """The recipe's own values, and of the others those that change no other key."""
     own, *others = options
     return [own, *(option for option in others if keys is None or all(key in keys for key in option.sets))]
-
-
-def _consistent(recipe: Recipe) -> bool:
-    try:
-        require_consistent(recipe)
-    except Inconsistent:
-        return False
-    return True
 
 
 def _combined(recipe: Recipe, options: Sequence[Option]) -> Candidate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from math import ceil
@@ -20,11 +20,10 @@ from velatura.planning.devices import Device
 from velatura.planning.estimate import Estimate, Estimator
 from velatura.planning.pace import Pace
 from velatura.recipe.recipe import Recipe
-from velatura.training.planned import open_keys
+from velatura.training.planned import MICRO_BATCH, PREVIEWS_STREAMED, open_keys
 
 NO_FIT = BudgetError.exit_code
-PREVIEWS_STREAMED = "previews.streamed"
-FINEST = 0.05  # of the shares that previews may stream
+FINEST = 20  # parts of the weights of which previews may stream some
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +92,14 @@ def choose(
         return seen[candidate.sets]
 
     choices = candidates(recipe, estimator.device, keys)
-    frugal = choices[-1]
-    pace = Pace.of(own, choices[0].slower)
+    # the most frugal of those that free gradients at once, and of those that add them up over passes
+    frugal = list({choice.recipe.optimizer.fused_backward: choice for choice in choices}.values())
+    pace = Pace.of(own, choices[0].slower, _in_passes(estimator, recipe, own, choices))
     choices.sort(key=lambda choice: choice.loss * pace.seconds(choice.recipe, choice.slower))
     with phase(events or Events(), "plan", len(choices), "settings") as searched:
 
         def possible() -> Iterator[Candidate]:
-            if not estimator.may_fit(frugal.recipe, budget):
+            if not any(estimator.may_fit(choice.recipe, budget) for choice in frugal):
                 return
             for choice in choices:
                 searched.advance()
@@ -110,12 +110,23 @@ def choose(
         nearest = next(fitting, None)  # enough for the device, perhaps not for the machine
         best = next((choice for choice in chain([nearest], fitting) if choice and of(choice).fits_host), None)
     if best is None:
-        least = nearest or frugal
+        least = nearest or min(frugal, key=lambda choice: of(choice).needed)
         advice = tuple(remedies(of(least), budget))
         return Plan(
             estimate=of(least), as_written=own, budget=budget, fits=False, chosen=least, advice=advice
         )
     return fits(best, of(best))
+
+
+def _in_passes(
+    estimator: Estimator, recipe: Recipe, own: Estimate, choices: Sequence[Candidate]
+) -> dict[int | None, float]:
+    """How many times as long a step computes whose batch is split so: by much, where a small one leaves a GPU idle."""
+    values = {choice.recipe.memory.micro_batch for choice in choices}
+    if len(values) == 1:
+        return {}
+    found = {value: estimator.of(changed(recipe, {MICRO_BATCH: value}).recipe).computing for value in values}
+    return {value: seconds / own.computing for value, seconds in found.items()}
 
 
 def _with_previews(
@@ -124,14 +135,16 @@ def _with_previews(
     """What fits, with previews that stream only what the budget has no room for: they keep no activations."""
     streamed = best.recipe.memory.streamed
     painted = next((phase for phase in estimate.phases if phase.name == "preview"), None)
-    if not streamed or painted is None or best.recipe.previews.streamed is not None:
+    if estimator.device.kind != "cuda" or not streamed or painted is None:
+        return best, estimate
+    if best.recipe.previews.streamed is not None:
         return best, estimate
     room = budget - estimate.occupied(painted)
-    least = max(0, ceil((streamed - room / estimate.streamable) / FINEST))
-    for share in (steps * FINEST for steps in range(least, int(streamed / FINEST))):
-        made = changed(recipe, {**best.changes, PREVIEWS_STREAMED: round(share, 2)})
+    least = max(0, ceil((streamed - room / estimate.streamable) * FINEST))
+    for steps in range(least, round(streamed * FINEST)):
+        made = changed(recipe, {**best.changes, PREVIEWS_STREAMED: steps / FINEST})
         found = estimator.of(made.recipe)
-        if found.fits(budget):
+        if found.brought and found.fits(budget):
             return replace(made, slower=best.slower, loss=best.loss), found
     return best, estimate
 

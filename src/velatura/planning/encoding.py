@@ -10,6 +10,7 @@ from torch import nn
 
 from velatura.families.outline import Outline
 from velatura.interfaces import Conditioning, Family, Parts, Pieces, Prompt
+from velatura.placement.precision.emulated import compute_in_float32
 from velatura.planning.assembly import blank_tokenizers, give, latent, load_part, weights, with_storage
 from velatura.planning.devices import Device
 from velatura.planning.marks import marked
@@ -30,14 +31,24 @@ def encode_texts(
     parts = Parts(info=setup.info)
     give(parts, "text_encoders", load_part(setup, found, "text_encoders", device))
     parts.tokenizers = blank_tokenizers(latent(setup), found)
-    done, conditioning = encode_with(setup.family, parts, device, count)
+    frozen = "text_encoders" not in setup.trained
+    done, conditioning = encode_with(setup.family, parts, device, count, frozen=frozen)
+    with VALUELESS:
+        conditioning = conditioning.to(torch.device("cpu"), setup.dtype)
     return Phase(
         name="captions", what=f"{count} at once", moments=done.moments, work=done.work
     ), conditioning.select([0])
 
 
-def encode_with(family: Family, parts: Parts, device: Device, count: int) -> tuple[Whole, Conditioning]:
-    """`count` texts through text encoders of the meta device, of which blocks are left out; without values."""
+def encode_with(
+    family: Family, parts: Parts, device: Device, count: int, *, frozen: bool = True
+) -> tuple[Whole, Conditioning]:
+    """`count` texts through text encoders of the meta device, of which blocks are left out; without values.
+
+    Those that are `frozen` compute in float32 where a CPU has no narrower products (see `precision.emulated`).
+    """
+    if frozen and device.kind == "cpu" and not device.bf16:
+        compute_in_float32(parts.text_encoders or ())
     blocks, left_out = _pruned(parts.text_encoders or ())
     more = sum(times * _size(blocks[place]) for place, times in left_out.items())
     with_storage(parts, {})

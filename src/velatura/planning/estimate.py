@@ -43,6 +43,7 @@ class Estimate:
     sizes: Sizes
     away: Away
     passes_of_batch: int
+    brought: int  # bytes of streamed weights that stay on the device while previews are painted
     streamable: int  # bytes of the denoiser's blocks
     ahead: int  # of these, those of layers that run ahead of their block
 
@@ -109,7 +110,13 @@ class Estimate:
     @property
     def seconds(self) -> float:
         """Of one optimizer step at the largest size, without compiled blocks."""
-        return max(self.step.work.seconds, self.copying) * self.passes
+        return max(self.computing, self.copying * self.passes)
+
+    @property
+    def computing(self) -> float:
+        """Of these, those of the computation: of all passes, and of the update."""
+        update = self.step.update.seconds
+        return (self.step.work.seconds - update) * self.passes + update
 
     @property
     def copying(self) -> float:
@@ -176,9 +183,9 @@ class Estimator:
         if self.device.kind == "cpu" and memory.weights != "full":
             phases.append(_narrowing(training))
         gone = self._away(training, work)
+        brought = brought_for_previews(training.assembled, recipe) if work.previews else 0
         if work.previews:
             preview = without(self._previewed(work, gone), gone)
-            brought = brought_for_previews(training.assembled, recipe)
             phases.append(preview.holding(lambda held: held.plus({gone.kind: brought})))
         phases.append(without(self._stepped(work, gone), gone))
         if training.kept_aside:
@@ -201,10 +208,11 @@ class Estimator:
                 self.device,
                 gone,
                 inputs=next(phase for phase in phases if phase.name == "step").away,
-                encoders=captions.peak["text encoders"] if elsewhere and setup.conditioned else 0,
+                encoders=captions.peak.total if elsewhere and setup.conditioned else 0,
             ),
             away=gone,
             passes_of_batch=self._largest(work)[1],
+            brought=brought,
             streamable=sum(training.assembled.ahead_sizes) + sum(training.assembled.block_sizes),
             ahead=sum(training.assembled.ahead_sizes),
         )
@@ -225,15 +233,14 @@ class Estimator:
     def _stepped(self, work: Workload, gone: Away) -> Phase:
         setup, section = work.setup, work.setup.recipe.training
         pieces = "auto" if setup.caches_latents else setup.recipe.memory.autoencoder
-        shape, passes_of_batch = self._largest(work)
-        followed = _Variant.of(setup), shape, passes_of_batch * section.accumulate > 1, pieces
+        followed = _Variant.of(setup), self._largest(work)[0], work.accumulates, pieces
         return self._step(
             followed, section.checkpoint_blocks, *gone.recomputed, setup.recipe.memory.offload_activations
         )
 
     def _away(self, training: Training, work: Workload) -> Away:
         recipe = work.setup.recipe
-        return away(training, recipe, accumulated=self._largest(work)[1] * recipe.training.accumulate > 1)
+        return away(training, recipe, accumulated=work.accumulates)
 
     def _largest(self, work: Workload) -> tuple[Shape, int]:
         """See `Workload.largest_pass`."""

@@ -24,7 +24,6 @@ SHARES = (0.25, 0.5, 0.75, 1.0)
 ENCODERS = (("auto", 1.0), ("cpu", 1.01))
 OFFLOADED = 1.03  # copies beside the computation
 AVERAGES_AWAY = 1.12  # all averages cross the link, there and back, in every update
-HALVED = 1.02  # a batch in two halves: equal mathematics, a little less filled
 PIECES = (("auto", 1.0), ("whole", 1.0), ("sliced", 1.01), ("tiled", 1.05))  # of previews and caching alone
 WIDENED = 1.15  # weights in few bits are widened for each product
 # exactness, in time that it is worth
@@ -52,17 +51,18 @@ AS_IT_IS = (Option(sets={}),)
 
 
 def micro_batch(recipe: Recipe, device: Device) -> Sequence[Option]:
-    """Batches in more passes of fewer images; of those that are laid out by tokens, the size is not known here."""
+    """Batches in more passes of fewer images: what that costs is `Pace`'s.
+
+    Of batches that are laid out by tokens, the size is not known here.
+    """
     if recipe.training.batch_tokens is not None or recipe.optimizer.fused_backward:
         return AS_IT_IS
     own = recipe.memory.micro_batch
-    sizes = [own or max(recipe.training.batch_size, *(one.batch_size or 1 for one in recipe.data))]
+    largest = max(recipe.training.batch_size, *(one.batch_size or 1 for one in recipe.data))
+    sizes = [min(own or largest, largest)]
     while sizes[-1] > 1:
         sizes.append(-(-sizes[-1] // 2))
-    return [
-        Option(sets={"memory.micro_batch": size if halvings else own}, slower=HALVED**halvings)
-        for halvings, size in enumerate(sizes)
-    ]
+    return [Option(sets={"memory.micro_batch": size}) for size in (own, *sizes[1:])]
 
 
 def recompute(recipe: Recipe, device: Device) -> Sequence[Option]:

@@ -172,6 +172,7 @@ class Training:
             what=own.what,
             moments=done.moments,
             work=done.work,
+            update=done.update,
             kept=done.turn["activations"],
             per_block=_per_block(own.segments, left_out),
             inputs=own.inputs,

@@ -1,12 +1,13 @@
 """How long a candidate's step takes beside that of the recipe as it is written, told without following it.
 
-Its computation takes as much longer as its options say. What it keeps in the machine's memory crosses the link
-meanwhile, so the slower of the two sets the pace.
+Its computation takes as much longer as its options say; in more passes, as much as following those has shown. What it
+keeps in the machine's memory crosses the link meanwhile, so the slower of the two sets the pace.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from velatura.placement.precision.quantised import BYTES
 from velatura.planning.devices import Device
@@ -28,25 +29,29 @@ class Pace:
     ahead: int  # of these, those of layers that run ahead of their block
     trained: int  # values
     batch: int  # images
+    in_passes: Mapping[int | None, float] = field(
+        default_factory=dict
+    )  # how much longer, by memory.micro_batch
 
     @staticmethod
-    def of(estimate: Estimate, slower: float) -> Pace:
+    def of(estimate: Estimate, slower: float, in_passes: Mapping[int | None, float]) -> Pace:
         """From the needs of the recipe as it is written, whose options make it so much `slower` already."""
         recipe, device = estimate.recipe, estimate.device
         slower *= _recomputed_too(recipe)
         each = _each(recipe, device)
         return Pace(
             device=device,
-            computing=estimate.step.work.seconds * estimate.passes / slower,
+            computing=estimate.computing / slower,
             blocks=int(estimate.streamable / each),
             ahead=int(estimate.ahead / each),
             trained=estimate.trained,
             batch=max(shape.count for shape in estimate.work.shapes),
+            in_passes=in_passes,
         )
 
     def seconds(self, recipe: Recipe, slower: float) -> float:
         """Of a step of a variant of the recipe, which its options make so much `slower`."""
-        slower *= _recomputed_too(recipe)
+        slower *= _recomputed_too(recipe) * self.in_passes.get(recipe.memory.micro_batch, 1.0)
         return max(self.computing * slower, self._crossing(recipe) / self.device.link)
 
     def _crossing(self, recipe: Recipe) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from velatura.planning.tracking import Bytes, Work
 
@@ -27,6 +27,7 @@ class Phase:
     what: str  # "1024x1024 x 1"
     moments: tuple[Moment, ...]
     work: Work
+    update: Work = field(default_factory=Work)  # of it, that of the optimizer
     kept: int = 0  # bytes that wait for the backward pass when it begins
     away: int = 0  # bytes that wait for it in the machine's memory
     per_block: tuple[int, ...] = ()  # of them, those of each kind of block

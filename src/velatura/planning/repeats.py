@@ -71,11 +71,12 @@ def prune(root: nn.Module, blocks: Sequence[nn.Module], runs: Sequence[Run]) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class Whole:
-    """What the whole network does: its moments, what is held when the backward pass begins, all work."""
+    """What the whole network does: its moments, what is held when the backward pass begins, all work, the update's."""
 
     moments: tuple[Moment, ...]
     turn: Bytes
     work: Work
+    update: Work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +102,7 @@ def whole(
     how many times the trained values that are followed the whole network has, which the update takes.
     `freed`: gradients are freed within the backward pass. `again`: what stands for some of the blocks instead.
     """
-    turn, held, work = Bytes(), segments[0].start.plus(more), Work()
+    turn, held, work, update = Bytes(), segments[0].start.plus(more), Work(), Work()
     moments: list[Moment] = []
     gradients = more["gradients"]  # of blocks that were left out
     for parts in _per_block(segments, left_out, again):
@@ -117,11 +118,13 @@ def whole(
             peaks.append((part, Moment(kind=kind, held=held.plus(part.peak).plus(part.start, -1))))
             held = held.plus(part.end).plus(part.start, -1)
             work.add(part.work, values if part.label == UPDATE else 1)
+            if part.label == UPDATE:
+                update.add(part.work, values)
         gradients += sum(part.end["gradients"] - part.start["gradients"] for part in parts) - (
             first.end["gradients"] - first.start["gradients"]
         )
         moments += _ends(peaks)
-    return Whole(moments=tuple(moments), turn=turn or highest(tuple(moments)), work=work)
+    return Whole(moments=tuple(moments), turn=turn or highest(tuple(moments)), work=work, update=update)
 
 
 def mixed(own: Sequence[Segment], other: Sequence[Segment], share: float) -> list[Segment]:

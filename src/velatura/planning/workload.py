@@ -58,9 +58,10 @@ class Workload:
         return found
 
     def largest_pass(self, text_tokens: int) -> tuple[Shape, int]:
-        """What a forward pass has of the batch with the most tokens in each, and the passes of that batch.
+        """What a forward pass has of the batch with the most tokens in each, and the passes of that batch at most.
 
-        Tokens are those of the images, and so many of each one's text.
+        Tokens are those of the images, and so many of each one's text. Where batches are split, a pass may have as many
+        images as it is allowed: the last batch of an epoch may be of that size.
         """
         step, most = self.setup.info.size_step, self.setup.recipe.memory.micro_batch
 
@@ -68,12 +69,19 @@ class Workload:
             image_tokens = tokens_of((shape.width, shape.height), step)
             return shape.count * (image_tokens + text_tokens), image_tokens, shape.width
 
-        passed = {
-            replace(shape, count=-(-shape.count // passes(shape.count, most))): passes(shape.count, most)
-            for shape in sorted(self.shapes, key=lambda shape: shape.count)
-        }
+        passed: dict[Shape, int] = {}
+        for shape in self.shapes:
+            part = replace(shape, count=min(shape.count, most or shape.count))
+            passed[part] = max(passed.get(part, 1), passes(shape.count, most))
         largest = max(passed, key=rank)
         return largest, passed[largest]
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether a forward pass may begin beside the gradients of another one."""
+        recipe = self.setup.recipe
+        split = any(passes(shape.count, recipe.memory.micro_batch) > 1 for shape in self.shapes)
+        return split or recipe.training.accumulate > 1
 
     @property
     def largest_image(self) -> Shape:

@@ -42,6 +42,15 @@ def require_consistent(recipe: Recipe) -> None:
         raise Inconsistent(problems)
 
 
+def is_consistent(recipe: Recipe) -> bool:
+    """Whether all goes together."""
+    try:
+        require_consistent(recipe)
+    except Inconsistent:
+        return False
+    return True
+
+
 def _one_thing_to_train(recipe: Recipe) -> Iterator[Problem]:
     if (recipe.adapter is None) == (recipe.full is None):
         received = "neither" if recipe.adapter is None else "both"

@@ -8,7 +8,9 @@ from typing import get_args
 
 from velatura.errors import RecipeError
 from velatura.events import Events
+from velatura.recipe.consistency import is_consistent
 from velatura.recipe.recipe import Recipe
+from velatura.recipe.sampling.previews import Previews
 from velatura.recipe.toml import read_recipe
 from velatura.recipe.training.loop import Planned
 from velatura.recipe.values import is_stated, value_at, with_values
@@ -17,6 +19,7 @@ from velatura.training.setup import Setup
 from velatura.training.states.identity import is_free
 
 KEYS: tuple[str, ...] = get_args(Planned)
+MICRO_BATCH, PREVIEWS_STREAMED = "memory.micro_batch", "previews.streamed"
 Planner = Callable[
     [Setup, Collection[str], Events], Recipe
 ]  # may choose values for the keys that it is given
@@ -30,6 +33,8 @@ def with_plan(setup: Setup, planner: Planner | None, events: Events, *, resumed:
     """
     recipe = setup.recipe
     still_open = open_keys(recipe)
+    if setup.sharded:  # its processes must make the same passes
+        still_open = [key for key in still_open if key != MICRO_BATCH]
     written = _written(setup.folder, events) if resumed else None
     if written is not None and written.memory.budget == recipe.memory.budget:
         return replace(setup, recipe=as_planned(recipe, written, still_open))
@@ -52,10 +57,24 @@ def open_keys(recipe: Recipe) -> list[str]:
 
 
 def as_planned(recipe: Recipe, written: Recipe, keys: Collection[str] = KEYS) -> Recipe:
-    """A recipe with what was planned for it when its run began, as far as it states nothing else."""
+    """A recipe with what was planned for it when its run began, as far as it states nothing else that goes against it.
+
+    What was planned for other previews is left out.
+    """
     taken: list[str] = [key for key in written.memory.planned if key in keys and not is_stated(recipe, key)]
-    values = {key: value_at(written, key) for key in taken}
-    return with_values(recipe, {**values, "memory.planned": taken}) if taken else recipe
+    if _previews(recipe) != _previews(written):
+        taken = [key for key in taken if key != PREVIEWS_STREAMED]
+
+    def with_planned(chosen: list[str]) -> Recipe:
+        values = {key: value_at(written, key) for key in chosen}
+        return with_values(recipe, {**values, "memory.planned": chosen}) if chosen else recipe
+
+    fewer = (with_planned([one for one in taken if one != key]) for key in taken)
+    return next(filter(is_consistent, (with_planned(taken), *fewer)), recipe)
+
+
+def _previews(recipe: Recipe) -> Previews:
+    return recipe.previews.model_copy(update={"streamed": None})
 
 
 def _written(folder: RunFolder, events: Events) -> Recipe | None:

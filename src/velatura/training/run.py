@@ -106,7 +106,7 @@ def train(
 
 
 @contextmanager
-def _shortage_told(recipe: Recipe) -> Iterator[None]:
+def _shortage_told(recipe: Recipe, *, sharded: bool = False) -> Iterator[None]:
     """Turn what Python, torch and its CPU allocator raise for lack of memory into an error for the user."""
     try:
         yield
@@ -116,7 +116,7 @@ def _shortage_told(recipe: Recipe) -> Iterator[None]:
         where = "the device" if isinstance(error, torch.OutOfMemoryError) else "this machine"
         raise MemoryShortage(
             f"the memory of {where} is not enough ({first_line(error)}). What needs less, the most helpful first: "
-            f"{'; '.join(remedies(recipe, recipe.training.batch_size))}."
+            f"{'; '.join(remedies(recipe, recipe.training.batch_size, sharded=sharded))}."
         ) from error
 
 
@@ -148,7 +148,11 @@ def _run(
     folder, leads = setup.folder, setup.team.leads
     with _kept(setup, events, early, stop, resume=resume is not None) if leads else nullcontext():
         try:
-            with _failure_told(setup, events), failing_together(setup.team), _shortage_told(setup.recipe):
+            with (
+                _failure_told(setup, events),
+                failing_together(setup.team),
+                _shortage_told(setup.recipe, sharded=setup.sharded),
+            ):
                 with stop.preparing():
                     setup.team.wait()  # the leader has the folder
                     loop = Loop(setup, identity, prepare(setup, events), events, stop, live)

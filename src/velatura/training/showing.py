@@ -161,6 +161,8 @@ class Showing:
             advance = self._unless_asked(current.advance)
             with suppress(_LeftOff):
                 for weights, group in groupby(previews, key=attrgetter("weights")):
+                    if self._asked_to_stop():
+                        break
                     # autocast keeps copies of weights until its block ends, and does not see that they change
                     with self.holding(weights), self.painting(), self.stepper.precision():
                         for one in group:

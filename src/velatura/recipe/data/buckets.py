@@ -34,5 +34,5 @@ class Bucketing(Section):
         None, ge=16, description="Longest edge of a bucket; default: twice the resolution."
     )
     batch_size: int | None = Field(
-        None, ge=1, description="Images per forward pass at these sizes; default: that of [training]."
+        None, ge=1, description="Images per batch at these sizes; default: that of [training]."
     )

@@ -35,7 +35,8 @@ class Previews(Section):
         ge=0,
         le=1,
         description="As memory.streamed, while previews are painted: they keep no activations, so that more blocks fit "
-        "on the device, and are not copied at every step. Default: what memory.streamed says, where no plan chooses.",
+        "on the device, and are not copied at every step; layers that are run once for all steps are streamed anyway. "
+        "Default: what memory.streamed says, where no plan chooses.",
     )
 
 

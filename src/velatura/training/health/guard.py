@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch.distributed.tensor import DTensor
+
 from velatura.adapters.attach import Adapter
 from velatura.errors import NumericError
 from velatura.events import Events, StepLeftOut
@@ -52,8 +54,10 @@ class Guard:
             average = {} if self.ema is None else self.ema.average
             held = account(self.stepper.parts, self.stepper.optimizer, average, self.stepper.device)
             scale = self.stepper.parts.info.latent_scale
+            sharded = any(isinstance(parameter, DTensor) for parameter in self.stepper.parameters)
+            batch = self.stepper.in_hand
             raise shortage(
-                error, held, self.recipe, self.stepper.in_hand, scale=scale, step=step + 1
+                error, held, self.recipe, batch, scale=scale, step=step + 1, sharded=sharded
             ) from error
         self.skipped += result.skipped
         if warning := self.spikes.look(result.items, step + 1):

@@ -62,25 +62,36 @@ def account(
 
 
 def shortage(
-    error: BaseException, held: MemoryAccount, recipe: Recipe, batch: Batch | None, *, scale: int, step: int
+    error: BaseException,
+    held: MemoryAccount,
+    recipe: Recipe,
+    batch: Batch | None,
+    *,
+    scale: int,
+    step: int,
+    sharded: bool,
 ) -> MemoryShortage:
-    """The error for the user, of step `step` (from 1) while `batch` was in hand; `scale`: pixels per latent pixel."""
+    """The error for the user, of step `step` (from 1) while `batch` was in hand; `scale`: pixels per latent pixel.
+
+    `sharded`: the denoiser is shared out between processes.
+    """
     device = isinstance(error, torch.OutOfMemoryError)
     hand = "" if batch is None else f", with {counted(len(batch.names), 'image')} of {size_of(batch, scale)}"
     return MemoryShortage(
         f"the memory of {'the device' if device else 'this machine'} is not enough for step {step}{hand} "
         f"({first_line(error)}). It holds: {held}. What needs less, the most helpful first: "
-        f"{'; '.join(remedies(recipe, 1 if batch is None else len(batch.names)))}."
+        f"{'; '.join(remedies(recipe, 1 if batch is None else len(batch.names), sharded=sharded))}."
     )
 
 
-def remedies(recipe: Recipe, items: int) -> Iterator[str]:
-    """What would help a run that has `items` images in a forward pass, as far as it is not done already."""
-    training = recipe.training
+def remedies(recipe: Recipe, items: int, *, sharded: bool) -> Iterator[str]:
+    """What would help a run that has `items` images in a batch, as far as it is not done already."""
+    training, micro_batch = recipe.training, recipe.memory.micro_batch
+    items = min(items, micro_batch or items)
     if not training.checkpoint_blocks:
         yield "training.checkpoint_blocks = true"
-    if items > 1 and recipe.optimizer.fused_backward:
-        yield "a smaller training.batch_size"
+    if items > 1 and (sharded or recipe.optimizer.fused_backward):
+        yield "a smaller training.batch_size" + (", with accumulate in its place" if sharded else "")
     elif items > 1:
         yield f"memory.micro_batch = {-(-items // 2)}, for smaller forward passes with the same result"
         if not training.retry_on_oom:
@@ -88,6 +99,8 @@ def remedies(recipe: Recipe, items: int) -> Iterator[str]:
     if recipe.adapter is not None and recipe.memory.weights == "full":
         yield 'memory.weights = "fp8"'
     with_denoiser = recipe.objective.kind != "autoencoder"
+    if recipe.previews.streamed is not None and recipe.previews.streamed < recipe.memory.streamed:
+        yield "a larger previews.streamed"
     if with_denoiser and recipe.memory.streamed < 1 and (recipe.adapter or not recipe.optimizer.by_path):
         yield "a larger memory.streamed"
     if training.checkpoint_blocks not in (False, "mlp") and not recipe.memory.offload_activations:
@@ -100,7 +113,8 @@ def remedies(recipe: Recipe, items: int) -> Iterator[str]:
         yield "optimizer.offload = true"
     if recipe.full is not None and recipe.full.weights == "fp32" and with_denoiser:
         yield 'full.weights = "bf16"'
-    if recipe.full is not None and training.accumulate == 1 and not recipe.optimizer.fused_backward:
+    several = training.accumulate > 1 or micro_batch is not None
+    if recipe.full is not None and not several and not recipe.optimizer.fused_backward:
         yield "optimizer.fused_backward = true with clip = 0"
     yield "a smaller resolution"
     if recipe.adapter is not None:

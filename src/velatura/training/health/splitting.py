@@ -48,7 +48,8 @@ class Splitter:
 
     def _parts(self, batch: Batch) -> list[Batch]:
         items = len(batch.names)
-        most = min(self.limit or items, self.most.get(size_of(batch, self.scale), items))
+        learned = self.most.get(size_of(batch, self.scale), items) if self.shrinks else items
+        most = min(self.limit or items, learned)
         count = passes(items, most)
         edges = [items * number // count for number in range(count + 1)]
         if count == 1:
