@@ -134,7 +134,7 @@ def test_while_painting_more_may_stay_on_the_device(tiny_model: Path, share: flo
     expected, ours = adapted(family, denoiser), adapted(other, away)
     placed = streamed_by(other, away, share, False)
     whole = sum(placed.streamed)
-    with torch.no_grad(), placed.brought(part * whole):
+    with torch.no_grad(), placed.brought(part * whole / placed.streamable):
         for seed in range(3):
             copied = sum(ring.traffic.bytes for ring in placed.rings)
             assert torch.equal(predicted(other, streamed, seed), predicted(family, parts, seed))
@@ -159,7 +159,7 @@ def test_where_there_is_no_room_all_is_streamed_while_painting_too(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(Ring, "stay", short)
-    with torch.no_grad(), placed.brought(1e9):
+    with torch.no_grad(), placed.brought(1.0):
         assert not placed.rings[-1]._staying
         assert torch.equal(predicted(other, streamed), predicted(family, parts))
 

@@ -49,10 +49,10 @@ class Placed:
         )
 
     @contextmanager
-    def brought(self, size: float) -> Iterator[None]:
-        """Within the block about `size` bytes of what is streamed stay on the device: for passes without gradients.
+    def brought(self, more: float) -> Iterator[None]:
+        """Within the block `more` (0 to 1) of all bytes stay on the device, too: for passes without gradients.
 
-        They are bytes of blocks; layers that run ahead of them are wanted once for many such passes. Where the device
+        They are those of blocks; layers that run ahead of them are wanted once for many such passes. Where the device
         has no room, all are streamed as ever.
         """
         if not self.streamed:
@@ -61,7 +61,7 @@ class Placed:
         ring = self.rings[-1]
         try:
             try:
-                ring.stay(evenly(self.streamed, min(1.0, size / sum(self.streamed))))
+                ring.stay(brought_places(self.streamed, self.streamable, more))
             except (MemoryError, RuntimeError) as error:
                 if not is_shortage(error):
                     raise
@@ -158,6 +158,11 @@ def streamed_places(ahead: Sequence[int], blocks: Sequence[int], share: float) -
     left = max(0.0, wanted - sum(ahead))
     of_blocks = min(1.0, left / sum(blocks)) if sum(blocks) else 0.0
     return evenly(ahead, of_ahead), evenly(blocks, of_blocks)
+
+
+def brought_places(streamed: Sequence[int], streamable: int, more: float) -> list[int]:
+    """Which of the streamed blocks, by their bytes, are brought for `more` (0 to 1) of the `streamable` bytes."""
+    return evenly(streamed, min(1.0, more * streamable / max(1, sum(streamed))))
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from velatura.placement.place import streamed_places
+from velatura.placement.place import brought_places, streamed_places
 from velatura.placement.streamed.ring import slots_for
-from velatura.placement.streamed.streaming import evenly
 from velatura.planning.assembly import Assembled
 from velatura.planning.loop import Training
 from velatura.planning.phases import Moment, Phase
@@ -118,10 +117,10 @@ def brought_for_previews(assembled: Assembled, recipe: Recipe) -> int:
     share = recipe.previews.streamed
     if share is None or share >= recipe.memory.streamed:
         return 0
-    _, places = streamed_places(assembled.ahead_sizes, assembled.block_sizes, recipe.memory.streamed)
-    sizes = [assembled.block_sizes[place] for place in places]
-    wanted = (recipe.memory.streamed - share) * (sum(assembled.ahead_sizes) + sum(assembled.block_sizes))
-    return sum(sizes[place] for place in evenly(sizes, min(1.0, wanted / max(1, sum(sizes)))))
+    ahead, blocks = assembled.ahead_sizes, assembled.block_sizes
+    sizes = [blocks[place] for place in streamed_places(ahead, blocks, recipe.memory.streamed)[1]]
+    brought = brought_places(sizes, sum(ahead) + sum(blocks), recipe.memory.streamed - share)
+    return sum(sizes[place] for place in brought)
 
 
 def without(phase: Phase, gone: Away) -> Phase:

@@ -79,7 +79,7 @@ class Learner:
         memory, share = self.setup.recipe.memory, self.setup.recipe.previews.streamed
         if self.placed is None or share is None:
             return nullcontext()
-        return self.placed.brought(max(0.0, memory.streamed - share) * self.placed.streamable)
+        return self.placed.brought(max(0.0, memory.streamed - share))
 
     def state(
         self, step: int, identity: Identity, *, exported: bool, validated: bool, painted: tuple[str, ...]
