@@ -79,16 +79,16 @@ def compile_blocks(
 
 
 def compile_for_painting(blocks: Sequence[nn.Module], tell: Callable[[str], None] = warnings.warn) -> None:
-    """Compile the forward of each block for passes without gradients, in a graph for each kind and size of batch.
+    """Compile the forward of each block for passes without gradients. Before the blocks are streamed.
 
-    From the second number of tokens on there is one for all. `tell` as in `compile_blocks`; should the compiler fail,
-    blocks are run as they are. Before they are streamed.
+    Each kind of block has a graph for each size of picture and of batch, so that a picture's bits do not depend on
+    those painted before it. `tell` is told why, should the compiler fail: blocks are run as they are then.
     """
     _keep_what_is_compiled(tell)
     torch._dynamo.config.recompile_limit = GRAPHS
     compiler = _Compiler(tell)
     for block in blocks:
-        block.forward = compiler.or_plain(block.forward, dynamic=None)
+        block.forward = compiler.or_plain(block.forward, dynamic=False)
 
 
 def compiled_update(

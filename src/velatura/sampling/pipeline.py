@@ -78,7 +78,7 @@ class Pipeline:
         only when they are computed with. `text_encoders`: "cpu" runs them in the machine's memory. `attention`: its
         kernel, "sdpa" or that of a package, "flash", "flash3", "sage" or "xformers"; where it cannot be had, a remark
         says why and "sdpa" is used. `split_attention`: for one picture of a batch at a time. `compiled`: the denoiser's
-        blocks, which takes up to a minute when the first picture of a size is painted, and makes steps faster. Relative
+        blocks, which takes up to a minute for each size of picture and of batch, and makes steps faster. Relative
         paths start at `base`, default: the working folder. Remarks go to `events`, by default they become Python
         warnings. Raises ModelError, RecipeError.
         """
