@@ -57,6 +57,11 @@ def test_a_dry_run_writes_nothing_and_tells_the_plan(
     assert "previews: 1 prompt, 32x48" in said
 
 
+def test_a_dry_run_says_how_batches_are_split(run: Train) -> None:
+    found = run(dry_run=True, training={"steps": 3, "batch_size": 2}, memory={"micro_batch": 1})
+    assert "steps: 3 of 2 x 1 images, at most 1 image in a pass, 1.00 epochs" in found.log.texts
+
+
 def test_the_plan_knows_what_frozen_weights_take(run: Train, tiny_model: Path) -> None:
     """In float32 four bytes each; in fp8 one byte for the matrices in the blocks."""
     weights = tensors(tiny_model / "transformer" / "diffusion_pytorch_model.safetensors")

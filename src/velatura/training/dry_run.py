@@ -27,6 +27,8 @@ def plan_lines(setup: Setup, events: Events) -> list[str]:
         each = f"{training.batch_size} x {training.accumulate} images"
     if training.batch_tokens is not None:
         each = f"{counted(training.batch_tokens, 'image token')} x {training.accumulate}"
+    if recipe.memory.micro_batch is not None:
+        each += f", at most {counted(recipe.memory.micro_batch, 'image')} in a pass"
     epochs = training.steps / report.steps
     seen = counted(round(epochs * report.images), "image")
     lines = [
