@@ -39,23 +39,17 @@ LARGE = 16384  # pixels: an image that is smaller than no resolution
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """A run that may have neither model nor data yet. `remarks` say what was assumed."""
+    """A run that may have neither model nor data yet. `remarks` say what was assumed.
+
+    `shapes`: what a batch may be, with the number of images that an epoch has of it; no plan changes it.
+    """
 
     setup: Setup
     found: Outline
+    shapes: Counter[Shape]
     images: int | None  # different ones at their sizes; None: the data is not there
     texts: int | None
     remarks: list[str] = field(default_factory=list)
-
-    @property
-    def shapes(self) -> Counter[Shape]:
-        """What a batch may be, with the number of images an epoch has of it."""
-        dataset, usual = self.setup.dataset, self.setup.recipe.training.batch_size
-        found: Counter[Shape] = Counter()
-        for entry in dataset.entries:
-            width, height = entry.bucket
-            found[Shape(width=width, height=height, count=entry.batch_size or usual)] += 1
-        return found
 
     def largest_pass(self, text_tokens: int) -> tuple[Shape, int]:
         """What a forward pass has of the batch with the most tokens in each, and the passes of that batch at most.
@@ -141,7 +135,8 @@ def workload(recipe: Recipe, base: Path, device: Device, events: Events) -> Work
         dtype=device.dtype(recipe.training.precision),
     )
     if missing:
-        return Workload(setup=setup, found=found, images=None, texts=None, remarks=remarks)
+        shapes = _shapes(setup)
+        return Workload(setup=setup, found=found, shapes=shapes, images=None, texts=None, remarks=remarks)
     return _counted(setup, found, remarks)
 
 
@@ -157,8 +152,23 @@ def _counted(setup: Setup, found: Outline, remarks: list[str]) -> Workload:
     entries = setup.dataset.entries
     texts = texts_of(entries, setup.caption_dropout)
     return Workload(
-        setup=setup, found=found, images=len(views_of(entries)), texts=len(texts), remarks=remarks
+        setup=setup,
+        found=found,
+        shapes=_shapes(setup),
+        images=len(views_of(entries)),
+        texts=len(texts),
+        remarks=remarks,
     )
+
+
+def _shapes(setup: Setup) -> Counter[Shape]:
+    """See `Workload.shapes`."""
+    found: Counter[Shape] = Counter()
+    for entry in setup.dataset.entries:
+        width, height = entry.bucket
+        count = entry.batch_size or setup.recipe.training.batch_size
+        found[Shape(width=width, height=height, count=count)] += 1
+    return found
 
 
 def _assumed(family: LatentFamily, found: Outline) -> list[str]:
