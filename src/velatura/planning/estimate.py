@@ -182,7 +182,7 @@ class Estimator:
             phases.append(self._latents(setup.dtype, memory.autoencoder))
         if self.device.kind == "cpu" and memory.weights != "full":
             phases.append(_narrowing(training))
-        gone = self._away(training, work)
+        gone = away(training, recipe, accumulated=work.accumulates)
         brought = brought_for_previews(training.assembled, recipe) if work.previews else 0
         if work.previews:
             preview = without(self._previewed(work, gone), gone)
@@ -221,7 +221,7 @@ class Estimator:
         """False where what is held all the time, or the step, is too large already: found without the other phases."""
         work = self._varied(recipe)
         training = self._training(_Variant.of(work.setup))
-        gone = self._away(training, work)
+        gone = away(training, recipe, accumulated=work.accumulates)
         resident = training.resident
         gradients = 0 if recipe.optimizer.fused_backward else resident["trained"]
         moments = at_once(resident.plus({"gradients": gradients}))
@@ -237,10 +237,6 @@ class Estimator:
         return self._step(
             followed, section.checkpoint_blocks, *gone.recomputed, setup.recipe.memory.offload_activations
         )
-
-    def _away(self, training: Training, work: Workload) -> Away:
-        recipe = work.setup.recipe
-        return away(training, recipe, accumulated=work.accumulates)
 
     def _largest(self, work: Workload) -> tuple[Shape, int]:
         """See `Workload.largest_pass`."""
@@ -266,7 +262,7 @@ class Estimator:
         step = training.step(own, again, places)
         if not offloaded:
             return step
-        all_of_them = training.step(_ways(followed, assembled, True, streamed, ahead)[0])
+        all_of_them = training.step(_with_ahead(followed, assembled, True, ahead))
         return without_inputs(step, inputs_away(all_of_them, assembled, share), all_of_them)
 
     def _followed_of(
@@ -341,23 +337,27 @@ def _ways(
 
     What is streamed and trained is recomputed, whatever `policy` says; `ahead`: the share of layers ahead that is.
     """
-
-    def followed(policy: Policy) -> Followed:
-        own = follow(policy, False)
-        if not (ahead and assembled.autocast):  # beside its casts such a layer keeps next to nothing
-            return own
-        return own.towards(follow(policy, True), ahead)
-
     count = len(assembled.block_sizes)
     places: Collection[int] = {*streamed, *whole(range(count), policy)}
     share = len(places) / max(1, count)
     if len(places) == count:
-        return followed(True), None, (), share
+        return _with_ahead(follow, assembled, True, ahead), None, (), share
     if assembled.left_out:  # of the blocks that one stands for, some may be recomputed
-        own = followed("mlp" if policy == "mlp" else False)
+        own = _with_ahead(follow, assembled, "mlp" if policy == "mlp" else False, ahead)
     else:
-        own, places = followed(policy), streamed
-    return own, followed(True) if places else None, places, share
+        own, places = _with_ahead(follow, assembled, policy, ahead), streamed
+    again = _with_ahead(follow, assembled, True, ahead) if places else None
+    return own, again, places, share
+
+
+def _with_ahead(
+    follow: Callable[[Policy, bool], Followed], assembled: Assembled, policy: Policy, ahead: float
+) -> Followed:
+    """The same where a share of the layers ahead is recomputed too."""
+    own = follow(policy, False)
+    if not (ahead and assembled.autocast):  # beside its casts such a layer keeps next to nothing
+        return own
+    return own.towards(follow(policy, True), ahead)
 
 
 def _tokens(conditioning: Conditioning) -> int:

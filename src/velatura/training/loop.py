@@ -60,8 +60,7 @@ class Loop:
         self.exported_now = False  # after this step
         for name in setup.stays_loaded:
             load_part(setup, self.parts, name, events)
-        self.learner = Learner(setup, self.parts, events)
-        learner = self.learner
+        self.learner = learner = Learner(setup, self.parts, events)
         self.showing = Showing(
             setup, prepared, learner.stepper, learner.holding, learner.painting, events, stop
         )

@@ -54,9 +54,8 @@ class Ring:
         self._held: list[int | None] = [None] * count  # the block in each slot, or on its way into it
         self._there: list[Any] = [None] * count  # the moment when it has arrived
         self._left: list[Any] = [None] * count  # the moment when the slot may be overwritten
-        self._staying: dict[
-            int, tuple[list[Tensor], Any]
-        ] = {}  # views of blocks that need no slot, and since when
+        # of blocks that need no slot: their tensors on the device, and the moment when they have arrived
+        self._staying: dict[int, tuple[list[Tensor], Any]] = {}
         self._current: int | None = None
         self._changed = False  # whether the current block's weights did
         self._step = 1  # the direction in which the blocks are run
