@@ -1,8 +1,12 @@
-"""Optimizers that take one tensor after the other: every update is computed in float32, whatever is stored."""
+"""Optimizers that take one tensor after the other: every update is computed in float32, whatever is stored.
+
+Small tensors are taken together (see `together`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from velatura.training.distribution.sharding import local
 from velatura.training.optimizers.eight_bits import BLOCK
 from velatura.training.optimizers.rounding import noise_for, rounded
+from velatura.training.optimizers.together import Update, make_as_one, together
 
 State = dict[str, Any]
 Given = Sequence[Any]  # numbers, and tables on the device
@@ -65,11 +70,13 @@ class ByTensor(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Apply the gradients."""
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, group["lr"], group["weight_decay"])
+            make = partial(self._make, rate=group["lr"], decay=group["weight_decay"])
+            updates = (self._update(one) for one in group["params"] if one.grad is not None)
+            for joined in together(updates) if self._rule.by_value else ([update] for update in updates):
+                make_as_one(joined, make)
 
-    def _update(self, parameter: nn.Parameter, rate: float, decay: float) -> None:
+    def _update(self, parameter: nn.Parameter) -> Update:
+        """What is to be done with a parameter: of what this process holds of it."""
         state = self.state[parameter]
         if not state:
             state |= {"step": 0, **self._rule.fresh(parameter)}
@@ -79,15 +86,18 @@ class ByTensor(torch.optim.Optimizer):
         noise = None
         if weight.dtype != torch.float32:
             noise = noise_for(parameter, self._seed, f"rounding/{state['step']}/{self._names[parameter]}")
-        numbers = 1 - rate * decay, rate, *self._rule.given(state["step"], weight.device)
-        if self._fast is None or not self._any_shape(weight, gradient, *held.values()):
+        return Update(state["step"], weight, gradient, held, noise)
+
+    def _make(self, update: Update, rate: float, decay: float) -> None:
+        weight, gradient, held, noise = update.weight, update.gradient, update.state, update.noise
+        numbers = 1 - rate * decay, rate, *self._rule.given(update.number, weight.device)
+        if self._fast is None or not self._any_shape(update):
             move(self._rule, weight, gradient, held, noise, numbers)
             return
-        size = weight.numel()
 
         def alike(tensor: Tensor) -> Tensor:
             """In rows where shapes do not matter; no view, since a graph asks what it is a view of."""
-            whole = self._rule.by_value and tensor.numel() == size
+            whole = self._rule.by_value and tensor.numel() == update.size
             return tensor.view(-1, BLOCK).data if whole else tensor.data
 
         self._fast(
@@ -99,11 +109,10 @@ class ByTensor(torch.optim.Optimizer):
             numbers,
         )
 
-    def _any_shape(self, *tensors: Tensor) -> bool:
+    def _any_shape(self, update: Update) -> bool:
         """Whether one graph serves tensors like these, of whatever size."""
-        weight = tensors[0]
-        fits = weight.numel() % BLOCK == 0 if self._rule.by_value else weight.ndim == 2
-        return fits and weight.numel() >= LEAST and all(tensor.is_contiguous() for tensor in tensors)
+        fits = update.size % BLOCK == 0 if self._rule.by_value else update.weight.ndim == 2
+        return fits and update.size >= LEAST and update.contiguous
 
 
 def move(

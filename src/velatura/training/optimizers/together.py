@@ -1,0 +1,84 @@
+"""Updates of many small tensors as one: a LoRA has a thousand, and each update alone would start dozens of kernels.
+
+Only for rules that look at no value outside of its block of 256: tensors one after the other are then as good as alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from velatura.training.optimizers.eight_bits import BLOCK
+
+LARGE = {"cpu": 2**15}  # values that keep a device busy by themselves
+LARGE_ELSEWHERE = 2**20
+TOGETHER = {"cpu": 2**17}  # values at most: on the CPU what stays in its caches
+
+
+class Update(NamedTuple):
+    """What an update reads and, all but the gradient and the noise, writes: of one tensor, or of several as one.
+
+    `number`: how many updates there were, with this one.
+    """
+
+    number: int
+    weight: Tensor
+    gradient: Tensor
+    state: dict[str, Tensor]
+    noise: Tensor | None
+
+    @property
+    def size(self) -> int:
+        """Values of the weight."""
+        return self.weight.numel()
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether all values lie in their order."""
+        tensors = (self.weight, self.gradient, *self.state.values())  # noise does, as it was drawn
+        return all(tensor.is_contiguous() for tensor in tensors)
+
+
+def together(updates: Iterable[Update]) -> Iterator[list[Update]]:
+    """The updates in lists, each to be made as one. A tensor of no whole blocks is alone, and so is a large one."""
+    waiting: dict[object, list[Update]] = {}
+    for update in updates:
+        weight = update.weight
+        large = LARGE.get(weight.device.type, LARGE_ELSEWHERE)
+        if update.size % BLOCK or update.size > large or not update.contiguous:
+            yield [update]
+            continue
+        kind = update.number, weight.dtype, weight.device, update.gradient.dtype, *update.state
+        most = TOGETHER.get(weight.device.type, large)
+        if sum(one.size for one in waiting.get(kind, ())) + update.size > most:
+            yield waiting.pop(kind)
+        waiting.setdefault(kind, []).append(update)
+    yield from waiting.values()
+
+
+def make_as_one(updates: Sequence[Update], make: Callable[[Update], None]) -> None:
+    """Make the update of all these tensors, one after the other in one, and give each what became of it."""
+    if len(updates) == 1:
+        make(updates[0])
+        return
+    noise = [update.noise for update in updates if update.noise is not None]
+    one = Update(
+        number=updates[0].number,
+        weight=_joined([update.weight for update in updates]),
+        gradient=_joined([update.gradient for update in updates]),
+        state={name: _joined([update.state[name] for update in updates]) for name in updates[0].state},
+        noise=_joined(noise) if noise else None,
+    )
+    make(one)
+    written = {"": one.weight, **one.state}
+    for name, whole in written.items():
+        parts = [update.state[name] if name else update.weight for update in updates]
+        flat = [part.view(-1) for part in parts]
+        torch._foreach_copy_(flat, whole.split([part.numel() for part in flat]))
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.view(-1) for tensor in tensors])
