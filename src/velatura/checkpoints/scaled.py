@@ -126,5 +126,5 @@ def _block(weight: tuple[int, ...], rows: int, scale: tuple[int, ...]) -> tuple[
 def _edge(size: int, number: int) -> int | None:
     """Of each of so many blocks; None where there can be none."""
     if -(-size // _TILE) == number:
-        return _TILE
+        return min(_TILE, size)
     return size // number if size and size % number == 0 else None

@@ -10,7 +10,7 @@ from torch import nn
 
 from velatura.families.outline import Outline
 from velatura.interfaces import Conditioning, Family, Parts, Pieces, Prompt
-from velatura.placement.precision.emulated import compute_in_float32
+from velatura.placement.precision.emulated import compute_in_float32, emulates
 from velatura.planning.assembly import blank_tokenizers, give, latent, load_part, weights, with_storage
 from velatura.planning.devices import Device
 from velatura.planning.marks import marked
@@ -32,7 +32,7 @@ def encode_texts(
     give(parts, "text_encoders", load_part(setup, found, "text_encoders", device))
     parts.tokenizers = blank_tokenizers(latent(setup), found)
     frozen = "text_encoders" not in setup.trained
-    done, conditioning = encode_with(setup.family, parts, device, count, frozen=frozen)
+    done, conditioning = encode_with(setup.family, parts, device, setup.dtype, count, frozen=frozen)
     with VALUELESS:
         conditioning = conditioning.to(torch.device("cpu"), setup.dtype)
     return Phase(
@@ -41,13 +41,13 @@ def encode_texts(
 
 
 def encode_with(
-    family: Family, parts: Parts, device: Device, count: int, *, frozen: bool = True
+    family: Family, parts: Parts, device: Device, dtype: torch.dtype, count: int, *, frozen: bool = True
 ) -> tuple[Whole, Conditioning]:
-    """`count` texts through text encoders of the meta device, of which blocks are left out; without values.
+    """`count` texts through text encoders of the meta device in `dtype`, with blocks left out; without values.
 
     Those that are `frozen` compute in float32 where a CPU has no narrower products (see `precision.emulated`).
     """
-    if frozen and device.kind == "cpu" and not device.bf16:
+    if frozen and device.kind == "cpu" and emulates(dtype, bf16=device.bf16):
         compute_in_float32(parts.text_encoders or ())
     blocks, left_out = _pruned(parts.text_encoders or ())
     more = sum(times * _size(blocks[place]) for place, times in left_out.items())

@@ -104,7 +104,7 @@ class Painting:
         parts = self._sketched("text_encoders")
         parts.tokenizers = blank_tokenizers(self.family, self.found)
         count = len(request_texts(self.job.request))
-        done, conditioning = encode_with(self.family, parts, self.device, count)
+        done, conditioning = encode_with(self.family, parts, self.device, self.job.held.dtype, count)
         with VALUELESS:
             conditioning = conditioning.to(CPU, self.job.held.dtype)
         return Phase(name="prompt", what="", moments=done.moments, work=done.work), conditioning

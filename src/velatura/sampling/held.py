@@ -15,11 +15,11 @@ from velatura.errors import CheckpointError
 from velatura.events import Events
 from velatura.families.attending import attend_by
 from velatura.families.denoiser import load_denoiser
+from velatura.families.text_encoders import load_text_encoders
 from velatura.interfaces import PARTS, Family, ModelFiles, PartName, Parts
 from velatura.placement.attention import Attention
 from velatura.placement.compiling import compile_for_painting
 from velatura.placement.place import NO_USE, place
-from velatura.placement.precision.emulated import compute_in_float32, is_emulated
 from velatura.placement.precision.quantised import Weights
 from velatura.plural import counted
 from velatura.sampling.memory import Encoders, enough_to, fits_whole, weight_bytes
@@ -116,13 +116,12 @@ class HeldParts:
         if name == "denoiser":
             self._load_denoiser()
             return
-        of_text = name == "text_encoders"
-        crowded = self.parts.denoiser is not None and not self.keeps_all
-        on_cpu = of_text and (crowded or self.text_encoders == "cpu")
-        device = torch.device("cpu") if on_cpu else self.device
-        loaded = self.family.load(self.files, [name], device=device, dtype=self.dtype, keep_fp8=of_text)
-        if of_text and is_emulated(self.dtype, device):
-            compute_in_float32(loaded.modules(name))
+        if name == "text_encoders":
+            crowded = self.parts.denoiser is not None and not self.keeps_all
+            device = torch.device("cpu") if crowded or self.text_encoders == "cpu" else self.device
+            loaded = load_text_encoders(self.family, self.files, device=device, dtype=self.dtype)
+        else:
+            loaded = self.family.load(self.files, [name], device=self.device, dtype=self.dtype)
         for one in _fields(name):
             setattr(self.parts, one, getattr(loaded, one))
 

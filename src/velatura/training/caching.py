@@ -15,8 +15,8 @@ from velatura.data.text.texts import texts_of, typical_texts
 from velatura.data.views import views_of
 from velatura.events import Events
 from velatura.families.denoiser import load_denoiser
+from velatura.families.text_encoders import load_text_encoders
 from velatura.interfaces import Conditioning, PartName, Parts
-from velatura.placement.precision.emulated import compute_in_float32, is_emulated
 from velatura.sampling.painter import request_texts
 from velatura.sampling.reading import remark_cuts
 from velatura.sampling.request import Request
@@ -82,13 +82,13 @@ def _load_part(setup: Setup, parts: Parts, name: PartName, events: Events) -> No
             family, files, events, weights=weights, device=device, dtype=setup.dtype, seed=seed
         )
         return
-    frozen = name == "text_encoders" and name not in setup.trained
-    loaded = family.load(files, [name], device=device, dtype=setup.dtype, seed=seed, keep_fp8=frozen)
     if name == "text_encoders":
-        if frozen and is_emulated(setup.dtype, device):
-            compute_in_float32(loaded.modules(name))
+        loaded = load_text_encoders(
+            family, files, device=device, dtype=setup.dtype, frozen=name not in setup.trained, seed=seed
+        )
         parts.text_encoders, parts.tokenizers = loaded.text_encoders, loaded.tokenizers
     else:
+        loaded = family.load(files, [name], device=device, dtype=setup.dtype, seed=seed)
         parts.autoencoder = loaded.autoencoder
 
 

@@ -35,7 +35,12 @@ class HeldLinear(QuantisedLinear):
 
 def is_emulated(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether a device computes in a dtype of 16 bits by way of others."""
-    return device.type == "cpu" and dtype in NARROW and not (dtype == torch.bfloat16 and has_bf16(device))
+    return device.type == "cpu" and emulates(dtype, bf16=has_bf16(device))
+
+
+def emulates(dtype: torch.dtype, *, bf16: bool) -> bool:
+    """The same of a CPU with units for `bf16` or without."""
+    return dtype in NARROW and not (dtype == torch.bfloat16 and bf16)
 
 
 def compute_in_float32(modules: Iterable[nn.Module]) -> None:
