@@ -48,7 +48,7 @@ def test_frozen_blocks_pass_through_two_slots() -> None:
 def test_trained_blocks_take_their_gradients_along(accumulate: int, at_hand: int) -> None:
     text = f"{TEXT}[full]\n[memory]\nstreamed = 1.0\n[training]\naccumulate = {accumulate}\n"
     gone = trained(parse_recipe(text))
-    assert (gone.host, gone.gradients, gone.per_update) == (400, 400, 400)
+    assert (gone.host, gone.gradients, gone.per_update) == (400, 400, 800)
     peak = without(step(trained=500, gradients=500), gone).peak
     assert peak["trained"] == 500 - 400 + 2 * 100
     assert peak["gradients"] == 100 + at_hand

@@ -22,7 +22,7 @@ from .conftest import FLUX_LORA
 GIB = 2**30
 LINK = replace(KNOWN["4090"], link=1e9)
 TEXT = 'name = "x"\n[model]\nmodel = "pocket/flux"\n[[data]]\nfolder = "x"\n[training]\nprecision = "bf16"\n'
-PACE = Pace(device=LINK, computing=2.0, blocks=10**9, ahead=10**8, trained=3 * 10**8, batch=4)
+PACE = Pace(device=LINK, computing=2.0, update=0.0, blocks=10**9, ahead=10**8, trained=3 * 10**8, batch=4)
 
 
 def seconds(text: str, *sets: str, slower: float = 1.0) -> float:
@@ -42,15 +42,18 @@ def test_the_slower_of_computing_and_copying_sets_the_pace() -> None:
 
 
 def test_trained_weights_and_averages_cross_the_link_in_the_update() -> None:
-    """Of trained weights there are 4 bytes, and 8 of averages, at 3e8 values."""
-    assert seconds("[full]\n", "memory.streamed=0.5") == pytest.approx(3 * 2.0)
-    assert seconds("[full]\n", "memory.streamed=0.1") == pytest.approx(2.0 * 1.025)  # recomputed, too
+    """Of trained weights there are 4 bytes, as many of gradients, and 8 of averages, at 3e8 values."""
+    assert seconds("[full]\n", "memory.streamed=0.5") == pytest.approx(4 * 2.0)
+    assert seconds("[full]\n", "memory.streamed=0.5", "training.accumulate=3") == pytest.approx(10 * 2.0)
+    in_update = 2 * 0.4
+    assert seconds("[full]\n", "memory.streamed=0.1") == pytest.approx(2.0 * 1.025 + in_update)  # recomputed
     recomputed = ("training.checkpoint_blocks=true",)
-    assert seconds("[full]\n", "memory.streamed=0.1", *recomputed, slower=1.25) == 2.0 * 1.25
+    assert seconds("[full]\n", "memory.streamed=0.1", *recomputed, slower=1.25) == 2.0 * 1.25 + in_update
     fused = ("optimizer.fused_backward=true", "optimizer.clip=0")
     assert seconds("[full]\n", "memory.streamed=0.5", *fused) == pytest.approx(2 * 2.0)
-    assert seconds("[full]\n", "optimizer.offload=true") == pytest.approx(2.4)
-    assert seconds("[full]\n", "optimizer.offload=true", "optimizer.kind=adamw8bit") == 2.0
+    assert seconds("[full]\n", "optimizer.offload=true") == pytest.approx(2.0 + 2.4)
+    assert seconds("[full]\n", "optimizer.offload=true", *fused) == pytest.approx(2.4)
+    assert seconds("[full]\n", "optimizer.offload=true", "optimizer.kind=adamw8bit") == pytest.approx(2.6)
 
 
 @pytest.mark.slow

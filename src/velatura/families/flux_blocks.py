@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import MethodType
 from typing import Any
 
@@ -70,15 +71,15 @@ def _double(
 
     attended_text, attended = _joint_attention(
         block.attn,
-        _modulated(block.norm1_context.norm(text), text_shift, text_scale),
-        _modulated(block.norm1.norm(image), shift, scale),
+        _modulated(block.norm1_context.norm, text, text_shift, text_scale),
+        _modulated(block.norm1.norm, image, shift, scale),
         rotary,
     )
     image = image + gate * attended
-    image = image + mlp_gate * block.ff(_modulated(block.norm2(image), mlp_shift, mlp_scale))
+    image = image + mlp_gate * block.ff(_modulated(block.norm2, image, mlp_shift, mlp_scale))
     text = text + text_gate * attended_text
     text = text + text_mlp_gate * block.ff_context(
-        _modulated(block.norm2_context(text), text_mlp_shift, text_mlp_scale)
+        _modulated(block.norm2_context, text, text_mlp_shift, text_mlp_scale)
     )
     return _bounded(text), image
 
@@ -86,7 +87,7 @@ def _double(
 def _single(block: Any, tokens: Tensor, modulation: Tensor, rotary: Rotary) -> Tensor:
     """`[B, T, D]`, `[B, 3 D]` -> `[B, T, D]`: attention and MLP side by side."""
     shift, scale, gate = modulation[:, None].chunk(3, dim=-1)
-    normed = _modulated(block.norm.norm(tokens), shift, scale)
+    normed = _modulated(block.norm.norm, tokens, shift, scale)
     attn = block.attn
     query = _normed(attn.norm_q, _heads(attn.to_q(normed), attn))
     key = _normed(attn.norm_k, _heads(attn.to_k(normed), attn))
@@ -97,7 +98,7 @@ def _single(block: Any, tokens: Tensor, modulation: Tensor, rotary: Rotary) -> T
 def _last_single(block: Any, tokens: Tensor, image: Tensor, modulation: Tensor, rotary: Rotary) -> Tensor:
     """The same for the image alone: `[B, T, D]` and its last rows `[B, N, D]` -> `[B, N, D]`; text is attended to."""
     shift, scale, gate = modulation[:, None].chunk(3, dim=-1)
-    normed = _modulated(block.norm.norm(tokens), shift, scale)
+    normed = _modulated(block.norm.norm, tokens, shift, scale)
     own = normed[:, -image.shape[1] :]
     attn = block.attn
     key = _normed(attn.norm_k, _heads(attn.to_k(normed), attn))
@@ -116,8 +117,10 @@ def _feed_forward(block: Any, hidden: Tensor, attended: Tensor) -> Tensor:
     return out
 
 
-def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return x * (1 + scale) + shift
+def _modulated(norm: nn.Module, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    with _own_dtype(x):
+        normed: Tensor = norm(x)
+    return normed * (1 + scale) + shift
 
 
 def _joint_attention(attn: Any, text: Tensor, image: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor]:
@@ -148,7 +151,14 @@ def _attention(attn: Any, query: Tensor, key: Tensor, value: Tensor, rotary: Rot
 
 def _normed(norm: nn.RMSNorm, x: Tensor) -> Tensor:
     """In the dtype of x: of a wider weight, as autocast leaves it, torch has no fused kernel."""
-    return F.rms_norm(x, norm.normalized_shape, norm.weight.to(x.dtype), norm.eps)
+    with _own_dtype(x):
+        return F.rms_norm(x, norm.normalized_shape, norm.weight.to(x.dtype), norm.eps)
+
+
+def _own_dtype(x: Tensor) -> AbstractContextManager[object]:
+    """No autocast: on CUDA it makes norms give float32, and all that reads them keeps a copy. They sum in it anyway."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def _heads(x: Tensor, attn: Any) -> Tensor:

@@ -86,7 +86,7 @@ def _streamed(training: Training, recipe: Recipe, *, accumulated: bool) -> Away:
         at_hand=0 if fused else assembled.largest * (2 if accumulated else 1),
         averages=host // each * 4 if training.averages else 0,
         kept_aside=host if training.kept_aside else 0,
-        per_update=0 if fused else host,
+        per_update=0 if fused else 2 * host,  # the weights with their gradients
     )
 
 

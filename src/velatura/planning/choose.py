@@ -125,8 +125,11 @@ def _in_passes(
     values = {choice.recipe.memory.micro_batch for choice in choices}
     if len(values) == 1:
         return {}
-    found = {value: estimator.of(changed(recipe, {MICRO_BATCH: value}).recipe).computing for value in values}
-    return {value: seconds / own.computing for value, seconds in found.items()}
+    found = {
+        value: estimator.of(changed(recipe, {MICRO_BATCH: value}).recipe).computing_of_passes
+        for value in values
+    }
+    return {value: seconds / own.computing_of_passes for value, seconds in found.items()}
 
 
 def _with_previews(

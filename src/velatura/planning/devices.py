@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 
 from velatura.errors import RecipeError
 from velatura.placement.device import choose_device
@@ -22,6 +23,7 @@ EFFICIENCY = 0.8  # of peak arithmetic: large bf16 products reach 770 to 800 of 
 BANDWIDTH_EFFICIENCY = 0.8  # of peak bandwidth, in element-wise kernels
 LINKS = {4: 25e9, 5: 50e9}  # bytes/s that copies from pinned memory reach, by generation of PCIe at 16 lanes
 LAUNCH = 6e-6  # seconds from one kernel to the next where the program, not the device, sets the pace
+WARM = 0.1  # seconds of work after which a GPU runs at its speed
 CONTEXT = int(0.6 * GIB)  # CUDA's context and libraries, on the device and outside of what torch counts
 SLACK = 1.03  # of the CUDA allocator: what it holds over what is in use
 
@@ -35,6 +37,7 @@ class Device:
     memory: int
     half: float  # of bf16 and fp16 products
     full: float  # of fp32 products
+    attending: float  # of attention's
     bandwidth: float
     launch: float
     link: float  # from the machine's memory to the device
@@ -49,6 +52,18 @@ class Device:
         if dtype == torch.int8 and self.kind == "cuda":
             return 2 * self.half
         return self.half if dtype.itemsize <= 2 else self.full
+
+    def attends(self, dtype: torch.dtype) -> float:
+        """Effective speed of attention in a dtype."""
+        wide = self.kind == "cuda" and dtype.itemsize > 2
+        return min(self.attending, self.full) if wide else self.attending
+
+    def lasting(self, *needs: float) -> float:
+        """Seconds of an operation that needs so many for its arithmetic, and so many for what it reads and writes.
+
+        A GPU is told of the next one meanwhile, so that the telling counts where it takes longer.
+        """
+        return max(*needs, self.launch) if self.kind == "cuda" else max(0.0, *needs) + self.launch
 
     def dtype(self, precision: str) -> torch.dtype:
         """What `training.precision` means on this device."""
@@ -66,17 +81,32 @@ class Device:
         return int(peak * SLACK) + CONTEXT if self.kind == "cuda" else peak
 
 
-def _gpu(name: str, memory: float, bf16: float, fp32: float, bandwidth: float, *, pcie: int = 4) -> Device:
-    """`memory` in GiB, as torch reports it; speeds in TFLOP/s, `bandwidth` in GB/s: peaks of the data sheet."""
+def _gpu(
+    name: str,
+    memory: float,
+    bf16: float,
+    fp32: float,
+    bandwidth: float,
+    *,
+    pcie: int = 4,
+    lanes: int = 16,
+    attention: float = 0.75,
+) -> Device:
+    """`memory` in GiB, as torch reports it; speeds in TFLOP/s, `bandwidth` in GB/s: peaks of the data sheet.
+
+    `attention`: what its kernels reach of what products reach. FlashAttention 2, torch's own, was made for Ampere, and
+    reaches some 350 TFLOP/s of Hopper's 989.
+    """
     return Device(
         name=name,
         kind="cuda",
         memory=int(memory * GIB),
         half=bf16 * 1e12 * EFFICIENCY,
         full=fp32 * 1e12 * EFFICIENCY,
+        attending=bf16 * 1e12 * EFFICIENCY * attention,
         bandwidth=bandwidth * 1e9 * BANDWIDTH_EFFICIENCY,
         launch=LAUNCH,
-        link=LINKS[pcie],
+        link=LINKS[pcie] * lanes / 16,
         efficiency=EFFICIENCY,
     )
 
@@ -84,8 +114,8 @@ def _gpu(name: str, memory: float, bf16: float, fp32: float, bandwidth: float, *
 KNOWN = {
     device.name: device
     for device in (
-        _gpu("h200", 139.8, 989, 67, 4800, pcie=5),
-        _gpu("h100", 79.1, 989, 67, 3350, pcie=5),
+        _gpu("h200", 139.8, 989, 67, 4800, pcie=5, attention=0.45),
+        _gpu("h100", 79.1, 989, 67, 3350, pcie=5, attention=0.45),
         _gpu("a100-80", 79.1, 312, 19.5, 2039),
         _gpu("a100-40", 39.4, 312, 19.5, 1555),
         _gpu("l40s", 44.4, 362, 91.6, 864),
@@ -95,9 +125,10 @@ KNOWN = {
         _gpu("3090", 23.6, 71, 35.6, 936),
         _gpu("l4", 22.0, 121, 30.3, 300),
         _gpu("4080", 15.7, 97.5, 48.7, 717),
-        _gpu("4060-ti-16", 15.6, 44, 22, 288),
+        _gpu("4060-ti-16", 15.6, 44, 22, 288, lanes=8),
+        _gpu("3080-10", 9.6, 59.5, 29.8, 760),
         _gpu("3060-12", 11.7, 25.5, 12.7, 360),
-        _gpu("4060", 7.6, 30, 15, 272),
+        _gpu("4060", 7.6, 30, 15, 272, lanes=8),
     )
 }
 
@@ -136,12 +167,19 @@ def with_host(device: Device, memory: int) -> Device:
 
 def _reaching(device: Device, efficiency: float) -> Device:
     factor = efficiency / device.efficiency
-    return replace(device, half=device.half * factor, full=device.full * factor, efficiency=efficiency)
+    return replace(
+        device,
+        half=device.half * factor,
+        full=device.full * factor,
+        attending=device.attending * factor,
+        efficiency=efficiency,
+    )
 
 
 def device_here(device: torch.device) -> Device:
-    """A device of this machine, its speeds measured in a fraction of a second."""
+    """A device of this machine, its speeds measured in a second or less."""
     half, full = (_products(device, dtype) for dtype in (torch.bfloat16, torch.float32))
+    attending = _attending(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
     machine = machine_memory()
     memory, free, host = machine.total, machine.free, None
     name, bandwidth, link = str(device), _copying(device), LINKS[4]
@@ -161,6 +199,7 @@ def device_here(device: torch.device) -> Device:
         free=free,
         half=half,
         full=full,
+        attending=attending,
         bandwidth=bandwidth,
         launch=LAUNCH,
         link=link,
@@ -175,32 +214,46 @@ def _products(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of a product of square matrices."""
     edge = 4096 if device.type == "cuda" else 512
     a = torch.ones(edge, edge, device=device, dtype=dtype)
-    return 2 * edge**3 / _best(lambda: (a @ a)[0, 0].item())
+    return 2 * edge**3 / _seconds(lambda: a @ a, device)
+
+
+def _attending(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of attention, forwards."""
+    heads, length, size = (24, 4096, 128) if device.type == "cuda" else (8, 512, 64)
+    x = torch.ones(1, heads, length, size, device=device, dtype=dtype)
+    return 4 * heads * length**2 * size / _seconds(lambda: F.scaled_dot_product_attention(x, x, x), device)
 
 
 def _copying(device: torch.device) -> float:
     """Bytes per second that are read and written in a copy."""
     a = torch.ones((256 if device.type == "cuda" else 16) * 2**20, device=device, dtype=torch.uint8)
-    return 2 * a.nbytes / _best(lambda: a.clone()[0].item())
+    return 2 * a.nbytes / _seconds(a.clone, device)
 
 
 def _uploading(device: torch.device) -> float:
     """Bytes per second from the machine's memory, locked, to a GPU."""
     source = torch.empty(2**27, dtype=torch.uint8, pin_memory=True)
     target = torch.empty_like(source, device=device)
-
-    def upload() -> None:
-        target.copy_(source, non_blocking=True)
-        torch.cuda.synchronize(device)
-
-    return source.nbytes / _best(upload)
+    return source.nbytes / _seconds(lambda: target.copy_(source, non_blocking=True), device)
 
 
-def _best(run: Callable[[], object]) -> float:
-    """Seconds of the fastest of a few runs."""
-    times = []
-    for _ in range(4):
-        started = time.perf_counter()
+def _seconds(run: Callable[[], object], device: torch.device) -> float:
+    """Of one of several runs, the fastest time; on a GPU, whose clocks rise with work, of many that are enqueued."""
+    if device.type == "cpu":
+        return min(_enqueued(run, device, 1) for _ in range(4))
+    count = 1
+    while (each := _enqueued(run, device, count)) * count < WARM:
+        count *= 2
+    return min(each, *(_enqueued(run, device, count) for _ in range(2)))
+
+
+def _enqueued(run: Callable[[], object], device: torch.device, count: int) -> float:
+    """Seconds of one of so many runs in a row."""
+    started = time.perf_counter()
+    for _ in range(count):
         run()
-        times.append(time.perf_counter() - started)
-    return max(min(times), 1e-9)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+    return max(time.perf_counter() - started, 1e-9) / count

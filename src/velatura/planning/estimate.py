@@ -109,20 +109,38 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """Of one optimizer step at the largest size, without compiled blocks."""
-        return max(self.computing, self.copying * self.passes)
+        """Of one optimizer step at the largest size, without compiled blocks.
+
+        What crosses the link does so beside the computation, but the update is made after the passes.
+        """
+        passes = max(self.computing_of_passes, self.copying * self.passes)
+        return passes + max(self.step.update.seconds, self.copying_of_update)
 
     @property
     def computing(self) -> float:
         """Of these, those of the computation: of all passes, and of the update."""
-        update = self.step.update.seconds
-        return (self.step.work.seconds - update) * self.passes + update
+        return self.computing_of_passes + self.step.update.seconds
+
+    @property
+    def computing_of_passes(self) -> float:
+        """Of these, those of all passes."""
+        return (self.step.work.seconds - self.step.update.seconds) * self.passes
 
     @property
     def copying(self) -> float:
-        """Seconds of a pass that go to what is elsewhere: forward, backward, and a share of the update."""
-        passes = 2 * self.away.per_pass - self.away.once + self.step.away
-        return (passes + self.away.per_update / self.passes) / self.device.link
+        """Seconds of a pass, forward and backward, that go to what is elsewhere.
+
+        Gradients of earlier passes come back to be added up; an update within the backward pass wants its averages.
+        """
+        fused = self.recipe.optimizer.fused_backward
+        both_ways = 2 * self.away.per_pass - self.away.once + self.step.away
+        in_step = self.away.gradients * (self.passes - 1) + (self.away.per_update if fused else 0)
+        return (both_ways + in_step / self.passes) / self.device.link
+
+    @property
+    def copying_of_update(self) -> float:
+        """The same of an update that is made after the passes."""
+        return 0.0 if self.recipe.optimizer.fused_backward else self.away.per_update / self.device.link
 
     def occupied(self, phase: Phase) -> int:
         """Bytes of the device's memory in a phase.

@@ -18,6 +18,7 @@ from velatura.placement.recompute import Policy, recompute
 from velatura.planning.assembly import Assembled, weights
 from velatura.planning.devices import Device
 from velatura.planning.marks import inputs_noted, marked
+from velatura.planning.on_cuda import recomputed_on_cuda
 from velatura.planning.optimizer import stepped_optimizer
 from velatura.planning.phases import Phase, Shape, at_once
 from velatura.planning.repeats import Again, mixed, whole
@@ -274,6 +275,9 @@ class Training:
         layers = family.ahead(denoiser) if denoiser is not None and ahead else []
         methods = [*((module, "forward") for module in (*self.blocks, *layers)), *feed_forwards]
         own = [(module, method, getattr(module, method)) for module, method in methods]
+        if self.device.kind == "cuda":
+            for module, method, run in own:
+                setattr(module, method, recomputed_on_cuda(run))
         recompute(self.blocks, policy, feed_forwards)
         recompute(layers)
         try:

@@ -1,7 +1,8 @@
 """How long a candidate's step takes beside that of the recipe as it is written, told without following it.
 
 Its computation takes as much longer as its options say; in more passes, as much as following those has shown. What it
-keeps in the machine's memory crosses the link meanwhile, so the slower of the two sets the pace.
+keeps in the machine's memory crosses the link meanwhile, so the slower of the two sets the pace, of the passes and of
+the update after them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class Pace:
     """Of one recipe on one device."""
 
     device: Device
-    computing: float  # seconds of a whole optimizer step without anything that makes it slower
+    computing: float  # seconds of the passes of a step without anything that makes them slower
+    update: float  # and of its update
     blocks: int  # values of the weights that may be streamed
     ahead: int  # of these, those of layers that run ahead of their block
     trained: int  # values
@@ -41,7 +43,8 @@ class Pace:
         each = _each(recipe, device)
         return Pace(
             device=device,
-            computing=estimate.computing / slower,
+            computing=estimate.computing_of_passes / slower,
+            update=estimate.step.update.seconds,
             blocks=int(estimate.streamable / each),
             ahead=int(estimate.ahead / each),
             trained=estimate.trained,
@@ -52,19 +55,27 @@ class Pace:
     def seconds(self, recipe: Recipe, slower: float) -> float:
         """Of a step of a variant of the recipe, which its options make so much `slower`."""
         slower *= _recomputed_too(recipe) * self.in_passes.get(recipe.memory.micro_batch, 1.0)
-        return max(self.computing * slower, self._crossing(recipe) / self.device.link)
+        passes, update = (crossing / self.device.link for crossing in self._crossing(recipe))
+        return max(self.computing * slower, passes) + max(self.update, update)
 
-    def _crossing(self, recipe: Recipe) -> float:
-        """Bytes that come over the link: streamed weights forwards, backwards and in an update, averages in that."""
+    def _crossing(self, recipe: Recipe) -> tuple[float, float]:
+        """Bytes that come over the link in the passes of a step, and in an update after them.
+
+        Streamed weights come forwards and backwards, and with their gradients for an update; averages come for that.
+        """
         streamed = recipe.memory.streamed * self.blocks  # those of layers ahead of their blocks first
         forwards = recipe.training.accumulate * passes(self.batch, recipe.memory.micro_batch)
-        values = 2.0 * forwards * streamed
+        values, updated = 2.0 * forwards * streamed, 0.0
+        fused = recipe.optimizer.fused_backward
         if not recipe.trains_denoiser:  # then no gradient goes through layers ahead of their blocks
             values -= forwards * min(streamed, self.ahead)
-        elif not recipe.optimizer.fused_backward:
-            values += streamed
+        elif not fused:
+            values += (forwards - 1) * streamed  # gradients of earlier passes
+            updated = 2 * streamed
         held = AVERAGES.get(recipe.optimizer.kind, 0.0) if recipe.optimizer.offload else 0.0
-        return values * _each(recipe, self.device) + held * self.trained
+        each = _each(recipe, self.device)
+        in_passes, after = values * each, updated * each + held * self.trained
+        return (in_passes + after, 0.0) if fused else (in_passes, after)
 
 
 def _each(recipe: Recipe, device: Device) -> float:

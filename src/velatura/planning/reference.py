@@ -12,11 +12,9 @@ from velatura.planning.estimate import Estimator
 from velatura.recipe.recipe import Recipe
 from velatura.recipe.toml import parse_recipe
 
-BUDGETS = (8, 10, 12, 16, 24, 48, 80, 141)  # GiB
-BUDGETS_OF_FULL = (24, 48, 80, 141)
+CARDS = ("4060", "3080-10", "3060-12", "4060-ti-16", "4090", "a6000", "h100", "h200")
+CARDS_OF_FULL = ("4090", "a6000", "h100", "h200")
 RESOLUTIONS = (512, 1024)
-SLOWER, FASTER = KNOWN["4090"], KNOWN["h100"]
-FAST = 80  # GiB: from here on the speed of the faster one
 
 
 _TITLE = """\
@@ -24,10 +22,10 @@ _TITLE = """\
 
 <!-- written by `make docs` from the planner itself; do not edit -->
 
-What `velatura plan` chooses for a given memory of the device, and what it then needs there at the peak of the training
-step. One image at a time, AdamW, bf16, captions and latents cached, no previews. `ahead`: the autoencoder does not fit
-in that budget, and images are encoded in the machine's own memory first. Seconds are an estimate for one image, not
-compiled: with the speed of a GeForce 4090 up to 48 GiB, of an H100 from 80 GiB on.
+What `velatura plan --device NAME` chooses for cards of 8, 10, 12, 16, 24, 48, 80 and 141 GB, whose memory a program
+sees as a little less, and what it then needs there at the peak of the training step. One image at a time, AdamW, bf16,
+captions and latents cached, no previews. `ahead`: the autoencoder does not fit in that memory, and images are encoded
+in the machine's own first. Seconds are an estimate for one image, not compiled.
 [The guide](../guides/planning.md) says how the figures are made.
 """
 _FULL = """\
@@ -51,18 +49,18 @@ _NOWHERE = Path("nowhere")
 
 def reference() -> str:
     """The whole page."""
-    full = ("## Full fine-tuning\n", _FULL, *_tables("full", BUDGETS_OF_FULL))
-    return "\n".join([_TITLE, "## A LoRA of rank 16\n", *_tables("adapter", BUDGETS), *full])
+    full = ("## Full fine-tuning\n", _FULL, *_tables("full", CARDS_OF_FULL))
+    return "\n".join([_TITLE, "## A LoRA of rank 16\n", *_tables("adapter", CARDS), *full])
 
 
-def _tables(trained: str, budgets: Sequence[int]) -> Iterator[str]:
+def _tables(trained: str, cards: Sequence[str]) -> Iterator[str]:
     for resolution in RESOLUTIONS:
         recipe = _recipe(resolution, trained)
-        slower, faster = (Estimator.of_recipe(recipe, _NOWHERE, device) for device in (SLOWER, FASTER))
         yield f"At {resolution}x{resolution}:\n"
-        yield from _head("GiB", "settings", "step, GiB", "host, GiB", "seconds")
-        for budget in budgets:
-            yield _row(propose(faster if budget >= FAST else slower, recipe, budget * GIB))
+        yield from _head("card", "GiB", "settings", "step, GiB", "host, GiB", "seconds")
+        for card in cards:
+            device = KNOWN[card]
+            yield _row(card, propose(Estimator.of_recipe(recipe, _NOWHERE, device), recipe, device.budget))
         yield ""
 
 
@@ -71,13 +69,13 @@ def _head(*names: str) -> Iterator[str]:
     yield "|" + "---|" * len(names)
 
 
-def _row(made: Plan) -> str:
-    estimate, budget = made.estimate, made.budget // GIB
+def _row(card: str, made: Plan) -> str:
+    estimate, budget = made.estimate, _gib(made.budget)
     peak, host = _gib(estimate.occupied(estimate.step)), _gib(estimate.sizes.of_host)
     if not made.fits:
-        return f"| {budget} | does not fit, even with {_settings(made)} | {peak} | {host} | |"
+        return f"| {card} | {budget} | does not fit, even with {_settings(made)} | {peak} | {host} | |"
     ahead = ", ahead" if estimate.encoded_elsewhere(made.budget) else ""
-    return f"| {budget} | {_settings(made)}{ahead} | {peak} | {host} | {estimate.seconds:.2g} |"
+    return f"| {card} | {budget} | {_settings(made)}{ahead} | {peak} | {host} | {estimate.seconds:.2g} |"
 
 
 def _settings(made: Plan) -> str:

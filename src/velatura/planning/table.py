@@ -16,6 +16,7 @@ from velatura.plural import counted
 WIDTH = 80
 COLUMNS = ("weights", "trained", "optim.", "grads", "ema", "activ.", "total", "device")
 HALF = 0.5
+WAITED = 0.05  # of the computation, that a step may wait for copies before they are what limits it
 _RECOMPUTED = {False: "", True: ", blocks recomputed", "mlp": ", MLPs recomputed"}
 
 
@@ -69,6 +70,7 @@ def document(plan: Plan) -> dict[str, Any]:
         "passes_per_step": estimate.passes,
         "seconds_per_step": estimate.seconds,
         "copying_seconds_per_pass": estimate.copying,
+        "copying_seconds_per_update": estimate.copying_of_update,
         "limit": _limit(estimate),
         "host": estimate.sizes.host,
         "needed_of_host": estimate.needed_of_host,
@@ -130,14 +132,15 @@ def _time(estimate: Estimate) -> str:
     share = f"{estimate.device.efficiency:.0%} of the peak" if not estimate.device.here else "measured speeds"
     return (
         f"{step.work.flops / 1e12:.3g} TFLOP and about {_seconds(step.work.seconds)} per forward and backward, "
-        f"{_seconds(estimate.seconds)} per step, at most {_seconds(whole)} in all ({share}, not compiled)"
+        f"{_seconds(estimate.seconds)} per step, {_seconds(whole)} for all steps ({share}, not compiled)"
     )
 
 
 def _limit(estimate: Estimate) -> str:
     work = estimate.step.work
-    if estimate.copying > work.seconds:
-        return "the link to the machine's memory, over which weights are streamed: larger batches make it worth more"
+    if estimate.seconds > (1 + WAITED) * estimate.computing:
+        what = "weights are streamed" if estimate.away.host else "averages and inputs of blocks travel"
+        return f"the link to the machine's memory, over which {what}: larger batches make it worth more"
     share = work.bound_by_arithmetic / max(work.seconds, 1e-12)
     if share > HALF:
         return f"arithmetic, {share:.0%} of the time"

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from velatura.placement.precision.int8_product import as_on_cuda
 from velatura.planning.devices import Device
+from velatura.planning.on_cuda import on_cuda
 from velatura.planning.replay import perform
 from velatura.planning.workspace import workspace_on_cpu
 
@@ -114,8 +114,7 @@ class Tracker(TorchDispatchMode):
         finally:
             self._in_kernel = False
         traffic = sum(_size(one) for one in read if one is not None) + 2 * sum(map(_size, written))
-        seconds = traffic / self._device.bandwidth
-        self._now.add(Work(seconds=seconds + self._device.launch))
+        self._now.add(Work(seconds=self._device.lasting(traffic / self._device.bandwidth)))
 
     def mark(self, label: Label) -> None:
         """End the segment at hand and begin another."""
@@ -124,7 +123,7 @@ class Tracker(TorchDispatchMode):
 
     def __enter__(self) -> Tracker:
         self._as_there: AbstractContextManager[None] = (
-            as_on_cuda() if self._device.kind == "cuda" else nullcontext()
+            on_cuda() if self._device.kind == "cuda" else nullcontext()
         )
         self._as_there.__enter__()
         return super().__enter__()  # type: ignore[no-any-return, no-untyped-call]
@@ -185,8 +184,9 @@ class Tracker(TorchDispatchMode):
     def _work(self, func: Any, args: Any, kwargs: Any, out: Any, size: int) -> None:
         count = _flops(func)
         flops = float(count(*args, **kwargs, out_val=out)) if count else 0.0
-        arithmetic = flops / self._device.flops(_dtype(args))
-        seconds = max(arithmetic, size / self._device.bandwidth) + self._device.launch
+        speed = self._device.attends if func in _ATTENTIONS else self._device.flops
+        arithmetic = flops / speed(_dtype(args))
+        seconds = self._device.lasting(arithmetic, size / self._device.bandwidth)
         self._now.add(
             Work(
                 flops=flops,
@@ -259,3 +259,7 @@ _MORE: dict[Any, Callable[..., int]] = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
+_ATTENTIONS = (
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default,
+)
