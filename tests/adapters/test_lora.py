@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from velatura.adapters.lora import Down, LoraLinear, fresh_down
+from velatura.adapters.lora import Down, LoraLinear, forget_inputs, fresh_down
 
 B, L, IN, OUT, R = 3, 5, 12, 8, 4
 
@@ -170,3 +172,26 @@ def test_fresh_down_is_kaiming_uniform_as_in_nn_linear() -> None:
     assert abs(float(values.var()) * 900 - 1) < 0.03
     again = fresh_down(64, 300, torch.Generator().manual_seed(1))
     assert torch.equal(values, again)
+
+
+def test_a_pass_that_broke_off_is_forgotten() -> None:
+    """One of two readers had read: what was made of the input would be held by it, with all before it."""
+    down = Down(torch.randn(R, IN), readers=2)
+    one, other = layer(down=down), layer(down=down)
+    x = torch.randn(B, IN, requires_grad=True)
+    early = x * 2
+    gone = weakref.ref(early)
+    one(early)
+    del early
+    assert gone() is not None
+    forget_inputs([nn.ModuleList([one, other])])
+    assert gone() is None
+    y = torch.randn(B, IN)
+    torch.testing.assert_close(one(y), layer_alone(one)(y))
+    torch.testing.assert_close(other(y), layer_alone(other)(y))
+    assert down._kept is None  # as after two readers
+
+
+def layer_alone(shared: LoraLinear) -> LoraLinear:
+    """The same with a projection of its own."""
+    return LoraLinear(shared.base, Down(shared.down.weight.detach()), shared.up.detach(), alpha=shared.alpha)

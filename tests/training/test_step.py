@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from velatura.adapters.lora import Down
 from velatura.draws import Draw
 from velatura.errors import NumericError, RecipeError
 from velatura.events import BatchSplit
@@ -342,6 +344,30 @@ def test_where_memory_runs_out_the_step_is_repeated_in_smaller_batches() -> None
     assert [draw.slots for draw in objective.draws[2:]] == [(0, 1), (2,), (3, 4), (5,)]
     assert log.of(BatchSplit) == [BatchSplit(step=1, size="8x8", items=3, most=2)]
     assert "step 1: memory ran out with 3 images of 8x8 at once" in log.texts
+
+
+def test_before_a_step_is_repeated_its_activations_are_let_go() -> None:
+    """Those that a shared down projection waits with: it had been read by one of two layers when memory ran out."""
+
+    class Shared(Narrow):
+        seen: list[weakref.ref[torch.Tensor]]
+
+        def losses(self, family: Any, parts: Any, batch: Batch, draw: Draw) -> Iterator[Loss]:
+            assert all(ref() is None for ref in self.seen)
+            early = torch.ones(len(batch.names), 4) * self.weight
+            self.seen.append(weakref.ref(early))
+            parts.denoiser(early)
+            del early
+            yield from super().losses(family, parts, batch, draw)
+            parts.denoiser(torch.ones(1, 4))  # the second reader, of something else
+
+    objective = Shared(nn.Parameter(torch.tensor(10.0)), 1)
+    objective.seen = []
+    step = stepper(objective)
+    step.splitter = Splitter(events=Log().events, scale=8)
+    step.parts.denoiser = Down(torch.ones(2, 4), readers=2)
+    step([batch([1, 2])], seed=5, step=0)
+    assert objective.sizes == [2, 1, 1]
 
 
 def test_what_fits_is_remembered_for_its_size() -> None:

@@ -7,6 +7,7 @@ of sd-scripts has it: half the values, and the projection is computed once.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -42,6 +43,10 @@ class Down(nn.Module):
         if self._reads == self.readers:
             self._kept, self._reads = None, 0  # hold no activation longer than its readers need it
         return hidden
+
+    def forget(self) -> None:
+        """Hold no input."""
+        self._kept, self._reads = None, 0
 
 
 class LoraLinear(nn.Module):
@@ -129,6 +134,14 @@ class LoraConv(LoraLinear):
         """The update of the base weight at strength 1, float32 `[out, in, kh, kw]`."""
         product = self.up.float().flatten(1) @ self.down.weight.float().flatten(1)
         return (product * self.scale).view(self.up.shape[0], *self.down.weight.shape[1:])
+
+
+def forget_inputs(modules: Iterable[nn.Module]) -> None:
+    """Let down projections hold no activations of a pass that broke off, and with them all that they were made of."""
+    for module in modules:
+        for one in module.modules():
+            if isinstance(one, Down):
+                one.forget()
 
 
 def fresh_down(rank: int, features: int, generator: torch.Generator) -> Tensor:

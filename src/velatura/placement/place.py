@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 
 import torch
@@ -39,6 +39,9 @@ class Placed:
     rings: tuple[Ring, ...] = ()  # the last is that of the blocks, where any are streamed
     streamed: tuple[int, ...] = ()  # bytes of the blocks in it
     trained: tuple[nn.Parameter, ...] = ()
+    norms: Mapping[nn.Parameter, Tensor] = field(
+        default_factory=dict
+    )  # of their newest gradients, see `stream`
 
     def report(self) -> str:
         """A line for the user."""
@@ -108,6 +111,7 @@ def place(
     of_ahead, of_blocks = streamed_places(sizes, block_sizes, share)
 
     packed: list[PackedBlock] = []
+    norms: dict[nn.Parameter, Tensor] = {}
     rings: list[Ring] = []
     again = (*ahead, *blocks) if trained else whole(blocks, policy)
     for modules, places in ((ahead, of_ahead), (blocks, of_blocks)):
@@ -129,6 +133,7 @@ def place(
                 in_parts=modules is blocks,
                 updated_in_backward=updated_in_backward,
                 activations=kept,
+                norms=norms,
             )
         )
         packed += boxes
@@ -148,6 +153,7 @@ def place(
         rings=tuple(rings),
         streamed=tuple(block_sizes[place] for place in of_blocks),
         trained=tuple(parameter for box in packed for parameter in box.trained),
+        norms=norms,
     )
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from velatura.adapters.lora import forget_inputs
 from velatura.draws import Draw
 from velatura.errors import NumericError, RecipeError
-from velatura.interfaces import Batch, Family, Objective, Parts
+from velatura.interfaces import PARTS, Batch, Family, Objective, Parts
 from velatura.placement.compiling import CompilerFailed
 from velatura.placement.shortage import is_shortage
 from velatura.plural import counted
@@ -122,6 +123,8 @@ class Stepper:
                     raise
             # the error is gone here, and with it what its frames held
             self.optimizer.zero_grad(set_to_none=True)
+            for part in PARTS:
+                forget_inputs(self.parts.modules(part))
             gc.collect()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -200,7 +203,7 @@ class Stepper:
         if any(isinstance(parameter, DTensor) for parameter in self.parameters):
             norm = clip_sharded(self.parameters, limit, self.team)
         else:
-            norm = _clip(self.parameters, limit)
+            norm = self._clip(limit)
         if not math.isfinite(norm) and not self.scaler.is_enabled():
             what = f"step {step + 1}: the gradient is not finite"
             raise self._nothing_updated(what, sums.items, remedy_for(self.dtype))
@@ -208,6 +211,33 @@ class Stepper:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self._check_update(sums, step)
+        return norm
+
+    def _clip(self, limit: float) -> float:
+        """Clip by the norm of all gradients; the norm before. Torch's own multiplies within the limit too.
+
+        Gradients that wait in the machine's memory are multiplied when they visit the device, where their norms are.
+        """
+        one_by_one = apart(self.optimizer)
+        visits = (
+            None if one_by_one is None or self.scaler.is_enabled() else one_by_one.visits
+        )  # norms of scaled ones
+        away: Mapping[nn.Parameter, torch.Tensor] = {} if visits is None else visits.norms
+        ready = [parameter for parameter in self.parameters if parameter.grad is not None]
+        here = [parameter for parameter in ready if parameter not in away]
+        if len(here) == len(ready):
+            total = nn.utils.get_total_norm(
+                [parameter.grad for parameter in ready if parameter.grad is not None]
+            )
+        else:
+            norms = {parameter: torch.linalg.vector_norm(parameter.grad) for parameter in here} | dict(away)
+            total = torch.linalg.vector_norm(torch.stack([norms[parameter] for parameter in ready]))
+        norm = float(total)
+        within = limit / (norm + 1e-6) >= 1
+        if not within:
+            nn.utils.clip_grads_with_norm_(here, limit, total)
+        if visits is not None:
+            visits.clip = None if within else limit / (total + 1e-6)
         return norm
 
     def _check_update(self, sums: StepSums, step: int) -> None:
@@ -233,13 +263,3 @@ class Stepper:
         if broken := broken_weights(self.parameters, self.parts):
             return NumericError(f"{what}, because {broken} (computed in {self.dtype}).")
         return NotFiniteStep(f"{what} for {named(items)} (computed in {self.dtype}). {rest}")
-
-
-def _clip(parameters: Sequence[nn.Parameter], limit: float) -> float:
-    """Clip by the norm of all gradients; the norm before. Torch's own multiplies within the limit too."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    total = nn.utils.get_total_norm(gradients)
-    norm = float(total)
-    if limit / (norm + 1e-6) < 1:
-        nn.utils.clip_grads_with_norm_(parameters, limit, total)
-    return norm

@@ -50,9 +50,16 @@ def stack(link: SimulatedLink | None = None, dtype: torch.dtype = torch.float32)
     return nn.ModuleList(Block(seed, link) for seed in range(DEPTH)).to(dtype)
 
 
-def streamed(blocks: nn.ModuleList, link: Link, slots: int = 2, *, updated: bool = False) -> Ring:
+def streamed(
+    blocks: nn.ModuleList,
+    link: Link,
+    slots: int = 2,
+    *,
+    updated: bool = False,
+    norms: dict[nn.Parameter, Tensor] | None = None,
+) -> Ring:
     packed = [PackedBlock(block, link, trained=True) for block in blocks]
-    return stream(list(blocks), packed, CPU, link, slots, updated_in_backward=updated)
+    return stream(list(blocks), packed, CPU, link, slots, updated_in_backward=updated, norms=norms)
 
 
 def run(blocks: nn.ModuleList, factor: float = 1.0) -> Tensor:
@@ -94,6 +101,18 @@ def test_gradients_of_several_passes_bit_for_bit(slots: int) -> None:
     assert all(map(torch.equal, gradients(resident), gradients(away)))
 
 
+def test_norms_are_those_of_the_gradients_that_are_on_the_host() -> None:
+    """Of the sum, after each of several passes."""
+    away, norms = stack(), dict[nn.Parameter, Tensor]()
+    streamed(away, SimulatedLink(1e6), norms=norms)
+    for factor in (1.0, 2.0):
+        loss(away, factor).backward()
+        assert norms.keys() == set(away.parameters())
+        for parameter, norm in norms.items():
+            assert parameter.grad is not None
+            assert torch.equal(norm, torch.linalg.vector_norm(parameter.grad))
+
+
 def test_two_forward_passes_before_one_backward_pass() -> None:
     resident, away = stack(), stack()
     streamed(away, SimulatedLink(1e6))
@@ -109,7 +128,7 @@ def test_gradients_that_come_one_after_the_other_in_a_pass() -> None:
     link = SimulatedLink(1e6)
     packed = [PackedBlock(block, link, trained=True) for block in away]
     ring = Ring(packed, CPU, link)
-    trained = TrainedBlocks(ring, packed, link, updated_in_backward=False)
+    trained = TrainedBlocks(ring, packed, link, updated_in_backward=False, norms={})
     trained._ends = True  # no backward pass is under way
     weight = packed[0].trained[0]
     for factor in (1.0, 2.0):

@@ -19,17 +19,24 @@ class TrainedBlocks:
     """Between two passes weights and gradients are on the host, whole; within one, the device has those in use.
 
     A gradient goes to the host as soon as it is whole; what earlier passes of a step left there comes to the device
-    first and is added up there. Where `updated_in_backward`, someone uses and frees it at once instead, and the new
-    weights go back.
+    first and is added up there. `norms` hold its norm, which the device is faster to take. Where `updated_in_backward`,
+    someone uses and frees it at once instead, and the new weights go back.
     """
 
     def __init__(
-        self, ring: Ring, blocks: Sequence[PackedBlock], link: Link, *, updated_in_backward: bool
+        self,
+        ring: Ring,
+        blocks: Sequence[PackedBlock],
+        link: Link,
+        *,
+        updated_in_backward: bool,
+        norms: dict[nn.Parameter, Tensor],
     ) -> None:
         self._ring = ring
         self._link = link
         self._blocks = blocks
         self._updated_in_backward = updated_in_backward
+        self._norms = norms
         self._homes: dict[int, list[Tensor]] = {}  # of a block's gradients
         self._earlier: set[nn.Parameter] = set()  # those that have a gradient of earlier passes
         self._gone: dict[
@@ -84,6 +91,7 @@ class TrainedBlocks:
             before = torch.empty_like(home, device=gradient.device)
             self._link.wait(self._link.send(home, before, self._link.mark(), since))
             gradient = before.add_(gradient)
+        self._norms[parameter] = torch.linalg.vector_norm(gradient)
         self._earlier.add(parameter)
         self._gone[parameter] = home, self._link.take(gradient, home)
 

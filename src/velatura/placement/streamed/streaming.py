@@ -97,13 +97,15 @@ def stream(
     in_parts: bool = True,
     updated_in_backward: bool = False,
     activations: Activations | None = None,
+    norms: dict[nn.Parameter, Tensor] | None = None,
 ) -> Ring:
     """Let the blocks, which are run in this order, visit the device one after the other.
 
     `slots`: of the ring, at least 2. `again`: blocks that are run again in the backward pass; where any are trained,
     all are. `in_parts`: parts of the others may be. `updated_in_backward`: what is trained in the packed blocks gets
     its update as soon as its gradient is there. `activations`: where the inputs of blocks that are run again wait, if
-    not on the device. A block's forward is compiled before, not after.
+    not on the device. `norms`: to hold the norm of each newest gradient that went to the host, as a tensor on the
+    device. A block's forward is compiled before, not after.
     """
     ring = Ring(packed, device, link, slots)
     any_trained = any(box.trained for box in packed)
@@ -115,7 +117,13 @@ def stream(
         for block, run in zip(blocks, streamed, strict=True):
             block.forward = run
         return ring
-    trained = TrainedBlocks(ring, packed, link, updated_in_backward=updated_in_backward)
+    trained = TrainedBlocks(
+        ring,
+        packed,
+        link,
+        updated_in_backward=updated_in_backward,
+        norms={} if norms is None else norms,
+    )
     for index, (block, run) in enumerate(zip(blocks, streamed, strict=True)):
         block.forward = _Trained(run, trained, first=index == 0, last=index == len(blocks) - 1)
     return ring

@@ -6,7 +6,7 @@ is fetched while this one is computed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -21,11 +21,22 @@ State = dict[str, Any]
 
 
 class Visits:
-    """`weights`: parameters that are on the host between updates, with their gradients; `states`: the averages are."""
+    """`weights`: parameters that are on the host between updates, with their gradients; `states`: the averages are.
+
+    `norms`: of these gradients, as tensors on the device. `clip` is what they are multiplied with when they visit.
+    """
 
     def __init__(
-        self, device: torch.device, link: Link, *, weights: Sequence[nn.Parameter] = (), states: bool = False
+        self,
+        device: torch.device,
+        link: Link,
+        *,
+        weights: Sequence[nn.Parameter] = (),
+        states: bool = False,
+        norms: Mapping[nn.Parameter, Tensor] | None = None,
     ) -> None:
+        self.norms = {} if norms is None else norms
+        self.clip: Tensor | None = None
         self.device = device
         self._link = link
         self._weights = set(weights)
@@ -57,6 +68,8 @@ class Visits:
             there.append(copy)
         if parameter in self._weights:
             weight, gradient, *there = there
+            if self.clip is not None:
+                gradient.mul_(self.clip)
             self._weight_homes[parameter] = parameter.data
             _set(parameter, weight, gradient)
         known = self._homes.get(parameter, {})
