@@ -11,11 +11,17 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+from velatura.errors import reason
+
 Step = Callable[[], object]
 """One step; it returns when the device has finished."""
 
 Contestants = dict[str, tuple[Callable[..., Step], Sequence[Any]]]
 """Name -> what builds a contestant in its process, and the arguments of that."""
+
+
+class Failed(SystemExit):
+    """A contestant that could not be built, or broke down; a script that does not catch it ends with what it says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,24 +51,25 @@ def run(
     threads: int,
     warm: int = 2,
 ) -> dict[str, Result]:
-    """Build each contestant in a process of its own, warm it up alone, then let all take turns."""
+    """Build each contestant in a process of its own, warm it up alone, then let all take turns. Raises Failed."""
     with ExitStack() as stack:
         pipes = {
-            name: stack.enter_context(_process(make, arguments, threads, warm))
+            name: stack.enter_context(_process(name, make, arguments, threads, warm))
             for name, (make, arguments) in contestants.items()
         }
         seconds: dict[str, list[float]] = {name: [] for name in pipes}
         for _ in range(rounds):
             for name, pipe in pipes.items():
-                seconds[name].append(_ask(pipe, "step"))
+                seconds[name].append(_ask(name, pipe, "step"))
         return {
-            name: Result(seconds=tuple(seconds[name]), **_ask(pipe, "memory")) for name, pipe in pipes.items()
+            name: Result(seconds=tuple(seconds[name]), **_ask(name, pipe, "memory"))
+            for name, pipe in pipes.items()
         }
 
 
 @contextmanager
 def _process(
-    make: Callable[..., Step], arguments: Sequence[Any], threads: int, warm: int
+    name: str, make: Callable[..., Step], arguments: Sequence[Any], threads: int, warm: int
 ) -> Iterator[Connection]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -70,16 +77,26 @@ def _process(
     process.start()
     theirs.close()
     try:
-        ours.recv()  # ready
+        _heard(name, ours)  # that it is ready
         yield ours
     finally:
         ours.close()
-        process.join(10)
+        process.join()  # the next one may want the memory that it gives back
 
 
-def _ask(pipe: Connection, what: str) -> Any:
+def _ask(name: str, pipe: Connection, what: str) -> Any:
     pipe.send(what)
-    return pipe.recv()
+    return _heard(name, pipe)
+
+
+def _heard(name: str, pipe: Connection) -> Any:
+    try:
+        said = pipe.recv()
+    except EOFError:
+        raise Failed(f"{name}: its process ended, perhaps for want of memory") from None
+    if isinstance(said, Failed):
+        raise Failed(f"{name}: {said}")
+    return said
 
 
 def _serve(
@@ -89,11 +106,11 @@ def _serve(
 
     torch.set_num_threads(threads)
     before = _peak()
-    step = make(*arguments)
-    for _ in range(warm):
-        step()
-    pipe.send("ready")
     try:
+        step = make(*arguments)
+        for _ in range(warm):
+            step()
+        pipe.send("ready")
         while True:
             if pipe.recv() == "memory":
                 pipe.send({"before": before, "peak": _peak()})
@@ -103,6 +120,8 @@ def _serve(
             pipe.send(time.perf_counter() - started)
     except EOFError:
         return
+    except Exception as error:
+        pipe.send(Failed(reason(error)))
 
 
 def _peak() -> float:

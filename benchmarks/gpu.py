@@ -209,11 +209,12 @@ def finished(device: torch.device, done: Any) -> Any:
 
 def measure(arm: Arm, config: dict[str, Any], steps: int, peak: float) -> Figures:
     """Train the arm for some steps."""
-    from velatura.placement.device import choose_device, choose_dtype
+    from velatura.placement.device import choose_device, choose_dtype, forget_peak, memory_used
 
     device = choose_device("auto")
     dtype = choose_dtype("bf16" if arm.full == "bf16" else "auto", device)  # a recipe wants both alike
     step = trainer(arm, config, device, dtype)
+    forget_peak(device)  # of building
     seconds = []
     for _ in range(WARM + steps):
         started = time.perf_counter()
@@ -224,7 +225,7 @@ def measure(arm: Arm, config: dict[str, Any], steps: int, peak: float) -> Figure
     return Figures(
         seconds=median,
         first=seconds[0],
-        memory=torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0,
+        memory=memory_used(device) / 2**30 if device.type == "cuda" else 0.0,
         mfu=step_flops(config, tokens, arm.batch, full=arm.full is not None) / median / peak,
     )
 

@@ -25,7 +25,7 @@ from typing import Any
 import arguments
 import torch
 from clock import ClockLink, clocked
-from contest import Contestants, Result, ratio, run
+from contest import Contestants, Failed, Result, ratio, run
 from gpu import TEXT, TOY, Arm, conditioning, denoiser, finished, trainer
 from step_shape import SHAPE, info
 
@@ -62,7 +62,12 @@ def measured(
     turns = [contestants] if together else [{name: one} for name, one in contestants.items()]
     found: dict[str, Result] = {}
     for some in turns:
-        found |= run(some, rounds=rounds, threads=threads)
+        try:
+            found |= run(some, rounds=rounds, threads=threads)
+        except Failed as failed:
+            if together:
+                raise
+            print(failed, flush=True)  # the other arms are still measured
     return found
 
 
@@ -184,7 +189,9 @@ def measurements(options: argparse.Namespace, device: torch.device) -> Iterator[
         )
         for name, result in results.items():
             seconds = result.median / steps
-            yield {"what": what, "name": name, "seconds": seconds, "ratio": ratio(result, results[RESIDENT])}
+            resident = results.get(RESIDENT)  # which a card may be too small for
+            to_resident = None if resident is None else ratio(result, resident)
+            yield {"what": what, "name": name, "seconds": seconds, "ratio": to_resident}
 
 
 def shape(options: argparse.Namespace, device: torch.device) -> tuple[dict[str, Any], int]:
@@ -228,7 +235,8 @@ def main() -> None:
     found = []
     for row in measurements(options, device):
         found.append(row)
-        print(f"{row['what'] + ', ' + row['name']:34}{row['seconds']:9.3f}{row['ratio']:13.3f}", flush=True)
+        to_resident = f"{row['ratio']:13.3f}" if row["ratio"] is not None else f"{'-':>13}"
+        print(f"{row['what'] + ', ' + row['name']:34}{row['seconds']:9.3f}{to_resident}", flush=True)
     print(f"\npredicted for FLUX.1-dev at {SIZE} x {SIZE}, bf16")
     print(f"{'':34}{'resident':>9}{'s/step':>9}{'to resident':>13}{'waited':>9}")
     expected = []
