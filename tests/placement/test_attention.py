@@ -139,9 +139,33 @@ def test_what_a_kernel_asks_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     installed(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     found = why_not(name, device=torch.device(device), dtype=dtype, heads=heads)
     if why is None:
         assert found is None
     else:
         assert found is not None
         assert re.search(why, found)
+
+
+@pytest.mark.parametrize(
+    ("name", "has", "why"),
+    [
+        ("flash", (7, 5), "made for GPUs of compute capability 8.0 or more, and this one has 7.5"),
+        ("flash", (12, 0), None),
+        ("flash3", (8, 9), "made for GPUs of compute capability 9.0, and this one has 8.9"),
+        ("flash3", (10, 0), "made for GPUs of compute capability 9.0, and this one has 10.0"),
+        ("flash3", (9, 0), None),
+        ("sage", (7, 5), "made for GPUs of compute capability 8.0 or more"),
+        ("xformers", (7, 5), None),
+    ],
+)
+def test_a_kernel_asks_for_gpus_that_it_is_made_for(
+    name: AttentionName, has: tuple[int, int], why: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would be found out at the first step, which ends the run."""
+    installed(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: has)
+    found = why_not(name, device=CUDA, dtype=torch.float16, heads=[128])
+    assert (found is None) == (why is None)
+    assert why is None or why in str(found)

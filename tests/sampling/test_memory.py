@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -36,8 +35,9 @@ def test_what_fits_depends_on_the_memory_and_the_weights(
     narrow = wide - counts["denoiser"]
 
     def fits(total: float, weights: str, streamed: float = 0.0) -> bool:
-        properties = SimpleNamespace(total_memory=int(total))
-        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+        held = int(total) // 3  # by this process already
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(total) - held, 10 * int(total)))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: held)
         return fits_whole(weight_bytes(family, files, torch.bfloat16, weights, streamed), CUDA)  # type: ignore[arg-type]
 
     assert fits(1.4 * wide, "full")

@@ -27,13 +27,23 @@ class Kernel:
     package: str  # to be installed
     dtypes: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float16)
     largest_head: int = 256
+    least: tuple[int, int] = (0, 0)  # compute capability of the GPUs it is made for, from and below
+    below: tuple[int, int] = (99, 0)
 
 
 KERNELS: Mapping[str, Kernel] = {
-    "flash": Kernel(backend=AttentionBackendName.FLASH, package="flash-attn 2.6.3 or newer"),
-    "flash3": Kernel(backend=AttentionBackendName._FLASH_3, package="flash-attn 3, built from its source"),
+    "flash": Kernel(backend=AttentionBackendName.FLASH, package="flash-attn 2.6.3 or newer", least=(8, 0)),
+    "flash3": Kernel(
+        backend=AttentionBackendName._FLASH_3,
+        package="flash-attn 3, built from its source",
+        least=(9, 0),
+        below=(10, 0),
+    ),
     "sage": Kernel(
-        backend=AttentionBackendName.SAGE, package="sageattention 2.1.1 or newer", largest_head=128
+        backend=AttentionBackendName.SAGE,
+        package="sageattention 2.1.1 or newer",
+        largest_head=128,
+        least=(8, 0),
     ),
     "xformers": Kernel(
         backend=AttentionBackendName.XFORMERS,
@@ -85,6 +95,12 @@ def why_not(
         return f"it is not installed, or cannot be loaded (install {kernel.package})"
     if device.type != "cuda":
         return f"it runs on CUDA alone, and the device is {device.type}"
+    has = torch.cuda.get_device_capability(device)
+    if not kernel.least <= has < kernel.below:
+        wanted = ".".join(map(str, kernel.least)) + (" or more" if kernel.below > (90, 0) else "")
+        return (
+            f"it is made for GPUs of compute capability {wanted}, and this one has {'.'.join(map(str, has))}"
+        )
     if dtype not in kernel.dtypes:
         wanted = " or ".join(_short(one) for one in kernel.dtypes)
         return f"it computes in {wanted}, and the precision is {_short(dtype)}"

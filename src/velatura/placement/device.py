@@ -13,7 +13,10 @@ KINDS = ("cpu", "cuda", "mps")
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """'auto' takes CUDA, then MPS, then the CPU. Raises RecipeError for a device that is not there."""
+    """'auto' takes CUDA, then MPS, then the CPU. A GPU by number becomes the one that torch uses where none is named.
+
+    Raises RecipeError for a device that is not there.
+    """
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -28,6 +31,8 @@ def choose_device(name: str = "auto") -> torch.device:
         raise RecipeError(
             f"device '{name}' cannot be used here; allowed: auto, cpu, and where they are there cuda, cuda:N, mps"
         )
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
     return device
 
 
@@ -57,8 +62,14 @@ def _cpu_has(*flags: str) -> bool:
     return any(flag in words for flag in flags)
 
 
+def forget_peak(device: torch.device) -> None:
+    """Let `memory_used` tell of what comes from now on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def memory_used(device: torch.device) -> int:
-    """Bytes: the CUDA allocator's peak, or the process's resident set elsewhere."""
+    """Bytes: the CUDA allocator's peak since `forget_peak`, or the process's resident set elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return int(psutil.Process().memory_info().rss)

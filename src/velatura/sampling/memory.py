@@ -30,10 +30,14 @@ def weight_bytes(
 
 
 def fits_whole(sizes: Mapping[PartName, int], device: torch.device) -> bool:
-    """Whether the weights of all parts fit on the device together; where it shares the machine's memory they must."""
+    """Whether the weights of all parts fit on the device together; where it shares the machine's memory they must.
+
+    What other programs have taken does not count as the device's; what this one holds does.
+    """
     if device.type != "cuda":
         return True
-    return sum(sizes.values()) <= FILLED * torch.cuda.get_device_properties(device).total_memory
+    free, _ = torch.cuda.mem_get_info(device)
+    return sum(sizes.values()) <= FILLED * (free + torch.cuda.memory_reserved(device))
 
 
 @contextmanager
@@ -44,4 +48,7 @@ def enough_to(do: str, device: torch.device, *, instead: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_shortage(error):
             raise
+        error.__traceback__ = (
+            None  # its frames hold what was computed, and the caller may try again with less
+        )
         raise MemoryShortage(f"the memory of {device} is too small to {do}: ask for {instead}") from None

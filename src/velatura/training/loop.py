@@ -11,7 +11,7 @@ from velatura.data.loader import Loader
 from velatura.data.sharing import ALL, Share
 from velatura.errors import MemoryShortage, NumericError, StorageError
 from velatura.events import Events, FileSaved, PhaseFinished, PhaseStarted, StepFinished
-from velatura.placement.device import memory_used
+from velatura.placement.device import forget_peak, memory_used
 from velatura.placement.heap import freed_memory_kept
 from velatura.recipe.recipe import Recipe
 from velatura.recipe.toml import dump_recipe
@@ -124,6 +124,7 @@ class Loop:
         if self.team.leads:
             self.setup.folder.lock().require_held()
         started = time.perf_counter()
+        forget_peak(self.setup.device)  # of previews and what else came between steps
         set_learning_rate(
             self.learner.optimizer, rate := learning_rate(self.setup.recipe.optimizer, self.step + 1, steps)
         )

@@ -29,10 +29,11 @@ def as_on_cuda() -> Iterator[None]:
 
 
 def int8_product(a: Tensor, b: Tensor) -> Tensor:
-    """`[m, k]` times `[k, n]`, both int8 -> `[m, n]` float32, the sums exact up to the last rounding.
+    """`[m, k]` times `[k, n]`, both int8 -> `[m, n]` float32, the sums exact up to the last rounding; on CUDA int32.
 
-    On CUDA it is an int8 product with int32 sums. Elsewhere torch's is missing or slower by far than a float32
-    product, which is exact for integers as long as sums stay below 2^24: longer ones are put together from such.
+    There it is an int8 product with int32 sums, which become float32 with the scale that they are multiplied with.
+    Elsewhere torch's is missing or slower by far than a float32 product, which is exact for integers as long as sums
+    stay below 2^24: longer ones are put together from such.
     """
     if a.device.type == "cuda" or _planned:
         return _on_tensor_cores(a, b)
@@ -52,4 +53,6 @@ def _on_tensor_cores(a: Tensor, b: Tensor) -> Tensor:
         a = F.pad(a, (0, depth - k, 0, rows - m))
     if (depth, columns) != (k, n):
         b = F.pad(b, (0, columns - n, 0, depth - k))
-    return torch._int_mm(a, b)[:m, :n].float()
+    if b.stride(0) != 1:  # cuBLAS has its fast kernels for columns that lie one after the other
+        b = b.t().contiguous().t()
+    return torch._int_mm(a, b)[:m, :n]

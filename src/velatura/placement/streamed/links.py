@@ -6,6 +6,7 @@ import mmap
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 import torch
@@ -112,11 +113,15 @@ class CudaLink:
         start = -buffer.data_ptr() % page
         runtime: Any = torch.cuda.cudart()
         if int(runtime.cudaHostRegister(buffer.data_ptr() + start, locked, 0)):
+            _forget_error(self.device)
             raise MemoryShortage(
                 f"{counted(size, 'byte')} cannot be locked in the machine's memory for copies to the device: "
                 "free some, raise the limit (ulimit -l), or stream fewer blocks (memory.streamed)"
             )
-        weakref.finalize(buffer.untyped_storage(), runtime.cudaHostUnregister, buffer.data_ptr() + start)
+        release = weakref.finalize(
+            buffer.untyped_storage(), _unlock, runtime, self.device, buffer.data_ptr() + start
+        )
+        release.atexit = False  # the system does it then
         return buffer[start : start + size]
 
     def send(self, source: Tensor, slot: Tensor, *after: torch.cuda.Event | None) -> torch.cuda.Event:
@@ -165,6 +170,17 @@ class CudaLink:
         done = torch.cuda.Event()
         done.record(stream)
         return done
+
+
+def _unlock(runtime: Any, device: torch.device, address: int) -> None:
+    torch.cuda.synchronize(device)  # a copy may be under way, of a pass that was broken off
+    runtime.cudaHostUnregister(address)
+
+
+def _forget_error(device: torch.device) -> None:
+    """CUDA tells an error again at the next kernel, whoever starts it."""
+    with suppress(RuntimeError):
+        torch.zeros(1, device=device)
 
 
 def link_to(device: torch.device) -> Link:

@@ -32,15 +32,20 @@ def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """About U V^T of a matrix's singular value decomposition, by Newton-Schulz iterations; float32 `[m, n]`."""
+    """About U V^T of a matrix's singular value decomposition, by Newton-Schulz iterations; float32 `[m, n]`.
+
+    On CUDA they are made in bf16, as by the author: errors do not add up, for each iteration corrects the one before.
+    """
     a, b, c = _QUINTIC
     x: Tensor = matrix / (matrix.norm() + 1e-7)
+    if x.device.type == "cuda":
+        x = x.bfloat16()
     tall = x.shape[0] > x.shape[1]
     x = x.t() if tall else x
     for _ in range(_ITERATIONS):
         gram = x @ x.t()
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.t() if tall else x
+    return (x.t() if tall else x).float()
 
 
 class Muon(torch.optim.Optimizer):

@@ -64,7 +64,7 @@ def staging(folder: Path, step: int) -> Path:
 def write_whole(staged: Path, groups: Groups) -> None:
     """Each group of tensors as one file."""
     for name, tensors in groups.items():
-        write_safetensors(staged / f"{name}.safetensors", {k: v.cpu() for k, v in tensors.items()}, {})
+        write_safetensors(staged / f"{name}.safetensors", tensors, {})
 
 
 def save_state(
