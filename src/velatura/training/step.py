@@ -219,9 +219,8 @@ class Stepper:
         Gradients that wait in the machine's memory are multiplied when they visit the device, where their norms are.
         """
         one_by_one = apart(self.optimizer)
-        visits = (
-            None if one_by_one is None or self.scaler.is_enabled() else one_by_one.visits
-        )  # norms of scaled ones
+        scaled = self.scaler.is_enabled()  # the norms are those before the scale was taken off
+        visits = None if one_by_one is None or scaled else one_by_one.visits
         away: Mapping[nn.Parameter, torch.Tensor] = {} if visits is None else visits.norms
         ready = [parameter for parameter in self.parameters if parameter.grad is not None]
         here = [parameter for parameter in ready if parameter not in away]
@@ -233,11 +232,11 @@ class Stepper:
             norms = {parameter: torch.linalg.vector_norm(parameter.grad) for parameter in here} | dict(away)
             total = torch.linalg.vector_norm(torch.stack([norms[parameter] for parameter in ready]))
         norm = float(total)
-        within = limit / (norm + 1e-6) >= 1
-        if not within:
+        over = limit / (norm + 1e-6) < 1
+        if over:
             nn.utils.clip_grads_with_norm_(here, limit, total)
         if visits is not None:
-            visits.clip = None if within else limit / (total + 1e-6)
+            visits.clip = limit / (total + 1e-6) if over else None
         return norm
 
     def _check_update(self, sums: StepSums, step: int) -> None:
