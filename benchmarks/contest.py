@@ -6,7 +6,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -81,18 +81,20 @@ def _process(
         yield ours
     finally:
         ours.close()
-        process.join()  # the next one may want the memory that it gives back
+        process.join(60)  # the next one may want the memory that it gives back
+        process.kill()
 
 
 def _ask(name: str, pipe: Connection, what: str) -> Any:
-    pipe.send(what)
+    with suppress(OSError):  # one that is dead is told of when it does not answer
+        pipe.send(what)
     return _heard(name, pipe)
 
 
 def _heard(name: str, pipe: Connection) -> Any:
     try:
         said = pipe.recv()
-    except EOFError:
+    except (EOFError, OSError):
         raise Failed(f"{name}: its process ended, perhaps for want of memory") from None
     if isinstance(said, Failed):
         raise Failed(f"{name}: {said}")

@@ -89,7 +89,8 @@ def predicted(device: Any, config: dict[str, Any], *, share: float, trained: boo
     link = ClockLink(bandwidth=device.link)
     model = denoiser(config, torch.bfloat16, nowhere)
     width, tokens = config["num_attention_heads"] * config["attention_head_dim"], (size // 16) ** 2 + TEXT
-    linears, attention = 24 * width**2 * tokens / device.half, 4 * width * tokens**2 / device.half
+    linears = 24 * width**2 * tokens / device.half
+    attention = 4 * width * tokens**2 / device.attends(torch.bfloat16)
     for layer in family.ahead(model):
         clocked(layer, link, layer.forward, forward=layer.weight.nbytes / device.bandwidth, backward=0.0)
     doubles, singles = len(model.transformer_blocks), len(model.single_transformer_blocks)

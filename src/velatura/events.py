@@ -52,7 +52,7 @@ class StepFinished(Event):
     learning_rate: float
     seconds: float
     images: int
-    memory: int  # bytes: the device allocator's peak in this step, or the process's resident set on the CPU
+    memory: int  # bytes: the device allocator's peak since the step before, or the process's resident set on the CPU
     skipped: int = 0  # steps that fp16's loss scaling skipped so far
     terms: dict[str, float] = field(default_factory=dict)
 

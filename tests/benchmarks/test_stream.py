@@ -29,9 +29,9 @@ def predicted(*, share: float, trained: bool, link: float) -> tuple[float, float
 
 def by_hand() -> tuple[float, float]:
     """Seconds of a forward and of a backward pass."""
-    tokens, speed = (SIZE // 16) ** 2 + 512, device_named("4090").half
-    linears, attention = 24 * WIDTH**2 * tokens, 4 * WIDTH * tokens**2
-    return BLOCKS * (linears + attention) / speed, BLOCKS * (linears + 2 * attention) / speed
+    tokens, device = (SIZE // 16) ** 2 + 512, device_named("4090")
+    linears, attention = 24 * WIDTH**2 * tokens / device.half, 4 * WIDTH * tokens**2 / device.attending
+    return BLOCKS * (linears + attention), BLOCKS * (linears + 2 * attention)
 
 
 def test_resident_is_the_arithmetic() -> None:

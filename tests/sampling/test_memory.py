@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,19 @@ def test_a_shortage_says_what_needs_less(error: Exception) -> None:
 def test_other_errors_stay_what_they_are() -> None:
     with pytest.raises(RuntimeError, match="shapes"), enough_to("paint", CPU, instead="less"):
         raise RuntimeError("shapes do not fit")
+
+
+def test_what_was_computed_is_let_go_before_the_caller_tries_with_less() -> None:
+    gone: list[weakref.ref[torch.Tensor]] = []
+
+    def paint() -> None:
+        large = torch.ones(8)
+        gone.append(weakref.ref(large))
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    try:
+        with enough_to("paint", CPU, instead="less"):
+            paint()
+    except MemoryShortage:
+        assert gone[0]() is None
+    assert len(gone) == 1

@@ -88,19 +88,23 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in]` -> `[..., out]`."""
-        out: Tensor = self.base(x)
+        base: Any = self.base
         if isinstance(self.strength, float) and self.strength == 0.0:
-            return out
+            return base(x)  # type: ignore[no-any-return]
+        # a compiler adds bias and update where it reads them next, without the copies that a product makes to add to
+        in_parts = torch.compiler.is_compiling() and type(base) is nn.Linear
+        out: Tensor = F.linear(x, base.weight) if in_parts else base(x)
         hidden = self.down(x)
         up = self.up.to(out.dtype)
         if isinstance(self.strength, Tensor):
             hidden = hidden * _per_token(self.strength, hidden) * self.scale
         else:
             up = up * (self.scale * self.strength)
-        flat = torch.addmm(
-            out.reshape(-1, out.shape[-1]), hidden.reshape(-1, hidden.shape[-1]).to(out.dtype), up.t()
-        )
-        return flat.view_as(out)
+        low: Tensor = hidden.reshape(-1, hidden.shape[-1]).to(out.dtype)
+        if not in_parts:
+            return torch.addmm(out.reshape(-1, out.shape[-1]), low, up.t()).view_as(out)
+        biased: Tensor = out if base.bias is None else out + base.bias
+        return biased + (low @ up.t()).view_as(out)
 
     def delta(self) -> Tensor:
         """The update of the base weight at strength 1, float32 `[out, in]`."""

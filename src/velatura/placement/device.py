@@ -13,10 +13,7 @@ KINDS = ("cpu", "cuda", "mps")
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """'auto' takes CUDA, then MPS, then the CPU. A GPU by number becomes the one that torch uses where none is named.
-
-    Raises RecipeError for a device that is not there.
-    """
+    """'auto' takes CUDA, then MPS, then the CPU. Raises RecipeError for a device that is not there."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -31,8 +28,6 @@ def choose_device(name: str = "auto") -> torch.device:
         raise RecipeError(
             f"device '{name}' cannot be used here; allowed: auto, cpu, and where they are there cuda, cuda:N, mps"
         )
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)
     return device
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from velatura.errors import RecipeError
-from velatura.placement.device import choose_device
+from velatura.placement.device import choose_device, has_bf16
 from velatura.placement.machine import machine_memory
 
 GIB = 2**30
@@ -177,9 +177,10 @@ def _reaching(device: Device, efficiency: float) -> Device:
 
 
 def device_here(device: torch.device) -> Device:
-    """A device of this machine, its speeds measured in a second or less."""
+    """A device of this machine, its speeds measured: in a fraction of a second, on a GPU in some seconds at most."""
     half, full = (_products(device, dtype) for dtype in (torch.bfloat16, torch.float32))
-    attending = _attending(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    narrow = torch.bfloat16 if has_bf16(device) else torch.float16
+    attending = _attending(device, narrow if device.type == "cuda" else torch.float32)
     machine = machine_memory()
     memory, free, host = machine.total, machine.free, None
     name, bandwidth, link = str(device), _copying(device), LINKS[4]
@@ -190,8 +191,6 @@ def device_here(device: torch.device) -> Device:
         free = min(memory, free + CONTEXT)  # there is one by now, and what is planned counts it
         host = machine.total
         name = torch.cuda.get_device_name(device)
-    from velatura.placement.device import has_bf16
-
     return Device(
         name=name,
         kind=device.type,
@@ -241,6 +240,7 @@ def _seconds(run: Callable[[], object], device: torch.device) -> float:
     """Of one of several runs, the fastest time; on a GPU, whose clocks rise with work, of many that are enqueued."""
     if device.type == "cpu":
         return min(_enqueued(run, device, 1) for _ in range(4))
+    _enqueued(run, device, 1)  # loads its kernels
     count = 1
     while (each := _enqueued(run, device, count)) * count < WARM:
         count *= 2

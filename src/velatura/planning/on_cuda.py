@@ -1,6 +1,6 @@
 """What CUDA does otherwise than the CPU, for plans, which are followed on tensors that say that they are on the CPU.
 
-- int8 products are made on its tensor cores (see `int8_product`).
+- What our own code does otherwise there (see `placement.on_cuda`): int8 products, updates of small tensors together, ….
 - `rms_norm` is one kernel where weight and input have one dtype; it keeps its input and a number a row for the backward
   pass (`_fused_rms_norm` in torch 2.13), where the CPU computes in float32, step by step.
 - Autocast widens norms and upsampling to float32 (AT_FORALL_FP32 in ATen/autocast_mode.h, as far as models use it).
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from velatura.placement.precision.int8_product import as_on_cuda
+from velatura.placement.on_cuda import as_on_cuda
 
 _NARROW = (torch.bfloat16, torch.float16)
 _RMS_NORM = {F.rms_norm, torch.rms_norm}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
@@ -48,7 +49,7 @@ def enough_to(do: str, device: torch.device, *, instead: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_shortage(error):
             raise
-        error.__traceback__ = (
-            None  # its frames hold what was computed, and the caller may try again with less
-        )
+        traceback.clear_frames(
+            error.__traceback__
+        )  # they hold what was computed; the caller may try with less
         raise MemoryShortage(f"the memory of {device} is too small to {do}: ask for {instead}") from None

@@ -86,6 +86,7 @@ class Loop:
             if not self.exported_now and self._save_is_due(steps):
                 self._export()
             self._show()
+        forget_peak(self.setup.device)  # of text encoders and loading
         self.learner.guard.watch(self.learner.trainables.adapter, steps - self.step)
         started = time.perf_counter()
         self.events(PhaseStarted(phase="train", total=steps, unit="steps"))
@@ -124,7 +125,6 @@ class Loop:
         if self.team.leads:
             self.setup.folder.lock().require_held()
         started = time.perf_counter()
-        forget_peak(self.setup.device)  # of previews and what else came between steps
         set_learning_rate(
             self.learner.optimizer, rate := learning_rate(self.setup.recipe.optimizer, self.step + 1, steps)
         )
@@ -137,6 +137,7 @@ class Loop:
             self.learner.ema.update(self.step, steps)
         if result is not None:
             self._tell(result, rate, time.perf_counter() - started, steps)
+            forget_peak(self.setup.device)
 
     def _save_where_due(self, steps: int) -> None:
         if self._save_is_due(steps):

@@ -229,13 +229,14 @@ class Stepper:
                 [parameter.grad for parameter in ready if parameter.grad is not None]
             )
         else:
-            norms = {parameter: torch.linalg.vector_norm(parameter.grad) for parameter in here} | dict(away)
+            gradients = [parameter.grad for parameter in here if parameter.grad is not None]
+            norms = {**away, **dict(zip(here, torch._foreach_norm(gradients) if here else (), strict=True))}
             total = torch.linalg.vector_norm(torch.stack([norms[parameter] for parameter in ready]))
         norm = float(total)
         over = limit / (norm + 1e-6) < 1
         if over:
             nn.utils.clip_grads_with_norm_(here, limit, total)
-        if visits is not None:
+        if visits is not None and away:
             visits.clip = limit / (total + 1e-6) if over else None
         return norm
 

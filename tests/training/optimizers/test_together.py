@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from velatura.placement.compiling import compiled_update
 from velatura.recipe.training.optimizer import Optimizer
 from velatura.training.optimizer import make_optimizer
 from velatura.training.optimizers import by_tensor, together
@@ -36,10 +40,16 @@ def weights(dtype: torch.dtype) -> dict[str, nn.Parameter]:
     return {f"{number}": nn.Parameter(values.to(dtype)) for number, values in enumerate(drawn)}
 
 
-def stepped(kind: str, dtype: torch.dtype, without: int = 0) -> tuple[dict[str, nn.Parameter], list[Any]]:
+def stepped(
+    kind: str,
+    dtype: torch.dtype,
+    without: int = 0,
+    compiled: Callable[[by_tensor.Move], by_tensor.Move] | None = None,
+) -> tuple[dict[str, nn.Parameter], list[Any]]:
     """After four steps; in the first, so many tensors got no gradient."""
     parameters = weights(dtype)
-    optimizer = make_optimizer(Optimizer(kind=kind, learning_rate=1e-3, weight_decay=0.1), parameters, seed=1)
+    section = Optimizer(kind=kind, learning_rate=1e-3, weight_decay=0.1)
+    optimizer = make_optimizer(section, parameters, seed=1, compiled=compiled)
     generator = torch.Generator().manual_seed(1)
     for step in range(4):
         for number, parameter in enumerate(parameters.values()):
@@ -58,9 +68,25 @@ def test_as_one_is_as_one_after_the_other(
     """Bit for bit, averages too; also where some tensors had fewer updates than others."""
     if kind == "adamw" and dtype == torch.float32:
         pytest.skip("torch has a kernel for it")
-    found, states = stepped(kind, dtype, without)
-    monkeypatch.setitem(together.LARGE, "cpu", 0)
-    alone, states_alone = stepped(kind, dtype, without)
+    _same_alone(monkeypatch, kind, dtype, without)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler of torch's CPU code needs one")
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("adamw", torch.bfloat16), ("adamw8bit", torch.float32), ("adamw8bit", torch.bfloat16)],
+)
+def test_compiled_too(kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where averages are offloaded, which takes tensors one by one."""
+    torch._dynamo.reset()
+    _same_alone(monkeypatch, kind, dtype, 0, partial(compiled_update, tell=pytest.fail))
+
+
+def _same_alone(monkeypatch: pytest.MonkeyPatch, *given: Any) -> None:
+    found, states = stepped(*given)
+    monkeypatch.setattr(together, "LARGE", 0)
+    alone, states_alone = stepped(*given)
     for name, weight in found.items():
         assert torch.equal(weight, alone[name]), name
     for state, of_alone in zip(states, states_alone, strict=True):
@@ -79,7 +105,7 @@ def test_small_tensors_take_few_updates(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_no_update_is_larger_than_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(together.TOGETHER, "cpu", 10_000)
+    monkeypatch.setattr(together, "TOGETHER", 10_000)
     made = Made(monkeypatch)
     stepped("adamw8bit", torch.float32)
     joined = [size for size in made.sizes if size != 65536]

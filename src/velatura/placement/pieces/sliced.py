@@ -18,6 +18,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
+from velatura.placement.on_cuda import is_on_cuda
 from velatura.placement.pieces.strips import Rows, added, convolved, doubled, kept, normalised, stored
 
 HELD = 2**30  # bytes of a tensor within a block that may be kept
@@ -105,7 +106,7 @@ def _attended(x: Tensor, layer: Attention) -> Tensor:
 
     query, key, value = heads(layer.to_q), heads(layer.to_k), heads(layer.to_v)
     rows = max(1, SCORES // (4 * batch * layer.heads * height * width))
-    if x.device.type == "cuda":
+    if is_on_cuda(x.device) and torch.backends.cuda.mem_efficient_sdp_enabled():
         rows = height * width  # its kernels hold no scores, and want many queries to keep it busy
     parts = [F.scaled_dot_product_attention(some, key, value) for some in query.split(rows, dim=2)]
     out: Tensor = layer.to_out[0](torch.cat(parts, dim=2).transpose(1, 2).flatten(2))

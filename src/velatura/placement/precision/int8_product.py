@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from velatura.placement.on_cuda import is_on_cuda
+
 EXACT = 1024  # terms of a float32 sum of products of 8-bit integers that is still exact: 1024 * 127^2 < 2^24
 STEP = 8  # on CUDA, sizes are multiples of this
 LEAST_ROWS = 32  # on CUDA there are more than 16 rows
-
-
-_planned = False
-
-
-@contextmanager
-def as_on_cuda() -> Iterator[None]:
-    """Products are made as on CUDA, wherever the tensors say that they are: for plans of what is not here."""
-    global _planned
-    before, _planned = _planned, True
-    try:
-        yield
-    finally:
-        _planned = before
 
 
 def int8_product(a: Tensor, b: Tensor) -> Tensor:
@@ -35,7 +20,7 @@ def int8_product(a: Tensor, b: Tensor) -> Tensor:
     Elsewhere torch's is missing or slower by far than a float32 product, which is exact for integers as long as sums
     stay below 2^24: longer ones are put together from such.
     """
-    if a.device.type == "cuda" or _planned:
+    if is_on_cuda(a.device):
         return _on_tensor_cores(a, b)
     if a.shape[1] <= EXACT:
         return a.float() @ b.float()

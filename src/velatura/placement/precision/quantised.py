@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from velatura.placement.on_cuda import is_on_cuda
 from velatura.placement.precision import nf4
 from velatura.placement.precision.int8_product import int8_product
 
@@ -185,8 +186,10 @@ def _in_int8(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _row_scale(x: Tensor, largest: float) -> Tensor:
     """What each row of `[n, k]` is divided by to reach `largest`: `[n, 1]` float32; 0 for a row of zeros."""
-    lowest, highest = x.aminmax(dim=1, keepdim=True)  # in one run through x, and no copy of it
-    return torch.maximum(highest, -lowest).float() / largest
+    if is_on_cuda(x.device):
+        lowest, highest = x.aminmax(dim=1, keepdim=True)  # in one run through x, and no copy of it
+        return torch.maximum(highest, -lowest).float() / largest
+    return x.abs().amax(dim=1, keepdim=True).float() / largest
 
 
 def widened(values: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:

@@ -91,7 +91,7 @@ class TrainedBlocks:
             before = torch.empty_like(home, device=gradient.device)
             self._link.wait(self._link.send(home, before, self._link.mark(), since))
             gradient = before.add_(gradient)
-        self._norms[parameter] = torch.linalg.vector_norm(gradient)
+        (self._norms[parameter],) = torch._foreach_norm([gradient])  # as torch takes those of all
         self._earlier.add(parameter)
         self._gone[parameter] = home, self._link.take(gradient, home)
 

@@ -173,7 +173,8 @@ class CudaLink:
 
 
 def _unlock(runtime: Any, device: torch.device, address: int) -> None:
-    torch.cuda.synchronize(device)  # a copy may be under way, of a pass that was broken off
+    with suppress(RuntimeError):
+        torch.cuda.synchronize(device)  # a copy may be under way, of a pass that was broken off
     runtime.cudaHostUnregister(address)
 
 

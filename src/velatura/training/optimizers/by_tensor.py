@@ -110,9 +110,13 @@ class ByTensor(torch.optim.Optimizer):
         )
 
     def _any_shape(self, update: Update) -> bool:
-        """Whether one graph serves tensors like these, of whatever size."""
-        fits = update.size % BLOCK == 0 if self._rule.by_value else update.weight.ndim == 2
-        return fits and update.size >= LEAST and update.contiguous
+        """Whether one graph serves tensors like these, of whatever size.
+
+        Small ones too, where they may be joined: alone they get the same bits.
+        """
+        if self._rule.by_value:
+            return update.size % BLOCK == 0 and update.contiguous
+        return update.weight.ndim == 2 and update.size >= LEAST and update.contiguous
 
 
 def move(

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from velatura.placement.on_cuda import is_on_cuda
 from velatura.training.optimizers.by_tensor import decayed
 
 _QUINTIC = (
@@ -38,7 +39,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
     """
     a, b, c = _QUINTIC
     x: Tensor = matrix / (matrix.norm() + 1e-7)
-    if x.device.type == "cuda":
+    if is_on_cuda(x.device):
         x = x.bfloat16()
     tall = x.shape[0] > x.shape[1]
     x = x.t() if tall else x

@@ -11,11 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from velatura.placement.on_cuda import is_on_cuda
 from velatura.training.optimizers.eight_bits import BLOCK
 
-LARGE = {"cpu": 2**15}  # values that keep a device busy by themselves
-LARGE_ELSEWHERE = 2**20
-TOGETHER = {"cpu": 2**17}  # values at most: on the CPU what stays in its caches
+LARGE = 2**15  # values of a tensor that is updated alone
+TOGETHER = 2**17  # values at most: what stays in a CPU's caches
+LARGE_ON_CUDA = TOGETHER_ON_CUDA = 2**20  # which keep a GPU busy
 
 
 class Update(NamedTuple):
@@ -47,12 +48,11 @@ def together(updates: Iterable[Update]) -> Iterator[list[Update]]:
     waiting: dict[object, list[Update]] = {}
     for update in updates:
         weight = update.weight
-        large = LARGE.get(weight.device.type, LARGE_ELSEWHERE)
+        large, most = (LARGE_ON_CUDA, TOGETHER_ON_CUDA) if is_on_cuda(weight.device) else (LARGE, TOGETHER)
         if update.size % BLOCK or update.size > large or not update.contiguous:
             yield [update]
             continue
         kind = update.number, weight.dtype, weight.device, update.gradient.dtype, *update.state
-        most = TOGETHER.get(weight.device.type, large)
         if sum(one.size for one in waiting.get(kind, ())) + update.size > most:
             yield waiting.pop(kind)
         waiting.setdefault(kind, []).append(update)
