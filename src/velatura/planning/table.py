@@ -33,7 +33,7 @@ def lines(plan: Plan) -> Iterator[str]:
         ("step", _step(estimate)),
         ("time", _time(estimate)),
         ("limit", _limit(estimate)),
-        ("host", ", ".join(f"{name} {readable(size)}" for name, size in estimate.sizes.host.items())),
+        ("host", ", ".join(f"{name} {readable(size)}" for name, size in estimate.sizes.host.items() if size)),
         ("disk", ", ".join(_disk(estimate))),
     ):
         yield from _wrapped(name, text)
