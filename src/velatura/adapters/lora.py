@@ -35,13 +35,14 @@ class Down(nn.Module):
             return F.linear(x, weight)
         state = (torch.is_grad_enabled(), self.weight._version)
         if state != self._state:
-            self._kept, self._state, self._reads = None, state, 0  # a pass before may have broken off
+            self.forget()  # a pass before may have broken off
+            self._state = state
         if self._kept is None or self._kept[0] is not x:
             self._kept = (x, F.linear(x, weight))
         hidden = self._kept[1]
         self._reads += 1
         if self._reads == self.readers:
-            self._kept, self._reads = None, 0  # hold no activation longer than its readers need it
+            self.forget()  # hold no activation longer than its readers need it
         return hidden
 
     def forget(self) -> None:

@@ -27,8 +27,8 @@ class Kernel:
     package: str  # to be installed
     dtypes: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float16)
     largest_head: int = 256
-    least: tuple[int, int] = (0, 0)  # compute capability of the GPUs it is made for, from and below
-    below: tuple[int, int] = (99, 0)
+    least: tuple[int, int] = (0, 0)  # compute capability of the GPUs it is made for
+    below: tuple[int, int] | None = None
 
 
 KERNELS: Mapping[str, Kernel] = {
@@ -96,8 +96,8 @@ def why_not(
     if device.type != "cuda":
         return f"it runs on CUDA alone, and the device is {device.type}"
     has = torch.cuda.get_device_capability(device)
-    if not kernel.least <= has < kernel.below:
-        wanted = ".".join(map(str, kernel.least)) + (" or more" if kernel.below > (90, 0) else "")
+    if has < kernel.least or (kernel.below is not None and has >= kernel.below):
+        wanted = ".".join(map(str, kernel.least)) + (" or more" if kernel.below is None else "")
         return (
             f"it is made for GPUs of compute capability {wanted}, and this one has {'.'.join(map(str, has))}"
         )

@@ -29,7 +29,7 @@ class Placed:
     """What a placement came to, in bytes: on the device for good, on the device as slots, on the host.
 
     `streamable`: bytes of all blocks. `trained`: the parameters in streamed blocks, and in layers ahead of them, that
-    are trained.
+    are trained; `norms`: of their newest gradients (see `stream`).
     """
 
     resident: int
@@ -39,9 +39,7 @@ class Placed:
     rings: tuple[Ring, ...] = ()  # the last is that of the blocks, where any are streamed
     streamed: tuple[int, ...] = ()  # bytes of the blocks in it
     trained: tuple[nn.Parameter, ...] = ()
-    norms: Mapping[nn.Parameter, Tensor] = field(
-        default_factory=dict
-    )  # of their newest gradients, see `stream`
+    norms: Mapping[nn.Parameter, Tensor] = field(default_factory=dict)
 
     def report(self) -> str:
         """A line for the user."""

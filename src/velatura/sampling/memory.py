@@ -49,7 +49,6 @@ def enough_to(do: str, device: torch.device, *, instead: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_shortage(error):
             raise
-        traceback.clear_frames(
-            error.__traceback__
-        )  # they hold what was computed; the caller may try with less
+        # they hold what was computed, and the caller may try with less
+        traceback.clear_frames(error.__traceback__)
         raise MemoryShortage(f"the memory of {device} is too small to {do}: ask for {instead}") from None

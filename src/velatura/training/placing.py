@@ -90,7 +90,7 @@ def visits_for(setup: Setup, placed: Placed | None) -> Visits | None:
         return None
     # within the backward pass the weights are on the device anyway
     away = () if optimizer.fused_backward else trained
-    norms = placed.norms if placed and away else None
+    norms = placed.norms if placed else None
     return Visits(setup.device, link_to(setup.device), weights=away, states=optimizer.offload, norms=norms)
 
 

@@ -73,11 +73,13 @@ def make_as_one(updates: Sequence[Update], make: Callable[[Update], None]) -> No
         noise=_joined(noise) if noise else None,
     )
     make(one)
-    written = {"": one.weight, **one.state}
-    for name, whole in written.items():
-        parts = [update.state[name] if name else update.weight for update in updates]
-        flat = [part.view(-1) for part in parts]
-        torch._foreach_copy_(flat, whole.split([part.numel() for part in flat]))
+    _share_out(one.weight, [update.weight for update in updates])
+    for name, whole in one.state.items():
+        _share_out(whole, [update.state[name] for update in updates])
+
+
+def _share_out(whole: Tensor, tensors: Sequence[Tensor]) -> None:
+    torch._foreach_copy_([tensor.view(-1) for tensor in tensors], whole.split([t.numel() for t in tensors]))
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
