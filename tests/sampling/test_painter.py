@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from velatura.adapters.attach import put_on_fresh
+from velatura.adapters.lora import Down, LoraLinear
 from velatura.families.flux_blocks import modulations
 from velatura.sampling import painter
 from velatura.sampling.painter import encode_request, filled, paint
@@ -34,6 +36,26 @@ def test_modulation_is_computed_once_for_many_steps(
     request = filled(Request(prompt="a cube", width=32, height=32, steps=steps, cfg=cfg, batch=3), parts.info)
     paint(family, parts, request, encode_request(family, parts, request), device=CPU)
     assert set(counts.values()) == {runs}
+
+
+def test_a_picture_that_was_interrupted_leaves_nothing_in_the_lora(tiny_model: Path) -> None:
+    """Between two readers of one projection, which would count on from there and hold an input for good."""
+    family, parts = load(tiny_model)
+    assert parts.denoiser is not None
+    targets = family.targets(parts.denoiser)
+    put_on_fresh(parts.denoiser, targets, rank=2, alpha=2.0, seed=0)
+    downs = [module for module in parts.denoiser.modules() if isinstance(module, Down)]
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    layers = [module for module in parts.denoiser.modules() if isinstance(module, LoraLinear)]
+    next(layer for layer in layers if layer.down.readers > 1).register_forward_hook(interrupt)
+    request = filled(Request(prompt="a cube", width=32, height=32, steps=1), parts.info)
+    conditioning = encode_request(family, parts, request)
+    with pytest.raises(KeyboardInterrupt):
+        paint(family, parts, request, conditioning, device=CPU)
+    assert all((down._kept, down._reads) == (None, 0) for down in downs)
 
 
 @torch.no_grad()

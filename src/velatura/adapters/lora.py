@@ -7,7 +7,8 @@ of sd-scripts has it: half the values, and the projection is computed once.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -147,6 +148,15 @@ def forget_inputs(modules: Iterable[nn.Module]) -> None:
         for one in module.modules():
             if isinstance(one, Down):
                 one.forget()
+
+
+@contextmanager
+def forgetting(modules: Collection[nn.Module]) -> Iterator[None]:
+    """Let down projections hold no activations when what is done here ends, also by an error."""
+    try:
+        yield
+    finally:
+        forget_inputs(modules)
 
 
 def fresh_down(rank: int, features: int, generator: torch.Generator) -> Tensor:

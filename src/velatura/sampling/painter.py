@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from velatura.adapters.lora import forgetting
 from velatura.draws import Draw
 from velatura.errors import NumericError, RecipeError
 from velatura.interfaces import Conditioning, Family, ModelInfo, Parts, Prompt
@@ -54,7 +55,8 @@ def request_texts(request: Request) -> list[str]:
 @torch.no_grad()
 def encode_request(family: Family, parts: Parts, request: Request) -> Conditioning:
     """Conditioning of `request_texts`: one or two items."""
-    return family.encode(parts, [Prompt(text=text) for text in request_texts(request)])
+    with forgetting(parts.modules("text_encoders")):
+        return family.encode(parts, [Prompt(text=text) for text in request_texts(request)])
 
 
 @torch.no_grad()
@@ -101,7 +103,8 @@ def paint(
         )
         return guided(with_prompt, without, cfg)
 
-    return euler(predict, latents, times, family.schedule, info.prediction, progress)
+    with forgetting(parts.modules("denoiser")):
+        return euler(predict, latents, times, family.schedule, info.prediction, progress)
 
 
 @torch.no_grad()

@@ -32,9 +32,14 @@ class PeerFailed(VelaturaError):
 
 
 def device_for(launch: Launch, name: str) -> torch.device:
-    """The device of this process: several on one machine take a GPU each. Raises RecipeError."""
+    """The device of this process: several on one machine take a GPU each. Raises RecipeError.
+
+    A GPU that is named becomes torch's current one: page-locked memory and libraries open their contexts there.
+    """
     device = choose_device(name)
     if launch.size == 1 or device.type == "cpu":
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)
         return device
     if device.type != "cuda" or (device.index is not None and launch.local_size > 1):
         raise RecipeError(
