@@ -46,12 +46,16 @@ ROWS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("LoRA, batch 2 in 2 passes", "adapter", ("training.batch_size=2", "memory.micro_batch=1")),
     ("LoRA, recomputed", "adapter", ("training.checkpoint_blocks=true",)),
     ("LoRA, fp8 weights", "adapter", ("memory.weights=fp8",)),
+    ("LoRA, int8 weights", "adapter", ("memory.weights=int8",)),
+    ("LoRA, nf4 weights", "adapter", ("memory.weights=nf4",)),
     ("LoRA, 2 passes", "adapter", ("training.accumulate=2",)),
     ("LoRA, no cache", "adapter", ("memory.cache=false",)),
     ("full", "full", ()),
     ("full, recomputed", "full", ("training.checkpoint_blocks=true",)),
     ("full, bf16", "full", ("training.precision=bf16",)),
     ("full, muon", "full", ("optimizer.kind=muon",)),
+    ("full, 8-bit averages", "full", ("optimizer.kind=adamw8bit",)),
+    ("full, fused backward", "full", ("optimizer.fused_backward=true", "optimizer.clip=0")),
 )
 
 

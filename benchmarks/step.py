@@ -4,10 +4,10 @@
         [--rounds 7] [--no-compile] [--json FILE]
 
 Shape: FLUX blocks 768 wide, 12 heads, 3 double + 6 single, image + text tokens, rank 16 on attention and MLP linears. A
-step is forward, backward, clipping and fused AdamW on one item; ours is what `velatura train` runs. `--peers`: a
-folder with clones of sd-scripts and DiffSynth-Studio, whose FLUX and LoRA take part then (see step_peers.py). Each
-contestant has a process of its own and they take turns. "of fastest": time by that of the fastest eager peer, the
-median over rounds; below 1 ours is faster.
+step is forward, backward, clipping and fused AdamW on one item; ours is what `velatura train` runs: compiled for data
+of one size, and for data of several, which one graph serves then. `--peers`: a folder with clones of sd-scripts and
+DiffSynth-Studio, whose FLUX and LoRA take part then (see step_peers.py). Each contestant has a process of its own and
+they take turns. "of fastest": time by that of the fastest eager peer, the median over rounds; below 1 ours is faster.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ PLAIN = "plain diffusers + peft"
 PROCESS = ExitStack()  # entered for as long as a contestant's process lives
 
 
-def ours(tokens: Tokens, dtype: torch.dtype, device: torch.device, compiled: bool) -> Step:
-    """A step of velatura's own trainer."""
+def ours(tokens: Tokens, dtype: torch.dtype, device: torch.device, sizes: int) -> Step:
+    """A step of velatura's own trainer; compiled for data of so many sizes, where there are any."""
     from velatura.adapters.attach import put_on_fresh
     from velatura.adapters.targets import choose
     from velatura.families.flux import FluxFamily
@@ -58,8 +58,8 @@ def ours(tokens: Tokens, dtype: torch.dtype, device: torch.device, compiled: boo
     adapter = put_on_fresh(
         model, choose(family.targets(model), ["attention", "mlp"]).targets, rank=RANK, alpha=RANK, seed=0
     )
-    if compiled:
-        compile_blocks(family.blocks(model), sizes=1)
+    if sizes:
+        compile_blocks(family.blocks(model), sizes)
     parameters = adapter.parameters()
     stepper = Stepper(
         family=family,
@@ -140,10 +140,11 @@ def contestants(
     them: Contestants = {PLAIN: (plain, (*given, False))}
     if clones is not None:
         them |= {name: (make, (*given, clones)) for name, make in peers(clones).items()}
-    all_: Contestants = {**them, "velatura": (ours, (*given, False))}
+    all_: Contestants = {**them, "velatura": (ours, (*given, 0))}
     if compiled:
         all_["plain, compiled blocks"] = (plain, (*given, True))
-        all_["velatura, compiled"] = (ours, (*given, True))
+        all_["velatura, compiled"] = (ours, (*given, 1))
+        all_["velatura, several sizes"] = (ours, (*given, 2))
     return all_, list(them)
 
 

@@ -21,6 +21,8 @@ def attempts(features: Collection[Feature], **places: str) -> Iterator[Recipe | 
     """Recipes, or why they are none, that ask for all of the features, in different surroundings."""
     examples = [one.example for one in features if one.example]
     keys = {example.partition("=")[0] for example in examples}
+    if len(set(examples)) > len(keys):
+        return  # a key has one value
     beside = {one.beside for one in features if one.beside} | {
         one.key for one in features if "." not in one.key
     }

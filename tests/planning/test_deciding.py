@@ -71,7 +71,7 @@ def test_what_the_recipe_leaves_open_is_chosen_and_written(tmp_path: Path, flux:
     assert chosen.memory.planned
     assert chosen.memory.budget == budget
     assert chosen.training.checkpoint_blocks
-    assert "planned for 0.8 GiB of cpu: training.checkpoint_blocks=" in log.texts
+    assert "planned for 0.9 GiB of cpu: training.checkpoint_blocks=" in log.texts
 
 
 def test_batches_are_split_where_blocks_may_not_be_recomputed(
@@ -80,7 +80,7 @@ def test_batches_are_split_where_blocks_may_not_be_recomputed(
     own = {"training": {"checkpoint_blocks": False}}
     _, log = start(memory={"budget": size(needed(tmp_path, flux, **own) - MIB // 2)}, **own)
     assert ran(tmp_path).memory.micro_batch == 2
-    assert "planned for 0.8 GiB of cpu: memory.micro_batch=2" in log.texts
+    assert "planned for 0.9 GiB of cpu: memory.micro_batch=2" in log.texts
 
 
 def test_what_was_planned_and_does_not_go_with_what_is_stated_now_is_dropped(

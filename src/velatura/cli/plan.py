@@ -71,8 +71,8 @@ def plan(
     from velatura.cli.progress import progress
     from velatura.events import Events
     from velatura.planning.choose import NO_FIT
-    from velatura.planning.choose import plan as make_plan
     from velatura.planning.devices import device_named, with_host
+    from velatura.planning.proposing import plan as make_plan
     from velatura.planning.table import document, lines
 
     target = device_named(device or loaded.recipe.training.device, efficiency=efficiency)

@@ -47,6 +47,11 @@ def posterior(module: Any, images: Tensor, pieces: Pieces = "auto") -> Posterior
     return Posterior(mean=(found.mean.float() - shift) * scale, deviation=found.std.float() * scale)
 
 
+def encodes_alone(module: Any, images: Tensor, pieces: Pieces) -> bool:
+    """Whether `posterior` takes one of the images `[B, 3, H, W]` after the other. Raises ModelError."""
+    return len(images) > 1 and _way(module, images, pieces, pixels=images[0, 0].numel()) != "whole"
+
+
 def encode_image(module: Any, images: Tensor, draw: Draw | None, pieces: Pieces = "auto") -> Tensor:
     """`[B, 3, H, W]` in [-1, 1] -> the posterior's mean, or a sample of it by `draw`."""
     found = posterior(module, images, pieces)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from velatura.data.caches.cache_place import readable
 from velatura.planning.estimate import Estimate
+from velatura.planning.figures import enough
 
 ENCODE_AHEAD = (
     "encode in the machine's own memory first: velatura cache build RECIPE --set training.device=cpu "
@@ -38,7 +39,7 @@ def remedies(estimate: Estimate, budget: int) -> Iterator[str]:
             remedy = f"{readable(fixed)} are held all the time, so that smaller images are not enough"
         yield f"{phase.name}: {over} too much; {remedy}"
     if not estimate.fits_host:
-        needed, there = readable(estimate.needed_of_host), readable(estimate.device.host or 0)
+        needed, there = enough(estimate.needed_of_host), readable(estimate.device.host or 0)
         yield f"the machine's memory: {needed} are needed beside the device, and it has {there}"
 
 

@@ -6,21 +6,18 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from math import ceil
-from pathlib import Path
 
 import torch
 
-from velatura.data.caches.cache_place import readable
 from velatura.data.progress import phase
 from velatura.errors import BudgetError
 from velatura.events import Events
 from velatura.planning.advice import ENCODE_AHEAD, remedies
 from velatura.planning.candidates import Candidate, candidates, changed
-from velatura.planning.devices import Device
 from velatura.planning.estimate import Estimate, Estimator
 from velatura.planning.pace import Pace
 from velatura.recipe.recipe import Recipe
-from velatura.training.planned import MICRO_BATCH, PREVIEWS_STREAMED, open_keys
+from velatura.training.planned import MICRO_BATCH, PREVIEWS_STREAMED
 
 NO_FIT = BudgetError.exit_code
 FINEST = 20  # parts of the weights of which previews may stream some
@@ -45,25 +42,6 @@ class Plan:
     def sets(self) -> tuple[str, ...]:
         """The changes to the recipe: `section.key=value`."""
         return self.chosen.sets
-
-
-def plan(recipe: Recipe, base: Path, device: Device, budget: int, events: Events | None = None) -> Plan:
-    """Plan a recipe and choose settings for a budget in bytes; `events` hear how far that is.
-
-    Raises RecipeError, DataError, ModelError.
-    """
-    estimator = Estimator.of_recipe(recipe, base, device)
-    if device.here and budget > device.memory:
-        estimator.work.remarks.append(
-            f"the budget of {readable(budget)} is more than this machine's {device.name} has: {readable(device.memory)}"
-        )
-    return propose(estimator, recipe, budget, events)
-
-
-def propose(estimator: Estimator, recipe: Recipe, budget: int, events: Events | None = None) -> Plan:
-    """As a run would choose by itself; where that is not enough, also by changing what the recipe states."""
-    made = choose(estimator, recipe, budget, open_keys(recipe), events)
-    return made if made.fits else choose(estimator, recipe, budget, events=events)
 
 
 def choose(

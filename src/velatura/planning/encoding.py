@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from velatura.families.autoencoder import encodes_alone
 from velatura.families.outline import Outline
 from velatura.interfaces import Conditioning, Family, Parts, Pieces, Prompt
 from velatura.placement.precision.emulated import compute_in_float32, emulates
@@ -17,7 +18,7 @@ from velatura.planning.marks import marked
 from velatura.planning.phases import Phase, Shape, at_once
 from velatura.planning.repeats import Whole, prune, runs_of, stacked, whole
 from velatura.planning.replay import VALUELESS
-from velatura.planning.tracking import Bytes, Tracker
+from velatura.planning.tracking import Bytes, Tracker, Work
 from velatura.training.setup import Setup
 
 TEXTS = 8  # at once, when captions are encoded ahead
@@ -62,14 +63,26 @@ def encode_images(setup: Setup, found: Outline, device: Device, shape: Shape, pi
     parts = Parts(info=setup.info, pieces=pieces)
     give(parts, "autoencoder", load_part(setup, found, "autoencoder", device))
     with_storage(parts, {})
+    with VALUELESS, torch.no_grad():
+        batch = torch.zeros(shape.count, 3, shape.height, shape.width)
+        alone = encodes_alone(parts.autoencoder, batch, pieces)
     with followed(parts, device) as tracker:
-        images = torch.zeros(shape.count, 3, shape.height, shape.width)
+        images = torch.zeros(1 if alone else shape.count, 3, shape.height, shape.width)
         if setup.recipe.memory.cached_latents == "mean":
-            setup.family.encode_image(parts, images)
+            latents = setup.family.encode_image(parts, images)
         else:
-            setup.family.posterior(parts, images)
+            latents = setup.family.posterior(parts, images).mean
     segment = tracker.segments[-1]
-    return Phase(name="latents", what=str(shape), moments=at_once(segment.peak), work=segment.work)
+    peak, work = segment.peak, Work()
+    work.add(segment.work, shape.count if alone else 1)
+    if alone:  # strips take long to follow, and of those before, mean and variance are held beside all images
+        wide = {torch.float32, setup.dtype}
+        held = (
+            images.numel() * sum(dtype.itemsize for dtype in wide)
+            + 2 * latents.numel() * setup.dtype.itemsize
+        )
+        peak = peak.plus({"activations": (shape.count - 1) * held})
+    return Phase(name="latents", what=str(shape), moments=at_once(peak), work=work)
 
 
 def _pruned(modules: Sequence[nn.Module]) -> tuple[list[nn.Module], dict[int, int]]:

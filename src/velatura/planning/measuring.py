@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,13 @@ class _Meter:
         elif event.step == 2:
             self._profile.stop()
             self.grown = _highest(self._profile)
+
+
+def grown(run: Callable[[], object]) -> int:
+    """The most bytes that a call holds on the CPU beside what was there before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as followed:
+        run()
+    return _highest(followed)
 
 
 def live_bytes() -> int:

@@ -18,6 +18,7 @@ from velatura.errors import BudgetError, RecipeError
 from velatura.events import Events
 from velatura.interfaces import PARTS
 from velatura.planning.devices import device_here
+from velatura.planning.figures import enough, within
 from velatura.planning.levers import SHARES
 from velatura.planning.painting import Painting
 from velatura.planning.sizes import occupied, planned_line
@@ -152,14 +153,14 @@ def _refusal(painting: Painting, own: Placement, budget: int) -> str:
     least = min(allowed, key=painting.needed)
     if nearest := next((one for one in allowed if painting.needed(one) <= budget), None):
         return (
-            f"painting fits in {readable(budget)} of {painting.device.name}, but not in the machine's memory: with "
-            f"{', '.join(_changes(own, nearest))} it takes {readable(painting.needed_of_host(nearest))} of that, and "
+            f"painting fits in {within(budget)} of {painting.device.name}, but not in the machine's memory: with "
+            f"{', '.join(_changes(own, nearest))} it takes {enough(painting.needed_of_host(nearest))} of that, and "
             f"there are {readable(painting.device.host or 0)}"
         )
     left = ", ".join(_changes(own, least))
     lines = [
-        f"painting does not fit in {readable(budget)} of {painting.device.name}: it needs "
-        f"{readable(painting.needed(least))}" + (f", with {left}" if left else "")
+        f"painting does not fit in {within(budget)} of {painting.device.name}: it needs "
+        f"{enough(painting.needed(least))}" + (f", with {left}" if left else "")
     ]
     needs = {phase.name: occupied(painting.device, phase.peak.total) for phase in painting.phases(least)}
     lines += [f"{name}: {readable(need - budget)} too much" for name, need in needs.items() if need > budget]

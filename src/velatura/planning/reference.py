@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from velatura.planning.choose import Plan, propose
+from velatura.planning.choose import Plan
 from velatura.planning.devices import GIB, KNOWN
 from velatura.planning.estimate import Estimator
+from velatura.planning.proposing import propose
 from velatura.recipe.recipe import Recipe
 from velatura.recipe.toml import parse_recipe
 
 CARDS = ("4060", "3080-10", "3060-12", "4060-ti-16", "4090", "a6000", "h100", "h200")
-CARDS_OF_FULL = ("4090", "a6000", "h100", "h200")
 RESOLUTIONS = (512, 1024)
 
 
@@ -49,16 +49,16 @@ _NOWHERE = Path("nowhere")
 
 def reference() -> str:
     """The whole page."""
-    full = ("## Full fine-tuning\n", _FULL, *_tables("full", CARDS_OF_FULL))
-    return "\n".join([_TITLE, "## A LoRA of rank 16\n", *_tables("adapter", CARDS), *full])
+    full = ("## Full fine-tuning\n", _FULL, *_tables("full"))
+    return "\n".join([_TITLE, "## A LoRA of rank 16\n", *_tables("adapter"), *full])
 
 
-def _tables(trained: str, cards: Sequence[str]) -> Iterator[str]:
+def _tables(trained: str) -> Iterator[str]:
     for resolution in RESOLUTIONS:
         recipe = _recipe(resolution, trained)
         yield f"At {resolution}x{resolution}:\n"
         yield from _head("card", "GiB", "settings", "step, GiB", "host, GiB", "seconds")
-        for card in cards:
+        for card in CARDS:
             device = KNOWN[card]
             yield _row(card, propose(Estimator.of_recipe(recipe, _NOWHERE, device), recipe, device.budget))
         yield ""

@@ -10,6 +10,7 @@ from velatura.data.caches.cache_place import readable
 from velatura.planning.choose import Plan
 from velatura.planning.devices import GIB
 from velatura.planning.estimate import Estimate
+from velatura.planning.figures import enough, seconds, within
 from velatura.planning.phases import Phase
 from velatura.plural import counted
 
@@ -131,8 +132,8 @@ def _time(estimate: Estimate) -> str:
     whole = estimate.seconds * training.steps
     share = f"{estimate.device.efficiency:.0%} of the peak" if not estimate.device.here else "measured speeds"
     return (
-        f"{step.work.flops / 1e12:.3g} TFLOP and about {_seconds(step.work.seconds)} per forward and backward, "
-        f"{_seconds(estimate.seconds)} per step, {_seconds(whole)} for all steps ({share}, not compiled)"
+        f"{step.work.flops / 1e12:.3g} TFLOP and about {seconds(step.work.seconds)} per forward and backward, "
+        f"{seconds(estimate.seconds)} per step, {seconds(whole)} for all steps ({share}, not compiled)"
     )
 
 
@@ -157,20 +158,20 @@ def _disk(estimate: Estimate) -> Iterator[str]:
 
 def _verdict(plan: Plan) -> Iterator[str]:
     estimate = plan.estimate
-    needed = f"{estimate.needed / GIB:.1f} GiB, in the phase '{estimate.highest.name}'"
-    budget = f"{plan.budget / GIB:.1f} GiB"
+    needed = f"{enough(estimate.needed)}, in the phase '{estimate.highest.name}'"
+    budget = enough(plan.budget) if plan.fits else within(plan.budget)
     if not plan.fits and estimate.fits_device(plan.budget):
         yield f"does not fit in the machine's memory, though in {budget} of the device: {needed}"
     elif not plan.fits:
         yield f"does not fit in {budget}: at least {needed}"
         if estimate.needed_ahead < estimate.needed and estimate.device.kind != "cpu":
-            yield f"or {estimate.needed_ahead / GIB:.1f} GiB, with encoding done ahead"
+            yield f"or {enough(estimate.needed_ahead)}, with encoding done ahead"
     elif estimate.needed > plan.budget:
         yield f"fits in {budget}, with encoding done ahead"
     else:
         yield f"fits in {budget}: {needed}"
     if plan.sets:
-        yield f"with these changes ({plan.as_written.needed / GIB:.1f} GiB as the recipe is written):"
+        yield f"with these changes ({enough(plan.as_written.needed)} as the recipe is written):"
         yield from (f"  --set {line}" for line in plan.sets)
     for line in plan.advice:
         yield from textwrap.wrap(line, WIDTH, initial_indent="  ", subsequent_indent="    ")
@@ -178,16 +179,6 @@ def _verdict(plan: Plan) -> Iterator[str]:
 
 def _wrapped(name: str, text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=f"{name:7}", subsequent_indent=" " * 7)
-
-
-def _seconds(count: float) -> str:
-    if count >= 48 * 3600:
-        return f"{count / 86400:.0f} days"
-    if count >= 5400:
-        return f"{count / 3600:.1f} h"
-    if count >= 90:
-        return f"{count / 60:.0f} min"
-    return f"{count:.2g} s" if count < 10 else f"{count:.0f} s"
 
 
 def _phase(phase: Phase, estimate: Estimate) -> dict[str, Any]:

@@ -52,13 +52,18 @@ NARROW = Feature(
     example="full.weights=bf16",
 )
 QUANTISED = Feature(
-    name="memory.weights fp8, int8, nf4", key="memory.weights", of=_not("full"), example="memory.weights=fp8"
+    name="memory.weights fp8, int8, nf4",
+    key="memory.weights",
+    of=_not("full"),
+    example="memory.weights=fp8",
+    others=("memory.weights=int8", "memory.weights=nf4"),
 )
 PIECES = Feature(
     name="memory.autoencoder sliced, tiled",
     key="memory.autoencoder",
     of=_is("sliced", "tiled"),
     example="memory.autoencoder=tiled",
+    others=("memory.autoencoder=sliced",),
 )
 ENCODED_ON_CPU = Feature(
     name="memory.text_encoders cpu",
@@ -96,6 +101,10 @@ RECOMPUTED = Feature(
     name="training.checkpoint_blocks",
     key="training.checkpoint_blocks",
     example="training.checkpoint_blocks=true",
+    others=("training.checkpoint_blocks=2", "training.checkpoint_blocks=mlp"),
+)
+COMPILED = Feature(
+    name="training.compile true", key="training.compile", of=_is(True), example="training.compile=true"
 )
 ACCUMULATED = Feature(
     name="training.accumulate", key="training.accumulate", of=_above(1), example="training.accumulate=2"
@@ -153,9 +162,9 @@ FOLDER = Feature(name="validation.folder", key="validation.folder", example="val
 
 FEATURES = (
     ADAPTER, FULL, ENCODERS_TRAINED, AUTOENCODER, NARROW, QUANTISED, ENCODED_ON_CPU, PIECES, STREAMED,
-    STREAMED_IN_TRAINING, UNCACHED, SPLIT, ATTENDED, OFFLOADED_ACTIVATIONS, RECOMPUTED, ACCUMULATED, IN_PASSES,
-    FP16, NOT_BF16, RETRIED, SEVERAL, BY_TOKENS, FUSED, OFFLOADED_STATE, CLIPPED, FOREIGN, UNROUNDED, STATELESS,
-    AVERAGED, AVERAGED_BY_DECAY, AVERAGED_AWAY, PAINTED, SHARE, FOLDER,
+    STREAMED_IN_TRAINING, UNCACHED, SPLIT, ATTENDED, OFFLOADED_ACTIVATIONS, RECOMPUTED, COMPILED, ACCUMULATED,
+    IN_PASSES, FP16, NOT_BF16, RETRIED, SEVERAL, BY_TOKENS, FUSED, OFFLOADED_STATE, CLIPPED, FOREIGN, UNROUNDED,
+    STATELESS, AVERAGED, AVERAGED_BY_DECAY, AVERAGED_AWAY, PAINTED, SHARE, FOLDER,
 )  # fmt: skip
 _NO_DENOISER = "no denoiser is run"
 REFUSED = (

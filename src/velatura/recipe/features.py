@@ -21,6 +21,7 @@ class Feature:
     of: Callable[[Any], bool] = bool  # whether a value of the key asks for it
     beside: str | None = None  # a section that must be there too
     example: str = ""  # how --set asks for it, where no section does; for tests
+    others: tuple[str, ...] = ()  # and with other values of the key
 
     def used(self, recipe: Recipe) -> bool:
         """Whether a recipe asks for it."""

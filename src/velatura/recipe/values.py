@@ -30,6 +30,12 @@ def is_stated(recipe: Recipe, key: str) -> bool:
     return name in getattr(recipe, section).model_fields_set
 
 
+def default_at(recipe: Recipe, key: str) -> Any:
+    """The value at "section.key" of a recipe that does not state it."""
+    section, name = key.split(".")
+    return type(getattr(recipe, section)).model_fields[name].default
+
+
 def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     """A recipe with other values at "section.key"."""
     for key, value in values.items():

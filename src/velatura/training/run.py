@@ -82,14 +82,15 @@ def train(
             return Outcome(exit_code=EXIT_STOPPED, step=stopped.step or 0, folder=folder.root)
         events.listeners.append(early.append)
         try:
-            with stop.preparing(), team.in_turn():
-                if team.leads:  # a large dataset takes minutes to read
-                    folder.check(resume=resume is not None)
-                saved = saved_before(folder.states, resume.step) if resume else None
-                start: dict[str, str] = {}
-                if saved is not None:
-                    recipe, start = without_start(recipe, saved.identity, folder)
-                setup = settle(recipe, base, events, team)
+            with stop.preparing():
+                with team.in_turn():
+                    if team.leads:  # a large dataset takes minutes to read
+                        folder.check(resume=resume is not None)
+                    saved = saved_before(folder.states, resume.step) if resume else None
+                    start: dict[str, str] = {}
+                    if saved is not None:
+                        recipe, start = without_start(recipe, saved.identity, folder)
+                    setup = settle(recipe, base, events, team)
                 setup = with_plan(setup, planner, events, resumed=resume is not None)
                 for line in remarks(setup):
                     events.warn(line)

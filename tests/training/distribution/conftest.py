@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.distributed import TCPStore
 
 from velatura.recipe.toml import dump_recipe
+from velatura.training.planned import open_keys
 
 from ...tiny import recipe, write_pictures
 from ..conftest import tensors
@@ -87,7 +89,11 @@ def together(tmp_path: Path, photos: Path, tiny_model: Path) -> Start:
         sections["output"] = {"folder": str(tmp_path / into), **sections.get("output", {})}
         wanted = recipe(tmp_path, tiny_model, **sections)
         path = tmp_path / f"{into}.toml"
-        path.write_text(dump_recipe(wanted))
+        text = dump_recipe(wanted)
+        if wanted.memory.budget is not None:  # what is dumped is stated, and a plan may not choose it
+            names = "|".join(key.partition(".")[2] for key in open_keys(wanted))
+            text = re.sub(rf"^({names}) = .*\n", "", text, flags=re.MULTILINE)
+        path.write_text(text)
         outputs = [tmp_path / f"{into}-{rank}.txt" for rank in range(processes)]
         arguments = ["train", str(path), *options]
         codes, lingered = _run_all(processes, arguments, outputs, mischief)
