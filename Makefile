@@ -2,7 +2,8 @@
 #   PYTHON    the interpreter that makes .venv (3.11 or newer)
 #   PIP_ARGS  more options for pip, e.g. --extra-index-url https://download.pytorch.org/whl/cpu
 #   WORKERS   processes of the fast tests, and of fuzz
-#   PEERS     a folder with clones of sd-scripts and DiffSynth-Studio, which bench then runs beside ours
+#   PEERS     a folder with clones of sd-scripts and DiffSynth-Studio, which bench then runs beside ours; wants
+#             einops, cv2 (opencv-python-headless), imagesize, toml and voluptuous, which sd-scripts imports
 #   COUNT     files that are made up for each reader by fuzz
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -66,14 +67,14 @@ fuzz: $(STAMP)
 
 bench: $(STAMP)
 	@mkdir -p $(FIGURES)
-	$(BIN)/python benchmarks/step.py $(if $(PEERS),--peers $(PEERS)) --json $(FIGURES)/step.json
+	$(BIN)/python benchmarks/step.py $(if $(PEERS),--peers "$(PEERS)") --json $(FIGURES)/step.json
 	$(BIN)/python benchmarks/memory.py --json $(FIGURES)/memory.json
 	$(BIN)/python benchmarks/startup.py --json $(FIGURES)/startup.json
 	$(BIN)/python benchmarks/sample.py --json $(FIGURES)/sample.json
 	$(BIN)/python benchmarks/stream.py --json $(FIGURES)/stream.json
 	$(BIN)/python benchmarks/quant.py --pictures 24 --json $(FIGURES)/quant.json
 	$(BIN)/python benchmarks/updates.py --json $(FIGURES)/updates.json
-	$(BIN)/python benchmarks/cache.py --count 16 $(if $(PEERS),--peers $(PEERS)) --json $(FIGURES)/cache.json
+	$(BIN)/python benchmarks/cache.py --count 16 $(if $(PEERS),--peers "$(PEERS)") --json $(FIGURES)/cache.json
 	$(BIN)/python benchmarks/text_cache.py --json $(FIGURES)/text_cache.json
 	$(BIN)/python benchmarks/data.py --count 10000 --json $(FIGURES)/data.json
 	$(BIN)/python benchmarks/gpu.py --toy --steps 1 --no-compile --json $(FIGURES)/gpu.json

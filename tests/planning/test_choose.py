@@ -135,13 +135,26 @@ def test_what_is_stated_though_there_is_room_for_faster_is_told(
     assert not again.advice
 
 
-@pytest.mark.parametrize(("name", "whose"), [("cpu", "this machine's cpu"), ("4090", "a machine's 4090")])
-def test_a_budget_beyond_what_a_device_has_is_told(
-    tmp_path: Path, photos: Path, flux: Path, name: str, whose: str
+def test_a_key_that_is_to_be_left_out_is_not_told_as_a_set(
+    flux_dev: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    frugal = flux_dev(
+        "training.checkpoint_blocks=true",
+        "memory.micro_batch=1",
+        "training.batch_size=4",
+        "data.0.resolution=512",
+    )
+    (line,) = plan(frugal, tmp_path, device_named("h200"), KNOWN["h200"].budget).advice
+    assert line.endswith("without memory.micro_batch and with --set training.checkpoint_blocks=false")
+
+
+@pytest.mark.parametrize(("name", "told"), [("cpu", True), ("4090", False)])
+def test_a_budget_beyond_what_is_here_is_told(
+    tmp_path: Path, photos: Path, flux: Path, name: str, told: bool
 ) -> None:
     made = plan(recipe(tmp_path, flux, **sections()), tmp_path, device_named(name), 2**50)
     assert made.fits
-    assert f"more than {whose} has" in " ".join(" ".join(lines(made)).split())
+    assert ("more than this machine's cpu has" in " ".join(" ".join(lines(made)).split())) is told
 
 
 @pytest.mark.parametrize(("changes", "said"), [({}, "frozen"), ({"full": {}}, "trained")])

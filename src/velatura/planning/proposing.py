@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from velatura.data.caches.cache_place import readable
 from velatura.events import Events
@@ -33,10 +35,10 @@ def plan(recipe: Recipe, base: Path, device: Device, budget: int, events: Events
     Raises RecipeError, DataError, ModelError.
     """
     estimator = Estimator.of_recipe(recipe, base, device)
-    if budget > device.memory:
-        whose = f"{'this machine' if device.here else 'a machine'}'s {device.name}"
-        has = f"more than {whose} has: {readable(device.memory)}"
-        estimator.work.remarks.append(f"the budget of {readable(budget)} is {has}")
+    if device.here and budget > device.memory:
+        estimator.work.remarks.append(
+            f"the budget of {readable(budget)} is more than this machine's {device.name} has: {readable(device.memory)}"
+        )
     made = propose(estimator, recipe, budget, events)
     faster = _faster(estimator, recipe, made, events) if made.fits else None
     return replace(made, advice=(*made.advice, faster)) if faster else made
@@ -57,10 +59,19 @@ def _faster(estimator: Estimator, recipe: Recipe, made: Plan, events: Events | N
     found = choose(estimator, freed, made.budget, {*open_keys(recipe), *frugal}, events)
     if not found.fits or found.estimate.seconds > WORTH * made.estimate.seconds:
         return None
-    changes = changed(recipe, {key: value_at(found.chosen.recipe, key) for key in KEYS})
     before, after = seconds(made.estimate.seconds), seconds(found.estimate.seconds)
-    sets = " ".join(f"--set {line}" for line in changes.sets)
-    return f"there is room for what is faster: {after} per step in place of {before}, with {sets}"
+    if before == after:
+        return None
+    changes = changed(recipe, {key: value_at(found.chosen.recipe, key) for key in KEYS}).changes
+    sets = [f"--set {line}" for line in changed(recipe, _set(changes)).sets]
+    gone = [f"without {key}" for key in changes if key not in _set(changes)]
+    how = " and ".join([*gone, *([f"with {' '.join(sets)}"] if sets else [])])
+    return f"there is room for what is faster: {after} per step in place of {before}, {how}"
+
+
+def _set(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Without keys that are to be left out, which --set cannot do."""
+    return {key: value for key, value in changes.items() if value is not None}
 
 
 def _is_frugal(recipe: Recipe, key: str) -> bool:

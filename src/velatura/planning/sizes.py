@@ -11,7 +11,7 @@ from velatura.data.loader import PREFETCH
 from velatura.interfaces import Conditioning
 from velatura.planning.away import Away
 from velatura.planning.devices import GIB, Device
-from velatura.planning.figures import enough
+from velatura.planning.figures import enough, within
 from velatura.planning.loop import Training
 from velatura.planning.workload import Workload
 from velatura.training.export import DTYPES
@@ -26,11 +26,10 @@ def occupied(device: Device, peak: int) -> int:
 
 
 def planned_line(device: Device, budget: int, chosen: Sequence[str], needed: int, phase: str) -> str:
-    """What is told of a plan that fits: the budget in bytes, what was chosen, what is needed and in which phase."""
+    """What is told of a plan: the budget in bytes, what was chosen, what is needed and in which phase."""
     what = ", ".join(chosen) or "nothing has to change"
-    return (
-        f"planned for {enough(budget)} of {device.name}: {what}; it needs at most {enough(needed)} ({phase})"
-    )
+    size = enough(budget) if needed <= budget else within(budget)
+    return f"planned for {size} of {device.name}: {what}; it needs at most {enough(needed)} ({phase})"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import patch
 
 import pytest
 import torch
 
+from velatura.events import Events
 from velatura.planning import deciding
 from velatura.planning.deciding import EXCHANGED, decide
-from velatura.planning.devices import GIB, KNOWN, Device, device_named
+from velatura.planning.devices import GIB, KNOWN, Device, device_named, with_host
 from velatura.planning.estimate import Estimator
 from velatura.recipe.recipe import Recipe
 from velatura.recipe.toml import read_recipe
 from velatura.recipe.values import with_values
 from velatura.training.distribution.launch import Launch
+from velatura.training.planned import with_plan
 from velatura.training.setup import Setup
 
 from ...tiny import Log, recipe
@@ -31,7 +35,7 @@ SECTIONS: dict[str, Any] = {
 
 
 def test_what_is_chosen_holds_for_all(together: Start, tmp_path: Path, tiny_model: Path) -> None:
-    """What the others measure of their machine may not count: some could hold other weights than the rest."""
+    """It is written into the run's recipe, and the results are those of a run without it."""
     free = recipe(tmp_path, tiny_model, **SECTIONS)
     needed = Estimator.of_recipe(free, tmp_path, device_named("cpu")).of(free).needed
     several = together(2, **SECTIONS, memory={"budget": f"{needed // MIB - 1}MiB"})
@@ -54,32 +58,64 @@ class Others:
         return [value, *self._gathered] if self.leads else [*self._gathered, value]
 
 
-def test_the_gpu_with_the_least_that_is_free_counts(
-    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Device, int]]:
+    """For what plans were made; each streams half."""
     seen: list[tuple[Device, int]] = []
 
-    def planned(setup: Setup, device: Device, size: int, *rest: object) -> Recipe:
+    def plan(setup: Setup, device: Device, size: int, *rest: object) -> Recipe:
         seen.append((device, size))
-        chosen = {"memory.streamed": 0.5, "memory.planned": ["memory.streamed"]}
-        return with_values(setup.recipe, chosen)
+        return with_values(setup.recipe, {"memory.streamed": 0.5, "memory.planned": ["memory.streamed"]})
 
-    monkeypatch.setattr(deciding, "device_here", lambda device: KNOWN["4090"])
-    monkeypatch.setattr(deciding, "_planned", planned)
-    own = recipe(tmp_path, tiny_model, **SECTIONS)
+    monkeypatch.setattr(deciding, "device_here", lambda device: with_host(KNOWN["4090"], 64 * GIB))
+    monkeypatch.setattr(deciding, "_planned", plan)
+    return seen
 
-    def decided(team: Others) -> Recipe:
-        setup = SimpleNamespace(recipe=own, team=team, device=torch.device("cuda"), sharded=False)
-        return decide(cast("Setup", setup), ["memory.streamed"], Log().events)
 
-    assert decided(Others(0, 9 * GIB, 30 * GIB)).memory.streamed == 0.5
-    ((device, size),) = seen
-    assert size == 9 * GIB - EXCHANGED
-    assert KNOWN["4090"].host is None
-    assert device.host is None
-    others = Others(2)
+def decided(team: Others, own: Recipe) -> Recipe:
+    setup = SimpleNamespace(recipe=own, team=team, device=torch.device("cuda"), sharded=False)
+    return decide(cast("Setup", setup), ["memory.streamed"], Log().events)
+
+
+@pytest.mark.parametrize(("budget", "size"), [(None, 9 * GIB), ("12GiB", 12 * GIB)])
+def test_the_leader_plans_for_the_gpu_with_the_least_and_its_share_of_the_machine(
+    tmp_path: Path, tiny_model: Path, planned: list[tuple[Device, int]], budget: str | None, size: int
+) -> None:
+    own = recipe(tmp_path, tiny_model, **SECTIONS, memory={"budget": budget})
+    assert decided(Others(0, 9 * GIB, 30 * GIB), own).memory.streamed == 0.5
+    ((device, found),) = planned
+    assert found == size - EXCHANGED
+    assert device.host == 32 * GIB
+
+
+def test_the_others_take_what_it_chose(
+    tmp_path: Path, tiny_model: Path, planned: list[tuple[Device, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Others(2)
     answers = [[8 * GIB], [{"memory.streamed": 0.25, "memory.planned": ["memory.streamed"]}]]
-    monkeypatch.setattr(others, "gathered", lambda value: answers.pop(0))
-    taken = decided(others)
+    monkeypatch.setattr(other, "gathered", lambda value: answers.pop(0))
+    taken = decided(other, recipe(tmp_path, tiny_model, **SECTIONS))
     assert (taken.memory.streamed, taken.memory.planned) == (0.25, ["memory.streamed"])
-    assert len(seen) == 1
+    assert not planned
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_nothing_is_chosen_that_several_processes_do_not_have(
+    tmp_path: Path, tiny_model: Path, size: int
+) -> None:
+    """Of weights that all of them hold and train, which another optimizer than AdamW wants whole."""
+    own = recipe(tmp_path, tiny_model, **SECTIONS, full={}, optimizer={"kind": "muon"})
+    team = SimpleNamespace(alone=size == 1)
+    setup = SimpleNamespace(recipe=own, team=team, sharded=False, folder=None)
+    asked: list[str] = []
+
+    def planner(setup: Any, keys: Collection[str], events: Events) -> Recipe:
+        asked.extend(keys)
+        return own
+
+    with patch("velatura.training.planned.replace", lambda setup, **changes: setup):
+        with_plan(cast("Setup", setup), planner, Log().events, resumed=False)
+    assert "training.checkpoint_blocks" in asked
+    assert ("memory.streamed" in asked, "optimizer.offload" in asked) == (
+        (True, True) if size == 1 else (False, False)
+    )
