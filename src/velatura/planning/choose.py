@@ -73,7 +73,9 @@ def choose(
     # the most frugal of those that free gradients at once, and of those that add them up over passes
     frugal = list({choice.recipe.optimizer.fused_backward: choice for choice in choices}.values())
     pace = Pace.of(own, choices[0].slower, _in_passes(estimator, recipe, own, choices))
-    choices.sort(key=lambda choice: choice.loss * pace.seconds(choice.recipe, choice.slower))
+    # rounded, so that of equals the one that changes least comes first: blocks that are trained and streamed are
+    # recomputed, whatever is said of others
+    choices.sort(key=lambda choice: float(f"{choice.loss * pace.seconds(choice.recipe, choice.slower):.6g}"))
     with phase(events or Events(), "plan", len(choices), "settings") as searched:
 
         def possible() -> Iterator[Candidate]:
