@@ -125,4 +125,4 @@ def test_a_budget_that_cannot_be_met_ends_with_3(velatura: Run, tiny_model: Path
     assert velatura(*words, "--memory", "much").code == 2
     done = velatura(*words, "--memory", "2GiB")
     assert done.code == 0
-    assert "planned for 2.0 GiB of cpu: nothing has to change; it needs at most 0.8 GiB" in done.err
+    assert "planned for 2.0 GiB of cpu: nothing has to change; it needs at most 0.9 GiB" in done.err
