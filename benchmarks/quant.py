@@ -17,6 +17,7 @@ import json
 import math
 import statistics
 import time
+from collections.abc import Sequence
 from typing import get_args
 
 import arguments
@@ -93,12 +94,12 @@ def seconds(width: int, tokens: int, device: torch.device, repeats: int) -> dict
     return {name: statistics.median(found[2:]) for name, found in times.items()}
 
 
-def scores(count: int, steps: int, device: str) -> list[dict[str, object]]:
+def scores(
+    count: int, steps: int, device: str, kinds: Sequence[Weights] = get_args(Weights)
+) -> list[dict[str, object]]:
     """A row for each kind of weights and score: points, the paired difference from full weights, its standard error."""
     source = WorldSource(seed=11, split="held-out")
-    pipelines = {
-        kind: Pipeline.load("pocket/flux", device=device, weights=kind) for kind in get_args(Weights)
-    }
+    pipelines = {kind: Pipeline.load("pocket/flux", device=device, weights=kind) for kind in kinds}
     found: dict[tuple[str, str], list[float]] = {
         (kind, score): [] for score in ("attributes", "pictures") for kind in pipelines
     }

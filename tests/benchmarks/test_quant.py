@@ -41,6 +41,16 @@ def test_differences_are_paired_by_caption(monkeypatch: pytest.MonkeyPatch) -> N
     ]
 
 
+@pytest.mark.slow
+def test_the_scene_score_in_8_bits_stays_within_two_points() -> None:
+    """Of the attributes that 36 captions state, the share that pictures have right, from the same noise."""
+    rows = import_module("quant").scores(36, 8, "cpu", ("full", "fp8", "int8"))
+    right = {row["weights"]: row["right"] for row in rows if row["score"] == "attributes"}
+    assert right["full"] > 85
+    assert right["fp8"] == pytest.approx(right["full"], abs=2.0)
+    assert right["int8"] == pytest.approx(right["full"], abs=2.0)
+
+
 def test_errors_are_of_every_kind() -> None:
     rows = import_module("quant").errors(64, 16)
     assert [(row["inputs"], row["weights"]) for row in rows] == [

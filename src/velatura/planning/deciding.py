@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from velatura.planning.sizes import planned_line
 from velatura.planning.workload import settled
 from velatura.recipe.byte_sizes import size_in_bytes
 from velatura.recipe.recipe import Recipe
-from velatura.recipe.values import value_at, with_values
+from velatura.recipe.values import with_values
 from velatura.training.caching import latents_cache
 from velatura.training.setup import Setup
 
@@ -45,14 +45,14 @@ def decide(setup: Setup, keys: Collection[str], events: Events) -> Recipe:
         size -= EXCHANGED
     if device.host is not None:  # which the processes of a machine share
         device = replace(device, host=device.host // team.launch.local_size)
-    made = _planned(setup, device, size, keys, events) if team.leads else recipe
-    changes: dict[str, Any] = {key: value_at(made, key) for key in made.memory.planned}
-    changes = team.gathered({**changes, "memory.planned": made.memory.planned})[0]
-    return with_values(recipe, changes)
+    changes = _planned(setup, device, size, keys, events) if team.leads else {}
+    return with_values(recipe, team.gathered(changes)[0])
 
 
-def _planned(setup: Setup, device: Device, size: int, keys: Collection[str], events: Events) -> Recipe:
-    """The recipe with what was chosen for so many bytes of a device."""
+def _planned(
+    setup: Setup, device: Device, size: int, keys: Collection[str], events: Events
+) -> Mapping[str, Any]:
+    """What is chosen for so many bytes of a device, by key, with memory.planned."""
     recipe = setup.recipe
     estimator = Estimator(settled(setup), device)
     for remark in estimator.work.remarks:
@@ -64,8 +64,7 @@ def _planned(setup: Setup, device: Device, size: int, keys: Collection[str], eve
             raise BudgetError(refusal)
         events.warn(refusal)
     events.notice(planned_line(device, size, made.sets, made.estimate.needed, made.estimate.highest.name))
-    planned = [*recipe.memory.planned, *made.chosen.changes]
-    return with_values(made.chosen.recipe, {"memory.planned": planned})
+    return {**made.chosen.changes, "memory.planned": [*recipe.memory.planned, *made.chosen.changes]}
 
 
 def _to_encode(setup: Setup) -> bool:

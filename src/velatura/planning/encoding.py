@@ -65,23 +65,20 @@ def encode_images(setup: Setup, found: Outline, device: Device, shape: Shape, pi
     with_storage(parts, {})
     with VALUELESS, torch.no_grad():
         batch = torch.zeros(shape.count, 3, shape.height, shape.width)
-        alone = encodes_alone(parts.autoencoder, batch, pieces)
+        # strips take long to follow
+        together = 1 if encodes_alone(parts.autoencoder, batch, pieces) else shape.count
     with followed(parts, device) as tracker:
-        images = torch.zeros(1 if alone else shape.count, 3, shape.height, shape.width)
+        images = torch.zeros(together, 3, shape.height, shape.width)
         if setup.recipe.memory.cached_latents == "mean":
             latents = setup.family.encode_image(parts, images)
         else:
             latents = setup.family.posterior(parts, images).mean
-    segment = tracker.segments[-1]
-    peak, work = segment.peak, Work()
-    work.add(segment.work, shape.count if alone else 1)
-    if alone:  # strips take long to follow, and of those before, mean and variance are held beside all images
-        wide = {torch.float32, setup.dtype}
-        held = (
-            images.numel() * sum(dtype.itemsize for dtype in wide)
-            + 2 * latents.numel() * setup.dtype.itemsize
-        )
-        peak = peak.plus({"activations": (shape.count - 1) * held})
+    segment, work = tracker.segments[-1], Work()
+    work.add(segment.work, shape.count / together)
+    # beside one image all others are held, at the end with the means and variances of those before
+    each = images[0].numel() * sum(dtype.itemsize for dtype in {torch.float32, setup.dtype})
+    each += 2 * latents[0].numel() * setup.dtype.itemsize
+    peak = segment.peak.plus({"activations": (shape.count - together) * each})
     return Phase(name="latents", what=str(shape), moments=at_once(peak), work=work)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import ceil, floor
 
-from velatura.planning.devices import GIB
+from velatura.data.caches.cache_place import unit_for
 
 
 def enough(needed: int) -> str:
@@ -19,7 +19,7 @@ def within(budget: int) -> str:
 
 
 def _in_tenths(count: int, rounded: Callable[[float], int]) -> str:
-    unit, name = (GIB, "GiB") if count >= GIB / 2 else (2**20, "MiB")
+    unit, name = unit_for(count)
     return f"{rounded(round(10 * count / unit, 6)) / 10:.1f} {name}"
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from velatura.data.caches.cache_place import readable
 from velatura.events import Events
@@ -62,16 +60,11 @@ def _faster(estimator: Estimator, recipe: Recipe, made: Plan, events: Events | N
     before, after = seconds(made.estimate.seconds), seconds(found.estimate.seconds)
     if before == after:
         return None
-    changes = changed(recipe, {key: value_at(found.chosen.recipe, key) for key in KEYS}).changes
-    sets = [f"--set {line}" for line in changed(recipe, _set(changes)).sets]
-    gone = [f"without {key}" for key in changes if key not in _set(changes)]
-    how = " and ".join([*gone, *([f"with {' '.join(sets)}"] if sets else [])])
-    return f"there is room for what is faster: {after} per step in place of {before}, {how}"
-
-
-def _set(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Without keys that are to be left out, which --set cannot do."""
-    return {key: value for key, value in changes.items() if value is not None}
+    differing = changed(recipe, {key: value_at(found.chosen.recipe, key) for key in KEYS}).changes
+    how = [f"without {key}" for key, value in differing.items() if value is None]  # --set cannot say that
+    if sets := changed(recipe, {key: value for key, value in differing.items() if value is not None}).sets:
+        how.append("with " + " ".join(f"--set {line}" for line in sets))
+    return f"there is room for what is faster: {after} per step in place of {before}, {' and '.join(how)}"
 
 
 def _is_frugal(recipe: Recipe, key: str) -> bool:

@@ -14,13 +14,13 @@ from velatura.recipe.sampling.previews import Previews
 from velatura.recipe.toml import read_recipe
 from velatura.recipe.training.loop import Planned
 from velatura.recipe.values import is_stated, value_at, with_values
+from velatura.training.distribution.sharding import kept_on_device
 from velatura.training.folder import RunFolder
 from velatura.training.setup import Setup
 from velatura.training.states.identity import is_free
 
 KEYS: tuple[str, ...] = get_args(Planned)
 MICRO_BATCH, PREVIEWS_STREAMED = "memory.micro_batch", "previews.streamed"
-STREAMED, OFFLOAD = "memory.streamed", "optimizer.offload"
 Planner = Callable[
     [Setup, Collection[str], Events], Recipe
 ]  # may choose values for the keys that it is given
@@ -33,8 +33,10 @@ def with_plan(setup: Setup, planner: Planner | None, events: Events, *, resumed:
     Raises BudgetError for a budget that cannot be met, RecipeError for one that there is no planner for.
     """
     recipe = setup.recipe
-    still_open = open_keys(recipe)
-    still_open = [key for key in still_open if key not in _not_together(setup)]
+    kept = kept_on_device(recipe, setup.team)
+    if setup.sharded:  # its processes must make the same passes
+        kept = (*kept, MICRO_BATCH)
+    still_open = [key for key in open_keys(recipe) if key not in kept]
     written = _written(setup.folder, events) if resumed else None
     if written is not None and written.memory.budget == recipe.memory.budget:
         return replace(setup, recipe=as_planned(recipe, written, still_open))
@@ -49,13 +51,6 @@ def with_plan(setup: Setup, planner: Planner | None, events: Events, *, resumed:
             "(velatura.planning.deciding.decide)"
         )
     return replace(setup, recipe=recipe)
-
-
-def _not_together(setup: Setup) -> Collection[str]:
-    """Keys that several processes do not have: those of a sharded denoiser must make the same passes."""
-    if setup.team.alone or setup.recipe.full is None:
-        return ()
-    return (MICRO_BATCH, STREAMED, OFFLOAD) if setup.sharded else (STREAMED, OFFLOAD)
 
 
 def open_keys(recipe: Recipe) -> list[str]:

@@ -18,7 +18,6 @@ from velatura.planning.devices import GIB, KNOWN, Device, device_named, with_hos
 from velatura.planning.estimate import Estimator
 from velatura.recipe.recipe import Recipe
 from velatura.recipe.toml import read_recipe
-from velatura.recipe.values import with_values
 from velatura.training.distribution.launch import Launch
 from velatura.training.planned import with_plan
 from velatura.training.setup import Setup
@@ -63,9 +62,9 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Device, int]]:
     """For what plans were made; each streams half."""
     seen: list[tuple[Device, int]] = []
 
-    def plan(setup: Setup, device: Device, size: int, *rest: object) -> Recipe:
+    def plan(setup: Setup, device: Device, size: int, *rest: object) -> dict[str, Any]:
         seen.append((device, size))
-        return with_values(setup.recipe, {"memory.streamed": 0.5, "memory.planned": ["memory.streamed"]})
+        return {"memory.streamed": 0.5, "memory.planned": ["memory.streamed"]}
 
     monkeypatch.setattr(deciding, "device_here", lambda device: with_host(KNOWN["4090"], 64 * GIB))
     monkeypatch.setattr(deciding, "_planned", plan)

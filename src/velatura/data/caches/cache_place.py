@@ -47,4 +47,10 @@ def digest(*fields: object) -> str:
 
 def readable(count: int) -> str:
     """Bytes for people."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**29 else f"{count / 2**20:.1f} MiB"
+    unit, name = unit_for(count)
+    return f"{count / unit:.1f} {name}"
+
+
+def unit_for(count: int) -> tuple[int, str]:
+    """The unit in which so many bytes are told: its size and its name."""
+    return (2**30, "GiB") if count >= 2**29 else (2**20, "MiB")

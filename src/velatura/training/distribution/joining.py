@@ -37,10 +37,15 @@ def device_for(launch: Launch, name: str) -> torch.device:
     A GPU that is named becomes torch's current one: page-locked memory and libraries open their contexts there.
     """
     device = choose_device(name)
-    if launch.size == 1 or device.type == "cpu":
-        if device.type == "cuda" and device.index is not None:
-            torch.cuda.set_device(device)
-        return device
+    if launch.size > 1 and device.type != "cpu":
+        device = _its_own(launch, device, name)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    return device
+
+
+def _its_own(launch: Launch, device: torch.device, name: str) -> torch.device:
+    """The GPU that is for this process alone."""
     if device.type != "cuda" or (device.index is not None and launch.local_size > 1):
         raise RecipeError(
             f"training.device = '{name}': {launch.local_size} processes of this machine cannot share one device. "
@@ -53,7 +58,6 @@ def device_for(launch: Launch, name: str) -> torch.device:
             f"{launch.local_size} processes were started on this machine, which has {count} usable GPUs: start one per "
             "GPU (--nproc-per-node), or use training.device = 'cpu'."
         )
-    torch.cuda.set_device(device)
     return device
 
 

@@ -44,6 +44,11 @@ def is_sharded(recipe: Recipe, team: Team) -> bool:
     return True
 
 
+def kept_on_device(recipe: Recipe, team: Team) -> tuple[str, ...]:
+    """Keys of what may not lie elsewhere where several processes train weights: they share it out, or add it up."""
+    return () if team.alone or recipe.full is None else ("memory.streamed", "optimizer.offload")
+
+
 class _Root(nn.Module):
     """The denoiser as FSDP sees it: whatever a family computes with it is its forward pass."""
 

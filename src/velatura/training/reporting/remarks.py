@@ -9,6 +9,8 @@ from torch import nn
 
 from velatura.errors import RecipeError
 from velatura.plural import agreeing, counted
+from velatura.recipe.values import value_at
+from velatura.training.distribution.sharding import kept_on_device
 from velatura.training.optimizers.by_path import averages, make_by_path, try_out
 from velatura.training.reporting.wandb_log import import_wandb
 from velatura.training.setup import Setup
@@ -45,13 +47,8 @@ def _require_alone(setup: Setup) -> None:
             f"optimizer.fused_backward = true with {setup.team.size} processes: their gradients are added up before an "
             "update. Leave it out, or train with one process."
         )
-    if setup.team.alone or setup.recipe.full is None:
-        return
-    for key, away in (
-        ("memory.streamed", bool(setup.recipe.memory.streamed)),
-        ("optimizer.offload", setup.recipe.optimizer.offload),
-    ):
-        if away:
+    for key in kept_on_device(setup.recipe, setup.team):
+        if value_at(setup.recipe, key):
             raise RecipeError(
                 f"{key} with [full] and {setup.team.size} processes: what they share out or add up lies on their "
                 "devices. Leave it out, or train with one process."
